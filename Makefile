@@ -1,0 +1,71 @@
+# mlanet: `make repro` runs the whole study, `make test` the tests, `make lab` opens the notebooks.
+# Needs Python 3.11 or 3.12, git and make; everything else goes into .venv (about 6 GB, under a minute).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+# The first interpreter that really runs and has a version the lock was made for (a name on PATH may be a dead shim).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
+UV := .uv/bin/uv
+BIN := .venv/bin
+STAMP := .venv/.mlanet-setup
+
+# dvc runs `python` in its stages: the environment's comes first. Nothing here reports its use to anybody.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export DVC_NO_ANALYTICS := 1
+# uv trusts the certificates that the machine trusts, as pip does
+export UV_SYSTEM_CERTS := 1
+
+.PHONY: help setup repro test lab lint format lock data clean-setup
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
+
+setup: $(STAMP)  ## make .venv from requirements.lock (once; again when the lock changes)
+
+$(UV): Makefile
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "mlanet needs Python 3.11 or 3.12, and none was found (python3.11, python3.12, python3). Install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; fi
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v[:2] in ((3, 11), (3, 12)) else f"mlanet needs Python 3.11 or 3.12, and $(PYTHON) is {v.major}.{v.minor}.{v.micro}")'
+	@echo "set-up: uv $(UV_VERSION)"
+	@rm -rf .uv && $(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@touch $@
+
+$(STAMP): requirements.lock pyproject.toml $(UV)
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python .uv/bin/python .venv
+	@echo "set-up: packages of requirements.lock into .venv"
+	@{ $(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock && \
+		$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .; } >.uv/setup.log 2>&1 \
+		|| { tail -n 30 .uv/setup.log >&2; echo "set-up failed: see .uv/setup.log" >&2; exit 2; }
+	@touch $@
+
+repro: setup  ## run the whole pipeline of params.yaml and print the headline table
+	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
+	@dvc repro
+	@python -m mlanet_lib.report headline
+
+test: setup lint  ## lint, then every test
+	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
+	@python -m pytest -q
+
+lint: setup  ## ruff: lint and format, notebooks too
+	@ruff check --quiet .
+	@ruff format --check --quiet .
+
+format: setup  ## let ruff repair what lint complains of
+	@ruff check --quiet --fix .
+	@ruff format --quiet .
+
+lab: setup  ## open JupyterLab on the notebooks
+	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
+	@jupyter lab --notebook-dir=. notebooks/00_explore.ipynb
+
+lock: $(UV)  ## pin the direct dependencies of pyproject.toml anew (needs the package index)
+	@$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet -o requirements.lock
+
+clean-setup:  ## remove .venv and .uv
+	@rm -rf .venv .uv

@@ -1,0 +1,1 @@
+"""Readers and writers of the data sets, in their published layouts."""

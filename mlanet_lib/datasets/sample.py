@@ -1,0 +1,151 @@
+"""One face of a data set, and the crop that carries it to the network and back.
+
+Pixels. Everywhere in this project the centre of the first pixel is (0.5, 0.5), so that a picture of width W spans
+[0, W] and resizing is a pure scaling. Data sets count otherwise: `from_index` and `to_index` convert at the edge.
+
+- `ZERO_BASED`: the first pixel's centre is 0 (NumPy, OpenCV, 3DDFA_V2's predictions).
+- `ONE_BASED`: it is 1 (MATLAB). 300W-LP and AFLW2000-3D are of this kind: their authors' mirrored photos are exact
+  mirror images whose labels obey x' = 451 - x at a width of 450, which only counting from 1 allows.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlanet_lib.errors import UserError
+
+ZERO_BASED = 0.0
+ONE_BASED = 1.0
+ROI_ENLARGEMENT = math.sqrt(2)
+"""Side of 3DDFA's crop in units of the larger side of the landmarks' box."""
+_LARGEST_CROP = 30_000
+
+
+class Box(NamedTuple):
+    """A rectangle in a picture, in pixels: left edge x, top edge y, width w, height h. It may reach outside."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One face in one picture.
+
+    image: (H, W, 3) uint8 RGB; landmarks: (68, 2) in the picture's pixels, first pixel's centre at 0.5; pose_degrees:
+    (3,) pitch, yaw, roll with 3DDFA's signs; visible: (68,) bool; occluded: something lies before the face. What a data
+    set does not know is None.
+    """
+
+    name: str
+    image: np.ndarray
+    landmarks: np.ndarray
+    pose_degrees: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    occluded: bool | None = None
+
+
+def from_index(points: np.ndarray, first: float) -> np.ndarray:
+    """Pixel indices (..., 2 or 3), whose first pixel's centre is `first`, to this project's (0.5). A third column stays."""
+    return _shifted(points, 0.5 - first)
+
+
+def to_index(points: np.ndarray, first: float) -> np.ndarray:
+    """The inverse of `from_index`."""
+    return _shifted(points, first - 0.5)
+
+
+def _shifted(points: np.ndarray, by: float) -> np.ndarray:
+    moved = np.array(points, dtype=np.result_type(points, np.float32))
+    moved[..., :2] += by
+    return moved
+
+
+def crop_box_from_landmarks(landmarks: np.ndarray, enlarge: float = ROI_ENLARGEMENT) -> Box:
+    """3DDFA's region of interest: the square around the centre of the landmarks' box, its larger side times `enlarge`.
+
+    landmarks: (L, 2 or more) pixels. The box is not rounded and may reach outside the picture. Landmarks that are not
+    finite or all in one place are a UserError.
+    """
+    landmarks = np.asarray(landmarks, np.float64)[:, :2]
+    low, high = landmarks.min(0), landmarks.max(0)
+    side = float((high - low).max()) * enlarge
+    if not (math.isfinite(side) and side > 0):
+        raise UserError("the landmarks span no box: they are not finite, or all in one place")
+    x, y = (low + high) / 2 - side / 2
+    return Box(float(x), float(y), side, side)
+
+
+def to_crop(points: np.ndarray, box: Box, size: float = 1.0) -> np.ndarray:
+    """Picture pixels to crop pixels: points (..., 2 or 3) -> the same shape; a third column (depth) is left alone.
+
+    size: side of the crop in pixels; 1 gives units of the crop's side, [0, 1] inside. The two axes have scales of
+    their own, so that a box that is not square is followed exactly.
+    """
+    moved = np.array(points, dtype=np.result_type(points, np.float32))
+    moved[..., 0] = (moved[..., 0] - box.x) * (size / box.w)
+    moved[..., 1] = (moved[..., 1] - box.y) * (size / box.h)
+    return moved
+
+
+def from_crop(points: np.ndarray, box: Box, size: float = 1.0) -> np.ndarray:
+    """The inverse of `to_crop`."""
+    moved = np.array(points, dtype=np.result_type(points, np.float32))
+    moved[..., 0] = moved[..., 0] * (box.w / size) + box.x
+    moved[..., 1] = moved[..., 1] * (box.h / size) + box.y
+    return moved
+
+
+def crop_image(image: np.ndarray, box: Box, size: int, padding: str = "zero") -> np.ndarray:
+    """Cut `box` out of a picture and resize it: (H, W, 3) uint8 -> (size, size, 3) uint8.
+
+    Bilinear, with the filter widened to the source's footprint where the picture shrinks (no aliasing). What lies
+    outside the picture is black ("zero", as in 3DDFA) or repeats the border ("edge"). A point p of the picture lands
+    on `to_crop(p, box, size)`, to a fraction of a pixel. A box without area, or one of more than 30,000 pixels, is a
+    UserError.
+    """
+    height, width = image.shape[:2]
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
+        raise ValueError(f"crop_image takes (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    if not all(map(math.isfinite, box)) or min(box.w, box.h) <= 0 or max(map(abs, box)) > _LARGEST_CROP:
+        raise UserError(f"no crop can be cut from the box {tuple(round(float(v), 1) for v in box)}")
+    # one pixel more than the box needs, so that the filter's footprint never ends at the padding's edge
+    margin_x, margin_y = math.ceil(box.w / size) + 1, math.ceil(box.h / size) + 1
+    left, top = math.floor(box.x) - margin_x, math.floor(box.y) - margin_y
+    right, bottom = math.ceil(box.x + box.w) + margin_x, math.ceil(box.y + box.h) + margin_y
+    rows, columns = np.arange(top, bottom), np.arange(left, right)
+    window = image[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
+    if padding == "zero":
+        window[(rows < 0) | (rows >= height)] = 0
+        window[:, (columns < 0) | (columns >= width)] = 0
+    elif padding != "edge":
+        raise ValueError(f"padding is 'zero' or 'edge', not {padding!r}")
+    inside = (box.x - left, box.y - top, box.x + box.w - left, box.y + box.h - top)
+    return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box=inside))
+
+
+def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8 RGB. Grey becomes three equal channels, transparency is laid over white.
+
+    upright: turn the picture as its EXIF orientation says (labels of data sets refer to the stored pixels: False
+    there). A missing, truncated or foreign file is a UserError that names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such picture")
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened) if upright else opened
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable picture ({error})") from error

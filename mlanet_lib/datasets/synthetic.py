@@ -1,0 +1,231 @@
+"""Synthetic faces with full labels: sampled parameters, drawn by the project's renderer into made-up scenes.
+
+A split is a function of the face model, the configuration and the seed. Splits share no person and no background: each
+draws both from a random stream of its own. Training splits are arrays (`images.npy`, `labels.npz`); the benchmarks are
+written in the published layouts of AFLW2000-3D and MICC Florence by `mlanet_lib.datasets.benchmarks`.
+
+The distributions (pose, expression, light, occluders) are choices of this project, not the paper's.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mlanet_lib.camera import DEFAULT_FOCAL, euler_to_matrix, project, to_camera
+from mlanet_lib.datasets import scenes
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.files import atomic_path
+from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
+from mlanet_lib.renderer import landmarks_visible, render_face
+
+LABELLED, LANDMARKED, UNLABELLED = 0, 1, 2
+YAW_BINS = ((0.0, 30.0), (30.0, 60.0), (60.0, 90.0))
+BATCH = 32
+SUPERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How many faces, and of what kind.
+
+    image_size: side of the training crops, px. train, validation: samples in the training arrays. test: faces in the
+    AFLW2000-3D layout (a third in each yaw bin) as photos of photo_size px. occluded: share with something before the
+    face. labelled, landmarked: shares of the training split that keep all labels, or only the 68 landmarks; the rest
+    keeps none (validation is fully labelled). images_per_person: pictures a training identity appears in.
+    scans: subjects of the Florence layout. shift, scale: jitter of the crop, in crop sides and as a log factor.
+    """
+
+    image_size: int = 64
+    train: int = 12000
+    validation: int = 600
+    test: int = 450
+    photo_size: int = 450
+    occluded: float = 0.3
+    labelled: float = 0.6
+    landmarked: float = 0.25
+    images_per_person: int = 6
+    scans: int = 8
+    shift: float = 0.04
+    scale: float = 0.06
+
+
+def stream(seed: int, *names: str) -> np.random.Generator:
+    """An independent random stream for each name (split, benchmark) under one seed."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def sample_yaw(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) yaw in degrees for training: half as in casual photos (normal, 25), half uniform over +-90."""
+    casual = np.clip(rng.normal(0, 25, count), -90, 90)
+    return np.where(rng.random(count) < 0.5, casual, rng.uniform(-90, 90, count))
+
+
+def sample_expression(rng: np.random.Generator, names: list[str], count: int) -> np.ndarray:
+    """(count, Ke) activations in [0, 1]: a quarter neutral, else one to five, mostly with both sides alike."""
+    activations = np.zeros((count, len(names)), np.float32)
+    for row in activations:
+        if rng.random() > 0.25:
+            chosen = rng.choice(len(names), size=min(int(rng.integers(1, 6)), len(names)), replace=False)
+            row[chosen] = rng.beta(1.5, 1.5, len(chosen))
+    column = {name: i for i, name in enumerate(names)}
+    for name, left in column.items():
+        right = column.get(name.replace("Left", "Right"), left)
+        if right != left:
+            alike = rng.random(count) < 0.7
+            activations[alike, left] = activations[alike, right] = activations[alike][:, [left, right]].max(1)
+    return activations
+
+
+def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Identity (count, Ki) and albedo (count, Ka) coefficients of `count` people, standard normal, cut at 2.5 sd."""
+    return tuple(np.clip(rng.standard_normal((count, n)), -2.5, 2.5) for n in (model.n_identity, model.n_albedo))
+
+
+def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Translations (B, 3) mm that put faces where a crop has them.
+
+    landmarks: (B, 68, 3) mm, model frame; shift: (B, 2) offset of the landmark box's centre from the picture's, in
+    picture sides; scale: (B,) factor on the box's usual share of the picture (`LANDMARK_BOX_SHARE`).
+    """
+    share = scale * LANDMARK_BOX_SHARE
+    depth = focal * 150 / share
+    translation = torch.stack([torch.zeros_like(depth), torch.zeros_like(depth), depth], -1)
+    for _ in range(12):  # a fixed point, as in FaceParameters.neutral
+        points = project(to_camera(landmarks, rotation, translation), focal, 1, 1)[..., :2]
+        low, high = points.amin(1), points.amax(1)
+        z = translation[:, 2] * (high - low).amax(1) / share
+        xy = translation[:, :2] - ((low + high) / 2 - 0.5 - shift) * (translation[:, 2] / focal)[:, None]
+        translation = torch.cat([xy, z[:, None]], -1)
+    return translation
+
+
+def sample_parameters(
+    model: MorphableModel,
+    rng: np.random.Generator,
+    people: tuple[np.ndarray, np.ndarray],
+    yaw: np.ndarray,
+    shift: float = 0.0,
+    scale: float = 0.0,
+) -> FaceParameters:
+    """Random expression, light, pitch, roll and framing around given people and yaws (B,) degrees.
+
+    people: identity (B, Ki) and albedo (B, Ka); shift, scale: standard deviations of the framing's jitter.
+    """
+    count = len(yaw)
+    pitch, roll = np.clip(rng.normal(0, 12, count), -40, 40), np.clip(rng.normal(0, 12, count), -45, 45)
+    arrays = [*people, sample_expression(rng, model.expression_names, count), np.stack([pitch, yaw, roll], -1)]
+    jitter = np.clip(rng.standard_normal((count, 3)), -2, 2) * [shift, shift, scale]
+    identity, albedo, expression, degrees, jitter = (
+        torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
+    )
+    rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
+    landmarks = model.landmarks(model.vertices(identity, expression))
+    translation = frame(landmarks, rotation, focal, jitter[:, :2], jitter[:, 2].exp())
+    return FaceParameters(identity, expression, albedo, rotation, translation, scenes.light(rng, count), focal)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch of pictures and what is known of them.
+
+    images: (B, S, S, 3) uint8; landmarks: (B, 68, 3), x and y in picture sides, third = mm depth from the camera;
+    visible: (B, 68) bool, neither turned away nor covered; covered: (B,) share of the face's pixels behind an occluder.
+    """
+
+    images: np.ndarray
+    landmarks: np.ndarray
+    visible: np.ndarray
+    covered: np.ndarray
+
+
+@torch.no_grad()
+def draw(
+    model: MorphableModel, parameters: FaceParameters, rng: np.random.Generator, size: int, occlude: np.ndarray
+) -> Drawn:
+    """Draw faces into random scenes, `size` px a side; those with `occlude` (B,) true get something before the face."""
+    fine = size * SUPERSAMPLING
+    rendered = render_face(model, parameters, fine)
+    colours, mask = (torch.nn.functional.avg_pool2d(x, SUPERSAMPLING) for x in (rendered.image, rendered.mask))
+    colours = (colours.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
+    mask = mask[:, 0].numpy()
+    vertices = model.vertices(parameters.identity, parameters.expression)
+    vertices = to_camera(vertices, parameters.rotation, parameters.translation)
+    landmarks = project(model.landmarks(vertices), parameters.focal, 1, 1).numpy()
+    visible = landmarks_visible(model, parameters, fine).numpy()
+    images, covered = np.empty((len(parameters), size, size, 3), np.uint8), np.zeros(len(parameters), np.float32)
+    for i, points in enumerate(landmarks[..., :2] * size):
+        scene = scenes.background(rng, size).astype(np.float32)
+        if rng.random() < 0.8:
+            rows, columns = np.nonzero(mask[i] > 0.5)
+            strands, where = scenes.hair(rng, size, np.array([columns.min(), rows.min(), columns.max(), rows.max()]))
+            scene += where[..., None] * (strands - scene)
+        picture = colours[i] + (1 - mask[i][..., None]) * scene
+        if occlude[i]:
+            thing, where, covered[i] = _occluder(rng, size, points, mask[i])
+            picture += where[..., None] * (thing - picture)
+            column, row = np.clip(points.astype(int), 0, size - 1).T
+            visible[i] &= where[row, column] < 0.5
+        images[i] = scenes.sensor(rng, np.clip(picture, 0, 255).astype(np.uint8))
+    return Drawn(images, landmarks, visible, covered)
+
+
+def _occluder(rng: np.random.Generator, size: int, landmarks: np.ndarray, mask: np.ndarray, tries: int = 100):
+    """An occluder that covers 5 to 60 % of the face, with its mask, and the share that it covers."""
+    for _ in range(tries):
+        thing, where = scenes.occluder(rng, size, landmarks)
+        share = float((where * mask).sum() / mask.sum())
+        if 0.05 <= share <= 0.6:
+            return thing, where, share
+    raise RuntimeError(f"no occluder covered 5 to 60 % of the face in {tries} tries")
+
+
+def spread_yaw(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) yaw in degrees, a third in each of the benchmark's bins, either sign, evenly within the bin."""
+    low, high = np.array(YAW_BINS)[np.arange(count) % len(YAW_BINS)].T
+    return rng.uniform(low + 1e-3, high) * rng.choice([-1, 1], count)
+
+
+def write_split(
+    config: SyntheticConfig, model: MorphableModel, folder: Path, split: str, count: int, seed: int, progress=True
+) -> Path:
+    """Write one split for training: `images.npy` (N, S, S, 3) uint8 and `labels.npz`; returns the folder.
+
+    labels.npz (float32 unless said): the fields of `FaceParameters`; landmarks (N, 68, 2) crop sides; visible (N, 68);
+    occluded (N,) share covered; kind (N,) int64 (0 labelled, 1 landmarked, 2 unlabelled); person (N,) int64. What a
+    sample's kind does not know is not in the file: those rows are zero.
+    """
+    rng, folder, size, training = stream(seed, split), Path(folder), config.image_size, split == "train"
+    people = sample_people(model, rng, -(-count // config.images_per_person) if training else count)
+    person = np.arange(count) % len(people[0])
+    kind, yaw = np.full(count, LABELLED), spread_yaw(rng, count)
+    if training:
+        edges = np.round(np.cumsum([config.labelled, config.landmarked]) * count).astype(int)
+        kind[edges[0] :], kind[edges[1] :] = LANDMARKED, UNLABELLED
+        kind, yaw = rng.permutation(kind), sample_yaw(rng, count)
+    occlude = rng.random(count) < config.occluded
+    columns: dict[str, list[np.ndarray]] = {}
+    with atomic_path(folder / "images.npy") as path:
+        images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
+        for start in tqdm(range(0, count, BATCH), desc=f"drawing {split}", unit="batch", disable=not progress):
+            rows = slice(start, min(start + BATCH, count))
+            who = [coefficients[person[rows]] for coefficients in people]
+            parameters = sample_parameters(model, rng, who, yaw[rows], config.shift, config.scale)
+            drawn = draw(model, parameters, rng, size, occlude[rows])
+            images[rows] = drawn.images
+            labelled, landmarked = kind[rows] == LABELLED, kind[rows] != UNLABELLED
+            known = {name: (tensor.numpy(), labelled) for name, tensor in parameters.as_tensors().items()}
+            known |= {"landmarks": (drawn.landmarks[..., :2], landmarked), "visible": (drawn.visible, landmarked)}
+            known |= {"focal": (parameters.focal.numpy(), True), "occluded": (drawn.covered, True)}
+            for name, (array, keep) in known.items():
+                keep = np.reshape(np.broadcast_to(keep, len(array)), (-1, *[1] * (array.ndim - 1)))
+                columns.setdefault(name, []).append((array * keep).astype(np.float32))
+        images.flush()
+    labels = {name: np.concatenate(arrays) for name, arrays in columns.items()}
+    with atomic_path(folder / "labels.npz") as path:
+        np.savez(path, kind=kind, person=person, **labels)
+    return folder

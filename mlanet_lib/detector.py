@@ -1,0 +1,237 @@
+"""Faces in a photo: YuNet through OpenCV, and the step from its boxes to the crop that the network was trained on.
+
+YuNet (Wu, Peng, Yu: A Tiny Millisecond-level Face Detector, 2023) gives boxes, scores and five points. Its weights
+come from the folder that the environment variable MLANET_MODELS names, else they are fetched once (pooch, checked
+hash). Where neither works, the Haar cascade that OpenCV 4 bundles (OpenCV 5 dropped it) finds frontal faces only.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlanet_lib.errors import UserError
+
+# Either file is YuNet. The first is the one that the crop constants below were measured with.
+YUNET_FILES = {
+    "yunet_n_640_640.onnx": (
+        "25a606a145a5b6d7271ae138fbd00eba91dad8b83222ae3f2c7ecd0f4a7b0e31",
+        "https://raw.githubusercontent.com/ShiqiYu/libfacedetection.train/"
+        "47198234de8c4646961e46159e02af5b06021a78/onnx/yunet_n_640_640.onnx",
+    ),
+    "face_detection_yunet_2023mar.onnx": (
+        "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+        "https://huggingface.co/opencv/face_detection_yunet/resolve/"
+        "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310/face_detection_yunet_2023mar.onnx",
+    ),
+}
+
+# From a detector's box to the training crop (square on the larger side of the 68-point box, times sqrt(2)):
+# medians over 4,383 AFLW crops (68 points, all poses) whose faces YuNet found, checked on 3,462 YouTube
+# Faces frames. In units of s = sqrt(box width * height), s from the box's centre: the centre moves down by 0.105 and
+# sideways by -0.12 of the nose's offset (a turned face's box reaches behind the ear); the side is 1.33 s.
+# Overlap (IoU) with the label's crop: 0.875 and 0.85. The benchmark's photos were not looked at.
+YUNET_CROP = {"down": 0.105, "nose": -0.12, "side": 1.33}
+# The cascade (OpenCV 4.14) found 327 of 400 YouTube frames; medians over those.
+HAAR_CROP = {"down": 0.16, "nose": 0.0, "side": 1.25}
+
+LONGEST_SIDE = 1024  # YuNet was trained on faces of about 10 to 300 px; bigger photos are reduced to this
+MINIMUM_PHOTO = 16
+# YuNet also answers to sideways and upside-down faces, with wrong points and a lower score: at most 0.91 on 242 photos,
+# where the upright score was the highest of the four every time. Above this an upright photo is taken as such.
+SURELY_UPRIGHT = 0.92
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A face in a photo. `box` (4,) x, y, width, height and `points` (5,2) (subject's right eye, left eye, nose, right
+    and left mouth corner; NaN where the detector has none) in pixels of the photo **after** `turns` quarter turns
+    counter-clockwise (`numpy.rot90(photo, turns)`; 0 for an upright photo); `score` in [0,1]."""
+
+    box: np.ndarray
+    score: float
+    points: np.ndarray
+    turns: int = 0
+    detector: str = "yunet"
+
+    def crop(self) -> np.ndarray:
+        """The training crop (4,): x, y, width, height of a square, same pixels as `box`; may leave the photo."""
+        constants = YUNET_CROP if self.detector == "yunet" else HAAR_CROP
+        size = float(np.sqrt(self.box[2] * self.box[3]))
+        centre = self.box[:2] + self.box[2:] / 2
+        sideways = 0.0 if np.isnan(self.points[2, 0]) else constants["nose"] * (self.points[2, 0] - centre[0])
+        centre = centre + np.array([sideways, constants["down"] * size])
+        side = constants["side"] * size
+        return np.array([*(centre - side / 2), side, side])
+
+
+def read_photo(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
+    """A photo as RGB uint8 (H,W,3), upright by its EXIF tag; grey, palette, CMYK, RGBA (over white) and 16-bit too.
+
+    `source`: a path, a PIL image, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or float in [0,1].
+    Raises UserError when there is no such file, it is no picture, or it is smaller than 16 pixels.
+    """
+    if isinstance(source, np.ndarray):
+        photo = _from_array(source)
+    elif isinstance(source, Image.Image):
+        photo = _from_pil(source)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise UserError(f"no such photo: {path}" if not path.exists() else f"not a photo: {path} is a folder")
+        try:
+            with Image.open(path) as picture:
+                photo = _from_pil(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "not a picture that can be read" if isinstance(error, Image.UnidentifiedImageError) else error
+            raise UserError(f"cannot read photo {path}: {reason}") from error
+    if min(photo.shape[:2]) < MINIMUM_PHOTO:
+        raise UserError(f"photo of {photo.shape[1]}x{photo.shape[0]} pixels is too small to hold a face")
+    return photo
+
+
+def _from_pil(picture: Image.Image) -> np.ndarray:
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel; PIL's own conversion would clip at 255
+        values = np.asarray(picture).astype(np.float64)
+        scale = 65535.0 if picture.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+        return _from_array(np.clip(values / scale, 0, 1))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise UserError(f"a photo array is (H,W), (H,W,3) or (H,W,4), not {array.shape}")
+    if array.dtype == np.uint16:
+        array = (array / 257.0).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating) or not (np.nanmin(array) >= 0 and np.nanmax(array) <= 1):
+            raise UserError("a photo array is uint8, uint16, or float within [0,1]")
+        array = (np.nan_to_num(array) * 255).round().astype(np.uint8)
+    if array.shape[2] == 4:
+        alpha = array[..., 3:] / 255.0
+        array = (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array)
+
+
+class Detector:
+    """Finds faces; `Detector.load()` picks the best detector that can be had, `kind` says which ("yunet", "haar")."""
+
+    def __init__(self, kind: str, engine, score: float = 0.6):
+        self.kind, self.engine, self.score = kind, engine, score
+
+    @classmethod
+    def load(cls, score: float = 0.6, download: bool = True) -> "Detector":
+        """YuNet from MLANET_MODELS or the network, else OpenCV's Haar cascade with a note on stderr.
+
+        `score`: least score of a face, in [0,1] (YuNet). Raises UserError where nothing can be had, or where the file
+        in MLANET_MODELS is another one than its name says.
+        """
+        path, reason = yunet_weights(download)
+        if path is not None:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns about its own engine
+            return cls("yunet", cv2.FaceDetectorYN.create(str(path), "", (640, 640), score, 0.3, 5000), score)
+        cascade = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
+        if hasattr(cv2, "CascadeClassifier") and cascade.is_file():
+            print(f"note: YuNet {reason}; using OpenCV's Haar cascade (frontal faces only)", file=sys.stderr)
+            return cls("haar", cv2.CascadeClassifier(str(cascade)), score)
+        raise UserError(
+            f"no face detector: YuNet {reason}, and OpenCV {cv2.__version__} bundles no Haar cascade; put "
+            f"{next(iter(YUNET_FILES))} into a folder and name it in MLANET_MODELS, or give crops (--cropped)"
+        )
+
+    def detect(self, photo: np.ndarray, turn: bool = True) -> list[Detection]:
+        """Faces of an RGB uint8 photo (H,W,3), largest (box area times score) first; none: an empty list.
+
+        With `turn`, a photo without a face that is surely upright is tried in its three quarter turns too, and the
+        turn with the highest score is taken.
+        """
+        scale = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
+        size = tuple(max(1, round(side * scale)) for side in photo.shape[1::-1])
+        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
+        factor = np.array(photo.shape[1::-1]) / np.array(size)
+        best: list[Detection] = []
+        for turns in (0, 1, 3, 2) if turn else (0,):
+            found = self._detect_upright(np.ascontiguousarray(np.rot90(small, turns)))
+            if max((f.score for f in found), default=0.0) > max((f.score for f in best), default=0.0):
+                zoom = factor if turns % 2 == 0 else factor[::-1]
+                best = [replace(f, box=f.box * np.tile(zoom, 2), points=f.points * zoom, turns=turns) for f in found]
+            if (self.kind == "haar" and best) or max((f.score for f in best), default=0.0) >= SURELY_UPRIGHT:
+                break
+        return sorted(best, key=lambda f: -f.box[2] * f.box[3] * f.score)
+
+    def _detect_upright(self, photo: np.ndarray) -> list[Detection]:
+        # A face that fills its picture, or a thumbnail, has too little around it for YuNet: a grey frame helps.
+        height, width = photo.shape[:2]
+        frame = max(height, width) // 4
+        zoom = 2 if max(height, width) < 200 else 1
+        framed = cv2.copyMakeBorder(photo, *[frame] * 4, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+        framed = cv2.resize(framed, None, fx=zoom, fy=zoom) if zoom > 1 else framed
+        if self.kind == "haar":
+            grey = cv2.equalizeHist(cv2.cvtColor(framed, cv2.COLOR_RGB2GRAY))
+            least = max(24, min(grey.shape) // 12)
+            boxes = self.engine.detectMultiScale(grey, 1.1, 5, minSize=(least, least))
+            points, scores = np.full((len(boxes), 5, 2), np.nan), np.ones(len(boxes))
+            boxes = np.array(boxes, float).reshape(-1, 4)
+        else:
+            self.engine.setInputSize(framed.shape[1::-1])
+            _, rows = self.engine.detect(cv2.cvtColor(framed, cv2.COLOR_RGB2BGR))
+            rows = np.zeros((0, 15)) if rows is None else rows.astype(float)
+            boxes, points, scores = rows[:, :4], rows[:, 4:14].reshape(-1, 5, 2), rows[:, 14]
+        boxes = boxes / zoom - [frame, frame, 0, 0]
+        points = points / zoom - frame
+        return [
+            Detection(box, float(min(score, 1.0)), five, detector=self.kind)
+            for box, five, score in zip(boxes, points, scores, strict=True)
+        ]
+
+
+def turn_points(points: np.ndarray, turns: int, height: int, width: int) -> np.ndarray:
+    """Points (...,2) of `numpy.rot90(photo, turns)` in the photo's own pixels (`height`, `width` of the photo)."""
+    x, y = points[..., 0], points[..., 1]
+    turned = {0: (x, y), 1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}[turns % 4]
+    return np.stack(turned, -1)
+
+
+def yunet_weights(download: bool = True) -> tuple[Path | None, str]:
+    """The path of YuNet's weights, or None and why not. MLANET_MODELS first, then pooch's cache and the network."""
+    folder = os.environ.get("MLANET_MODELS")
+    if folder:
+        import pooch
+
+        for name, (digest, _) in YUNET_FILES.items():
+            path = Path(folder) / name
+            if path.is_file():
+                if pooch.file_hash(str(path)) != digest:
+                    raise UserError(f"{path} is not the YuNet file of that name (its sha256 differs)")
+                return path, ""
+        return None, f"is not in MLANET_MODELS={folder}"
+    return _fetch(download)
+
+
+def _fetch(download: bool) -> tuple[Path | None, str]:
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    cache = Path(os.environ.get("MLANET_CACHE", pooch.os_cache("mlanet")))
+    for name, (digest, _) in YUNET_FILES.items():
+        if (cache / name).is_file() and pooch.file_hash(str(cache / name)) == digest:
+            return cache / name, ""
+    if not download:
+        return None, "is not downloaded"
+    for name, (digest, url) in YUNET_FILES.items():
+        try:
+            downloader = pooch.HTTPDownloader(timeout=10)
+            return Path(pooch.retrieve(url, "sha256:" + digest, name, cache, downloader=downloader)), ""
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
+            reason = f"could not be downloaded ({type(error).__name__})"
+    return None, reason

@@ -1,0 +1,239 @@
+"""The morphable face model that all of mlanet uses: one class, one `.npz` format, whatever the model came from.
+
+Blanz and Vetter (1999): shape = mean + identity_basis a + expression_basis e, colour = albedo_mean + albedo_basis c.
+Lengths in mm; model frame: x to the subject's left (the image's right in a frontal picture), y up, z out of the face.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.files import atomic_path
+
+N_LANDMARKS = 68
+FORMAT = "mlanet face model 1"
+
+# Stored type of each field. The bases are kept in half precision: at 10 mm a step of it is 0.008 mm.
+_DTYPES = {
+    "mean": np.float32,
+    "identity_basis": np.float16,
+    "expression_basis": np.float16,
+    "albedo_mean": np.float32,
+    "albedo_basis": np.float16,
+    "faces": np.int32,
+    "uv": np.float32,
+    "landmark_index": np.int32,
+}
+_INTEGER_FIELDS = ("faces", "landmark_index")
+
+
+class MorphableModel(torch.nn.Module):
+    """A linear face model: V vertices, F triangles, Ki identity, Ke expression and Ka albedo modes.
+
+    Buffers (they follow `.to()` and `.double()`, and stay out of `state_dict()`, since a model is named by its
+    fingerprint and not copied into every checkpoint):
+
+    - `mean (V,3)` mm; `identity_basis (V,3,Ki)` mm per standard deviation; `expression_basis (V,3,Ke)` mm at full
+      activation. The bases are rounded to half precision, so that a model and its saved copy are the same model.
+    - `albedo_mean (V,3)` RGB in [0,1], display-encoded; `albedo_basis (V,3,Ka)` per standard deviation.
+    - `faces (F,3)` int64, counter-clockwise seen from outside; `uv (V,2)` in [0,1], v up;
+      `landmark_index (68,)` int64, Multi-PIE order.
+
+    Attributes: `expression_names` (Ke ARKit names), `name`, `fingerprint` (sha256 of all contents, hexadecimal).
+    Raises `UserError`, naming the field, where shapes, indices or numbers do not fit together.
+    """
+
+    mean: torch.Tensor
+    identity_basis: torch.Tensor
+    expression_basis: torch.Tensor
+    albedo_mean: torch.Tensor
+    albedo_basis: torch.Tensor
+    faces: torch.Tensor
+    uv: torch.Tensor
+    landmark_index: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        mean,
+        identity_basis,
+        expression_basis,
+        albedo_mean,
+        albedo_basis,
+        faces,
+        uv,
+        landmark_index,
+        expression_names: Sequence[str],
+        name: str,
+    ):
+        super().__init__()
+        given = {
+            "mean": mean,
+            "identity_basis": identity_basis,
+            "expression_basis": expression_basis,
+            "albedo_mean": albedo_mean,
+            "albedo_basis": albedo_basis,
+            "faces": faces,
+            "uv": uv,
+            "landmark_index": landmark_index,
+        }
+        given = {field: np.asarray(torch.as_tensor(value).detach().cpu()) for field, value in given.items()}
+        self.name = str(name)
+        self.expression_names = [str(expression) for expression in expression_names]
+        _check(given, self.expression_names, self.name)
+        stored = {field: np.ascontiguousarray(value.astype(_DTYPES[field])) for field, value in given.items()}
+        self.fingerprint = _fingerprint(stored, self.expression_names, self.name)
+        for field, value in stored.items():
+            dtype = torch.int64 if field in _INTEGER_FIELDS else torch.float32
+            self.register_buffer(field, torch.from_numpy(value).to(dtype), persistent=False)
+        self._spread = np.zeros(0, np.int64)
+
+    @property
+    def n_vertices(self) -> int:
+        """V."""
+        return self.mean.shape[0]
+
+    @property
+    def n_identity(self) -> int:
+        """Ki, the number of identity modes."""
+        return self.identity_basis.shape[2]
+
+    @property
+    def n_expression(self) -> int:
+        """Ke, the number of expression modes."""
+        return self.expression_basis.shape[2]
+
+    @property
+    def n_albedo(self) -> int:
+        """Ka, the number of albedo modes."""
+        return self.albedo_basis.shape[2]
+
+    def vertices(self, identity: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
+        """(B,Ki) standard deviations and (B,Ke) activations -> (B,V,3) mm in the model frame."""
+        return self.mean + _combine(self.identity_basis, identity) + _combine(self.expression_basis, expression)
+
+    def albedo(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """(B,Ka) standard deviations -> (B,V,3) RGB; far from the mean it may leave [0,1], clipping is the caller's."""
+        return self.albedo_mean + _combine(self.albedo_basis, coefficients)
+
+    def landmarks(self, vertices: torch.Tensor) -> torch.Tensor:
+        """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh."""
+        return vertices[:, self.landmark_index]
+
+    def normals(self, vertices: torch.Tensor) -> torch.Tensor:
+        """(B,V,3) -> (B,V,3) unit normals out of the head: area-weighted mean of the faces around each vertex."""
+        corners = vertices[:, self.faces.reshape(-1)].reshape(len(vertices), -1, 3, 3)
+        a, b, c = corners.unbind(2)
+        face_normals = torch.linalg.cross(b - a, c - a)
+        summed = torch.zeros_like(vertices)
+        for corner in range(3):
+            summed = summed.index_add(1, self.faces[:, corner], face_normals)
+        return torch.nn.functional.normalize(summed, dim=-1, eps=1e-12)
+
+    def subset_index(self, n: int) -> torch.Tensor:
+        """(n,) int64 indices of vertices spread evenly over the mean face (farthest-point order, so that the first m
+        of n are spread evenly too); all vertices where n >= V. Deterministic."""
+        n = min(int(n), self.n_vertices)
+        if len(self._spread) < n:
+            self._spread = _farthest_points(self.mean.detach().cpu().double().numpy(), n)
+        return torch.from_numpy(self._spread[:n].copy()).to(self.faces.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one `.npz` (no pickles, the same bytes for the same model), atomically."""
+        arrays = {field: getattr(self, field).detach().cpu().numpy().astype(_DTYPES[field]) for field in _DTYPES}
+        arrays["expression_names"] = np.array(self.expression_names, dtype=np.str_)
+        arrays["name"] = np.array(self.name)
+        arrays["format"] = np.array(FORMAT)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MorphableModel":
+        """Read a model written by `save`. A missing, foreign, truncated or inconsistent file is a `UserError` that
+        says what is wrong with it."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"face model not found: {path}")
+        try:
+            with path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                arrays = {field: archive[field] for field in getattr(archive, "files", ())}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} is not a readable face model (.npz): {error}") from error
+        if str(arrays.pop("format", "")) != FORMAT:
+            raise UserError(f"{path} is not an mlanet face model: its field 'format' is not '{FORMAT}'")
+        missing = sorted({*_DTYPES, "expression_names", "name"} - set(arrays))
+        if missing:
+            raise UserError(f"{path}: the face model has no field {', '.join(missing)}")
+        fields = {field: arrays[field] for field in _DTYPES}
+        for field, value in fields.items():
+            if not np.issubdtype(value.dtype, np.integer if field in _INTEGER_FIELDS else np.floating):
+                raise UserError(f"{path}: face model field '{field}' has type {value.dtype}")
+        try:
+            return cls(**fields, expression_names=arrays["expression_names"].tolist(), name=str(arrays["name"]))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _combine(basis: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """(V,3,K) x (B,K) -> (B,V,3)."""
+    size, _, modes = basis.shape
+    if coefficients.ndim != 2 or coefficients.shape[1] != modes:
+        raise ValueError(f"coefficients have shape {tuple(coefficients.shape)}, the face model needs (B, {modes})")
+    return (coefficients @ basis.reshape(-1, modes).T).reshape(-1, size, 3)
+
+
+def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str) -> None:
+    size = len(fields["mean"])
+    modes = len(expression_names)
+    expected = {
+        "mean": (size, 3),
+        "identity_basis": (size, 3, None),
+        "expression_basis": (size, 3, modes),
+        "albedo_mean": (size, 3),
+        "albedo_basis": (size, 3, None),
+        "faces": (None, 3),
+        "uv": (size, 2),
+        "landmark_index": (N_LANDMARKS,),
+    }
+    for field, shape in expected.items():
+        value = fields[field]
+        fits = value.ndim == len(shape) and all(w in (None, g) for g, w in zip(value.shape, shape, strict=True))
+        if not fits or value.size == 0:
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise UserError(f"face model field '{field}' has shape {value.shape}, expected ({wanted})")
+        if field in _INTEGER_FIELDS:
+            if value.min() < 0 or value.max() >= size:
+                raise UserError(f"face model field '{field}' points outside of the {size} vertices")
+        elif not (np.abs(value) <= np.finfo(_DTYPES[field]).max).all():
+            raise UserError(f"face model field '{field}' holds numbers that are not finite or too large")
+    if len(set(expression_names)) != modes:
+        raise UserError("face model field 'expression_names' names one expression twice")
+    if not name:
+        raise UserError("face model field 'name' is empty")
+
+
+def _fingerprint(stored: dict[str, np.ndarray], expression_names: list[str], name: str) -> str:
+    digest = hashlib.sha256(repr((FORMAT, name, expression_names)).encode())
+    for field, value in stored.items():
+        digest.update(f"{field}{value.shape}{value.dtype.str}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _farthest_points(points: np.ndarray, n: int) -> np.ndarray:
+    """Greedy farthest-point order (Gonzalez 1985), starting at the point farthest along z (the nose)."""
+    order = np.empty(n, np.int64)
+    distance = np.full(len(points), np.inf)
+    chosen = int(points[:, 2].argmax())
+    for i in range(n):
+        order[i] = chosen
+        distance = np.minimum(distance, ((points - points[chosen]) ** 2).sum(1))
+        chosen = int(distance.argmax())
+    return order

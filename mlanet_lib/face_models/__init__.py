@@ -1,0 +1,1 @@
+"""Where a `MorphableModel` comes from: one module a source."""

@@ -1,0 +1,71 @@
+"""Lighting with the nine lowest real spherical harmonics (Ramamoorthi & Hanrahan 2001).
+
+A distant environment of radiance L(w) = sum_lm L_lm Y_lm(w) lights a convex Lambertian surface with the irradiance
+E(n) = sum_lm A_l L_lm Y_lm(n), A = pi, 2 pi / 3, pi / 4 for l = 0, 1, 2, and the surface shows albedo * E / pi.
+Directions and normals are unit vectors in the y-up frame of the camera (x to the image's right, y up, z towards the
+camera: `R n` for a normal n of the model). Coefficients are ordered (l, m) = 00, 1-1, 10, 11, 2-2, 2-1, 20, 21, 22.
+
+Assumption: all colours are display-encoded values in [0, 1] (as photos store them) and this linear model is applied to
+them as they are. Nothing is clamped, so that gradients reach every pixel: clamp a picture before showing it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+BANDS = 9
+# A_l / pi, per coefficient: what turns radiance coefficients into those of irradiance / pi
+_REFLECTED = (1.0,) + (2 / 3,) * 3 + (1 / 4,) * 5
+_Y0 = 0.5 / math.sqrt(math.pi)
+_Y1 = math.sqrt(3) * _Y0
+_Y2 = math.sqrt(15) * _Y0
+
+
+def sh_basis(normals: Tensor) -> Tensor:
+    """The nine real spherical harmonics Y_lm, orthonormal on the sphere, at unit vectors: (..., 3) -> (..., 9)."""
+    x, y, z = normals.unbind(-1)
+    bands = [
+        torch.full_like(x, _Y0),
+        _Y1 * y,
+        _Y1 * z,
+        _Y1 * x,
+        _Y2 * x * y,
+        _Y2 * y * z,
+        _Y2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
+        _Y2 * x * z,
+        _Y2 / 2 * (x * x - y * y),
+    ]
+    return torch.stack(bands, -1)
+
+
+def irradiance(normals: Tensor, lighting: Tensor) -> Tensor:
+    """Irradiance over pi, the factor between albedo and colour: (B, V, 3) and (B, 9, 3) -> (B, V, 3) RGB."""
+    reflected = lighting * lighting.new_tensor(_REFLECTED)[:, None]
+    return torch.bmm(sh_basis(normals), reflected)
+
+
+def shade(albedo: Tensor, normals: Tensor, lighting: Tensor) -> Tensor:
+    """Lambertian colours: albedo * E(n) / pi.
+
+    albedo: (B, V, 3) RGB in [0, 1]; normals: (B, V, 3) unit, y-up camera frame; lighting: (B, 9, 3) radiance
+    coefficients for R, G and B. Returns (B, V, 3), not clamped.
+    """
+    return albedo * irradiance(normals, lighting)
+
+
+def ambient(batch: int, intensity: float = 1.0, device=None, dtype=None) -> Tensor:
+    """White light from everywhere, (batch, 9, 3): with intensity 1 a surface shows exactly its albedo."""
+    lighting = torch.zeros(batch, BANDS, 3, device=device, dtype=dtype)
+    lighting[:, 0] = intensity / _Y0
+    return lighting
+
+
+def directional(direction: Tensor, colour: Tensor) -> Tensor:
+    """A distant lamp, cut to nine bands: L_lm = pi * colour * Y_lm(direction).
+
+    direction: (B, 3) unit vectors *towards* the lamp, y-up camera frame; colour: (B, 3) RGB. Returns (B, 9, 3). A
+    surface that faces the lamp shows about albedo * colour (1.06 times: the cut's error), and at most 0.07 of negative
+    light remains on the far side. Lights add up: `ambient(...) + directional(...)`.
+    """
+    return math.pi * sh_basis(direction)[..., None] * colour[:, None]

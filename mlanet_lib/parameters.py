@@ -1,0 +1,126 @@
+"""FaceParameters: everything that says what a face looks like in one picture, by name and editable."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from mlanet_lib.camera import DEFAULT_FOCAL, matrix_to_euler, project, to_camera
+from mlanet_lib.errors import UserError
+from mlanet_lib.lighting import ambient
+
+LANDMARK_BOX_SHARE = 2**-0.5
+"""Share of the crop's side that the longer side of the landmarks' box takes (3DDFA's crop: the box times sqrt(2))."""
+
+
+@dataclass(eq=False)
+class FaceParameters:
+    """The parameters of B faces, the tensors that a network predicts and a renderer draws.
+
+    identity: (B, Ki) in standard deviations; expression: (B, Ke) activations, 0 = neutral, 1 = full; albedo: (B, Ka)
+    in standard deviations; rotation: (B, 3, 3), y-up frame, identity = frontal; translation: (B, 3) mm, camera frame;
+    lighting: (B, 9, 3) radiance coefficients; focal: (B,) in picture widths. Frames as in `mlanet_lib.camera`.
+    """
+
+    identity: Tensor
+    expression: Tensor
+    albedo: Tensor
+    rotation: Tensor
+    translation: Tensor
+    lighting: Tensor
+    focal: Tensor
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the fields, in order."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def neutral(cls, model, batch: int = 1, focal: float = DEFAULT_FOCAL) -> "FaceParameters":
+        """The mean face, neutral, frontal, under white ambient light, framed as the crops are.
+
+        model: a `MorphableModel`, whose device and dtype are taken; focal: picture widths. The longer side of the
+        projected landmarks' box takes `LANDMARK_BOX_SHARE` of a square picture, and the box lies in its centre.
+        """
+        mean = model.mean
+        options = {"device": mean.device, "dtype": mean.dtype}
+        rotation = torch.eye(3, **options).expand(batch, 3, 3).contiguous()
+        lengths = torch.full((batch,), float(focal), **options)
+        return cls(
+            identity=torch.zeros(batch, model.n_identity, **options),
+            expression=torch.zeros(batch, model.n_expression, **options),
+            albedo=torch.zeros(batch, model.n_albedo, **options),
+            rotation=rotation,
+            translation=_framing(mean[model.landmark_index].double(), focal).to(**options).repeat(batch, 1),
+            lighting=ambient(batch, **options),
+            focal=lengths,
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "FaceParameters":
+        """The inverse of `as_tensors`; keys that are not fields are ignored, a missing one is a UserError."""
+        missing = [name for name in cls.names() if name not in tensors]
+        if missing:
+            raise UserError(f"face parameters without {', '.join(missing)}")
+        return cls(**{name: torch.as_tensor(tensors[name]) for name in cls.names()})
+
+    @classmethod
+    def cat(cls, items: Iterable["FaceParameters"]) -> "FaceParameters":
+        """One batch of several, in order."""
+        columns = [item.as_tensors() for item in items]
+        return cls(**{name: torch.cat([column[name] for column in columns]) for name in cls.names()})
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """The fields by name (the tensors themselves, not copies)."""
+        return {name: getattr(self, name) for name in self.names()}
+
+    def replace(self, **changes: Tensor) -> "FaceParameters":
+        """A copy with some fields exchanged; an unknown name is a TypeError."""
+        return dataclasses.replace(self, **changes)
+
+    def map(self, function) -> "FaceParameters":
+        """A copy with `function` applied to every tensor."""
+        return type(self)(**{name: function(tensor) for name, tensor in self.as_tensors().items()})
+
+    def to(self, *device_or_dtype) -> "FaceParameters":
+        """A copy on another device or of another floating dtype (the arguments of `Tensor.to`)."""
+        return self.map(lambda tensor: tensor.to(*device_or_dtype))
+
+    def detach(self) -> "FaceParameters":
+        """A copy that is cut off the graph."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> "FaceParameters":
+        """A copy that shares no memory."""
+        return self.map(Tensor.clone)
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def __getitem__(self, index) -> "FaceParameters":
+        """Some of the faces: an int keeps a batch of one; a slice, an index list or tensor, or a mask."""
+        if isinstance(index, int):
+            index = slice(index, index + 1) if index >= 0 else [index]
+        return self.map(lambda tensor: tensor[index])
+
+    def pose_degrees(self) -> Tensor:
+        """(B, 3) pitch, yaw, roll in degrees, with 3DDFA's signs."""
+        return matrix_to_euler(self.rotation)
+
+
+def _framing(landmarks: Tensor, focal: float) -> Tensor:
+    """The (1, 3) translation, mm, that centres (L, 3) landmarks and lets their box take its share of the picture."""
+    points, identity = landmarks[None], torch.eye(3, dtype=landmarks.dtype, device=landmarks.device)[None]
+    lengths = points.new_tensor([focal])
+    spread = (landmarks.amax(0) - landmarks.amin(0))[:2].max()
+    far = focal * float(spread) / LANDMARK_BOX_SHARE + float(landmarks[:, 2].max())
+    translation = points.new_tensor([[0.0, 0.0, far]])
+    for _ in range(20):  # a fixed point: depth differs over the face, so that no closed form frames it
+        box = project(to_camera(points, identity, translation), lengths, 1, 1)[0, :, :2]
+        low, high = box.amin(0), box.amax(0)
+        depth = translation[0, 2] * (high - low).max() / LANDMARK_BOX_SHARE
+        shift = ((low + high) / 2 - 0.5) * translation[0, 2] / focal
+        translation = torch.cat([translation[0, :2] - shift, depth[None]])[None]
+    return translation

@@ -1,0 +1,157 @@
+"""The typed parameters of the study: params.yaml, every key known, every value of its type.
+
+The sections of the network, the training, the losses and the synthetic faces are the dataclasses of the modules that
+use them, so a parameter is named once. Wrong input is a `UserError` that names the key as the user wrote it.
+"""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.errors import UserError
+from mlanet_lib.network import NetworkConfig
+from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, read_yaml, unknown_key, walk
+from mlanet_lib.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders, relative to the project's root or absolute.
+
+    training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published layouts;
+    outputs: where stages write.
+    """
+
+    training: str
+    aflw2000: str
+    florence: str
+    outputs: str
+
+
+@dataclass(frozen=True)
+class FaceModelParams:
+    """path: the `.npz` of the face model."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class AblationParams:
+    """base: what all variants change of the main `network` and `train` (a smaller study); seeds: each variant is
+    trained once for each; variants: name -> what it changes on top of base. `full` is the one compared with."""
+
+    base: dict[str, typing.Any]
+    seeds: tuple[int, ...]
+    variants: dict[str, dict[str, typing.Any]]
+
+
+@dataclass(frozen=True)
+class BenchmarkParams:
+    """limit: faces judged (null: all); batch_size: pictures in one forward; bootstrap: resamples behind an interval;
+    examples: faces shown in figures."""
+
+    limit: int | None
+    batch_size: int
+    bootstrap: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml, by section."""
+
+    profile: str
+    seed: int
+    paths: Paths
+    face_model: FaceModelParams
+    data: SyntheticConfig
+    network: NetworkConfig
+    train: TrainConfig
+    ablation: AblationParams
+    benchmark: BenchmarkParams
+
+
+def load_params(path: str | Path | None = None, changes: dict[str, object] | None = None) -> Params:
+    """params.yaml as `Params`; `changes` ({"train.lr": 1e-3}) are laid over it first.
+
+    path: a file, or None for the project's own. UserError for a key that is unknown or missing, a value of the wrong
+    type or out of range, a variant that changes what is not there.
+    """
+    path = Path(path) if path else find_root() / PARAMS_FILE
+    return parse_params(merge(read_yaml(path), nested(changes or {})), path.name)
+
+
+def parse_params(values: dict, where: str = PARAMS_FILE) -> Params:
+    """Nested mappings as `Params`; errors begin with `where`."""
+    _check_keys(values, Params, where, "")
+    params = _typed(Params, values, where)
+    if FULL not in params.ablation.variants:
+        raise UserError(f"{where}: ablation.variants needs {FULL}, the variant that the others are compared with")
+    if not params.ablation.seeds or len(set(params.ablation.seeds)) < len(params.ablation.seeds):
+        raise UserError(f"{where}: ablation.seeds must be one or more different whole numbers")
+    for name in params.ablation.variants:
+        variant_params(params, name, where)
+    return params
+
+
+FULL = "full"
+"""The ablation variant without a change."""
+
+
+def variant_params(params: Params, name: str, where: str = PARAMS_FILE) -> tuple[NetworkConfig, TrainConfig]:
+    """What ablation variant `name` trains: the main network and train sections, base over them, the variant last."""
+    if name not in params.ablation.variants:
+        raise unknown_key(where, f"ablation.variants.{name}", params.ablation.variants)
+    sections = {"network": dataclasses.asdict(params.network), "train": dataclasses.asdict(params.train)}
+    for origin, changes in (("base", params.ablation.base), (f"variants.{name}", params.ablation.variants[name])):
+        for key, value in walk(changes):
+            if key not in dict(walk(sections)):
+                raise unknown_key(where, f"ablation.{origin}.{key}", _siblings(sections, key))
+            if isinstance(dict(walk(sections))[key], dict) != isinstance(value, dict):
+                raise UserError(f"{where}: ablation.{origin}.{key} does not have the form of {key}")
+        sections = merge(sections, changes)
+    place = f"{where}: ablation.variants.{name}"
+    return _typed(NetworkConfig, sections["network"], place, "network"), _typed(
+        TrainConfig, sections["train"], place, "train"
+    )
+
+
+def _siblings(values: dict, key: str) -> list[str]:
+    """The keys that exist beside a dotted key that does not."""
+    for name in key.split(".")[:-1]:
+        values = values[name]
+    return list(values)
+
+
+def _check_keys(values: dict, kind: type, where: str, prefix: str) -> None:
+    """Every key of `values` is a field of the dataclass `kind`, and every field is there, section by section."""
+    types = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in types:
+            raise unknown_key(where, f"{prefix}{key}", types)
+        if dataclasses.is_dataclass(types[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {prefix}{key} must hold {', '.join(typing.get_type_hints(types[key]))}")
+            _check_keys(value, types[key], where, f"{prefix}{key}.")
+    missing = [key for key in types if key not in values]
+    if missing:
+        raise UserError(f"{where}: {prefix}{missing[0]} is missing")
+
+
+def _typed(kind: type, values: dict, where: str, prefix: str = ""):
+    """`values` as the dataclass `kind`, no value converted to another type (1 for 1.0 apart)."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
+        raise UserError(f"{where}: {key} = {first['input']!r}: {first['msg'].lower()}") from error
+    except UserError as error:  # a dataclass judged its own values
+        raise UserError(f"{where}: {error}") from error
+    except TypeError as error:  # a date, a set: YAML knows more than JSON
+        raise UserError(f"{where}: {error}") from error

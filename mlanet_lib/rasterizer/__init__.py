@@ -1,0 +1,77 @@
+"""Rasterizers: which triangle of a mesh covers which pixel. One call, several backends with the same conventions.
+
+`numba` runs on the CPU; `pytorch3d` wherever that package does. Backends are imported when they are first used.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlanet_lib.errors import UserError
+
+# in the order in which "auto" takes them, with the devices on which their work is done
+_BACKENDS = {"numba": ("cpu",), "pytorch3d": ("cpu", "cuda")}
+
+
+class Fragments(NamedTuple):
+    """What covers each pixel of a batch of pictures.
+
+    face_index: (B, H, W) int32, index of the nearest face within the mesh, -1 where there is none; barycentric:
+    (B, H, W, 3), linear in the screen, sum 1, 0 on the background; depth: (B, H, W), linear in the screen, in the
+    unit of the vertices' depth, infinite on the background.
+    """
+
+    face_index: Tensor
+    barycentric: Tensor
+    depth: Tensor
+
+
+def backends() -> list[str]:
+    """The names of the backends that can be used here."""
+    return [name for name in _BACKENDS if find_spec(name) is not None]
+
+
+def choose(backend: str, device: torch.device) -> str:
+    """The backend that `backend` ("auto" or a name) stands for on a device; UserError where it is unknown or absent.
+
+    "auto" prefers one that works on the device itself, and falls back to one that works on copies.
+    """
+    present = backends()
+    if backend == "auto":
+        return next((name for name in present if device.type in _BACKENDS[name]), present[0])
+    if backend not in present:
+        state = "not installed" if backend in _BACKENDS else "unknown"
+        raise UserError(f"rasterizer backend {backend!r} is {state}; present: {', '.join(present)}")
+    return backend
+
+
+@torch.no_grad()
+def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int, backend: str = "auto") -> Fragments:
+    """The nearest face at every pixel's centre, without gradients (`mlanet_lib.renderer` has those).
+
+    vertices: (B, V, 3), x to the right and y down in pixels, depth > 0, smaller is nearer; faces: (F, 3) integers,
+    shared by the batch, of either winding; backend: a name of `backends()` or "auto". The pixel (i, j) is covered by a
+    triangle that contains its centre (j + 0.5, i + 0.5), edges included. The lowest depth wins, of equal ones the
+    lowest face index. Triangles without area, or with a vertex that is not finite or has depth <= 0, are left out;
+    those partly outside the picture are drawn where they are inside. float64 stays float64, all else is float32.
+    Raises ValueError for wrong shapes or indices, UserError for a backend that is not here.
+    """
+    if vertices.ndim != 3 or vertices.shape[-1] != 3:
+        raise ValueError(f"vertices must be (B, V, 3), not {tuple(vertices.shape)}")
+    if faces.ndim != 2 or faces.shape[-1] != 3 or faces.is_floating_point():
+        raise ValueError(f"faces must be (F, 3) integers, not {tuple(faces.shape)} {faces.dtype}")
+    if height < 1 or width < 1:
+        raise ValueError(f"the picture must have at least one pixel, not {height} x {width}")
+    if faces.numel() and not (0 <= int(faces.min()) and int(faces.max()) < vertices.shape[1]):
+        raise ValueError(f"faces index vertices {int(faces.min())} to {int(faces.max())} of {vertices.shape[1]}")
+    name = choose(backend, vertices.device)
+    device = vertices.device if vertices.device.type in _BACKENDS[name] else torch.device(_BACKENDS[name][0])
+    dtype = torch.float64 if vertices.dtype == torch.float64 else torch.float32
+    module = import_module(f"mlanet_lib.rasterizer.{name}_backend")
+    result = module.rasterize(
+        vertices.detach().to(device, dtype).contiguous(), faces.to(device).contiguous(), height, width
+    )
+    return Fragments(*(tensor.to(vertices.device) for tensor in result))

@@ -1,0 +1,140 @@
+"""Training arrays, resident in memory, and the order in which they are visited.
+
+A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks`
+(N, 68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled.
+"""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mlanet_lib.augmentation import Batch
+from mlanet_lib.errors import UserError
+from mlanet_lib.parameters import FaceParameters
+
+KINDS = ("labelled", "landmarked", "unlabelled")
+
+
+class TrainingData:
+    """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `fingerprint` of the files.
+
+    folder: where the two files lie; model: the face model that the labels must fit; side: the crops are resized to it,
+    px; kinds: names of the kinds that are kept; device: where all of it is held. What is missing, unreadable or does
+    not fit is a UserError.
+    """
+
+    def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu"):
+        folder = Path(folder)
+        if unknown := set(kinds) - set(KINDS):
+            raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
+        images, labels = _read(folder)
+        self.fingerprint = _fingerprint(folder)
+        self._check(folder, images, labels, model)
+        keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
+        if not len(keep):
+            raise UserError(f"{folder} holds no {' or '.join(kinds)} sample")
+        self.images = _resized(torch.from_numpy(images[keep]), side).to(device)
+        self.kind = torch.from_numpy(labels.pop("kind")[keep]).long()
+        self.labels = {
+            name: torch.from_numpy(np.nan_to_num(value[keep].astype(np.float32))).to(device)
+            for name, value in labels.items()
+            if name in (*FaceParameters.names(), "landmarks", "visible")
+        }
+
+    @staticmethod
+    def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model) -> None:
+        count = len(images)
+        shapes = {
+            "identity": (count, model.n_identity),
+            "expression": (count, model.n_expression),
+            "albedo": (count, model.n_albedo),
+            "rotation": (count, 3, 3),
+            "translation": (count, 3),
+            "lighting": (count, 9, 3),
+            "focal": (count,),
+            "landmarks": (count, 68, 2),
+            "visible": (count, 68),
+            "kind": (count,),
+        }
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+            raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
+        for name, shape in shapes.items():
+            if name not in labels:
+                raise UserError(f"{folder / 'labels.npz'} has no field '{name}'")
+            if labels[name].shape != shape:
+                raise UserError(
+                    f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
+                    f"the face model '{model.name}' need {shape}"
+                )
+            needed = labels["kind"] <= (1 if name in ("landmarks", "visible") else 0)
+            if not np.isfinite(labels[name][needed]).all():
+                raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The samples of these rows (int64, on the CPU), not augmented."""
+        at = rows.to(self.images.device)
+        # channels last in memory already: the permutation costs nothing and the network wants it so
+        images = self.images[at].permute(0, 3, 1, 2).float() / 255
+        labels = {name: value[at] for name, value in self.labels.items()}
+        parameters = FaceParameters.from_tensors(labels)
+        return Batch(images, images, labels["landmarks"], labels["visible"], parameters, self.kind[rows])
+
+    def constant(self) -> dict[str, list]:
+        """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, and mean pose, degrees."""
+        pose = FaceParameters.from_tensors(self.labels).pose_degrees()[self.kind == 0]
+        landmarks = self.labels["landmarks"][self.kind <= 1]
+        return {
+            "landmarks": landmarks.mean(0).tolist() if len(landmarks) else None,
+            "pose_degrees": pose.mean(0).tolist() if len(pose) else None,
+        }
+
+
+def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:
+    """(N,) rows in the order of this epoch: a pure function of its arguments.
+
+    Every kind is shuffled and then spread evenly over the epoch, so that each batch holds all kinds in proportion.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    place = np.empty(len(kind))
+    for value in np.unique(kind.numpy()):
+        rows = np.flatnonzero(kind.numpy() == value)
+        place[generator.permutation(rows)] = (np.arange(len(rows)) + generator.random()) / len(rows)
+    return torch.from_numpy(np.argsort(place, kind="stable"))
+
+
+def _read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+            return images, {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"training data not found: {error.filename}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"unreadable training data in {folder}: {error}") from error
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("images.npy", "labels.npz"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """uint8 (N, S, S, 3) -> (N, side, side, 3), averaged over areas, in pieces to bound memory."""
+    if images.shape[1] == side:
+        return images
+    pieces = [
+        F.interpolate(piece.permute(0, 3, 1, 2).float(), size=(side, side), mode="bilinear", antialias=True)
+        for piece in images.split(512)
+    ]
+    return torch.cat([piece.round().clamp(0, 255).byte().permute(0, 2, 3, 1) for piece in pieces]).contiguous()
