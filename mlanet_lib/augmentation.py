@@ -2,9 +2,9 @@
 
 Two kinds. What moves or colours the *picture* moves its labels with it: shift and zoom change landmarks and
 translation, a gain per colour channel changes the light. What spoils only the network's *input* (contrast, blur,
-noise, rectangles pasted over the face) leaves labels and the photometric target alone: the network is to see through it.
+noise, rectangles pasted over the face) leaves labels and the photometric target alone: it is to be seen through.
 
-No mirroring: the left and right modes of a face model would have to change places, and models need not have such pairs.
+No mirroring: the left and right modes of a face model would have to change places, and not every model has such pairs.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ Tensors are named `network.*` (the weights to use), and in a file to resume from
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,9 +20,9 @@ from mlanet_lib.network import MLANet, NetworkConfig
 FORMAT = "mlanet checkpoint 1"
 # what a training run's result depends on: a checkpoint of other code is not resumed
 TRAINING_CODE = (
-    "attention augmentation camera checkpoint face_model lighting losses network parameters renderer training "
-    "training_data"
-).split()
+    *("attention", "augmentation", "camera", "checkpoint", "face_model", "lighting", "losses", "metrics", "network"),
+    *("optimizer", "parameters", "renderer", "training", "training_data"),
+)
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
@@ -66,7 +67,9 @@ def load_state(path: str | Path, network: torch.nn.Module, tensors: dict[str, Te
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path}: the weights do not fit the network ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(
+            f"{path}: the weights do not fit the network ({str(error).splitlines()[-1].strip()})"
+        ) from error
 
 
 def export_weights(source: str | Path, destination: str | Path, half: bool = True) -> None:
@@ -94,8 +97,9 @@ def check_face_model(path: str | Path, metadata: dict, model) -> None:
         )
 
 
+@cache
 def code_fingerprint() -> str:
-    """sha256 over the source of the modules that a training run's result depends on."""
+    """sha256 over the source of the modules that a training run's result depends on, as first asked for."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in [*(folder / f"{name}.py" for name in TRAINING_CODE), *sorted((folder / "rasterizer").glob("*.py"))]:

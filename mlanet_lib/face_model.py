@@ -141,7 +141,7 @@ class MorphableModel(torch.nn.Module):
         of n are spread evenly too); all vertices where n >= V. Deterministic."""
         n = min(int(n), self.n_vertices)
         if len(self._spread) < n:
-            self._spread = _farthest_points(self.mean.detach().cpu().double().numpy(), n)
+            self._spread = farthest_points(self.mean.detach().cpu().double().numpy(), n)
         return torch.from_numpy(self._spread[:n].copy()).to(self.faces.device)
 
     def save(self, path: str | Path) -> None:
@@ -227,7 +227,7 @@ def _fingerprint(stored: dict[str, np.ndarray], expression_names: list[str], nam
     return digest.hexdigest()
 
 
-def _farthest_points(points: np.ndarray, n: int) -> np.ndarray:
+def farthest_points(points: np.ndarray, n: int) -> np.ndarray:
     """Greedy farthest-point order (Gonzalez 1985), starting at the point farthest along z (the nose)."""
     order = np.empty(n, np.int64)
     distance = np.full(len(points), np.inf)

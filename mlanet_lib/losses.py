@@ -9,10 +9,13 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from mlanet_lib.augmentation import Batch
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.renderer import render_face
 
 # share of a radiance coefficient that a Lambertian surface reflects, per spherical harmonic (see lighting.py)
 _REFLECTED = (1.0,) + (2 / 3,) * 3 + (1 / 4,) * 5
@@ -49,7 +52,7 @@ def coefficient_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def rotation_loss(predicted: Tensor, truth: Tensor) -> Tensor:
-    """mean_b |R_b - R'_b|_F^2 / 4 = mean_b 2 sin^2(angle_b / 2): (B, 3, 3) each. About angle^2 / 2, smooth everywhere."""
+    """mean_b |R_b - R'_b|_F^2 / 4 = mean_b 1 - cos(angle_b): (B, 3, 3) each. About angle^2 / 2, smooth everywhere."""
     return (predicted - truth).square().sum((1, 2)).mean() / 4
 
 
@@ -147,6 +150,35 @@ def prior_terms(predicted: FaceParameters) -> dict[str, Tensor]:
         "prior_albedo": prior_loss(predicted.albedo),
         "prior_light": light_prior_loss(predicted.lighting),
     }
+
+
+def semi_supervised_terms(
+    predicted: FaceParameters, batch: Batch, shape: SparseShape, model: MorphableModel, config
+) -> dict[str, Tensor]:
+    """All loss terms of a batch by name, unweighted, and their weighted sum as "total".
+
+    Labelled rows: parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled
+    rows: picture, regularisers. Of the rows without parameters the first `photometric_batch` are rendered.
+    config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
+    """
+    known, pointed, free = (torch.nonzero(mask).flatten() for mask in (batch.kind == 0, batch.kind <= 1, batch.kind))
+    turned, terms = shape.turned(predicted), {}
+    if len(known):
+        truth = batch.parameters[known]
+        terms |= supervised_terms(predicted[known], truth)
+        terms["vertices"] = vertex_loss(turned[known, 68:], shape.turned(truth)[:, 68:])
+    if len(pointed):
+        weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
+        found = shape.landmarks(turned, predicted)[pointed]
+        terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
+    if len(free):
+        terms |= prior_terms(predicted[free])
+        drawn = free[: config.photometric_batch]
+        if len(drawn) and config.weights.photometric:
+            drawing = render_face(model, predicted[drawn], config.photometric_size)
+            photo = F.interpolate(batch.target[drawn], size=drawing.image.shape[-2:], mode="area")
+            terms["photometric"] = photometric_loss(drawing.image, photo, drawing.mask)
+    return total(terms, config.weights)
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:

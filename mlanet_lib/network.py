@@ -181,5 +181,15 @@ def _backbone(config: NetworkConfig) -> tuple[nn.Module, str]:
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             print(f"no pretrained weights for {config.backbone}, random ones instead: {reason}", flush=True)
-            return timm.create_model(config.backbone, **options), f"random (pretrained ones were not to be had: {reason})"
-    return timm.create_model(config.backbone, **options), "random"
+            return _fresh(config, options), f"random (pretrained ones were not to be had: {reason})"
+    return _fresh(config, options), "random"
+
+
+def _fresh(config: NetworkConfig, options: dict) -> nn.Module:
+    """A backbone with random weights. Norms that timm starts at zero (a ResNet's last of each block) start at 0.1, so
+    that the branch before them receives a gradient from the first step on."""
+    backbone = timm.create_model(config.backbone, **options)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.constant_(module.weight, 0.1)
+    return backbone

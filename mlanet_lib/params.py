@@ -6,6 +6,7 @@ use them, so a parameter is named once. Wrong input is a `UserError` that names 
 
 import dataclasses
 import json
+import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from mlanet_lib.datasets.synthetic import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.network import NetworkConfig
-from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, read_yaml, unknown_key, walk
+from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, parameter_keys, read_yaml, unknown_key, walk
 from mlanet_lib.training import TrainConfig
 
 
@@ -84,6 +85,19 @@ def load_params(path: str | Path | None = None, changes: dict[str, object] | Non
     """
     path = Path(path) if path else find_root() / PARAMS_FILE
     return parse_params(merge(read_yaml(path), nested(changes or {})), path.name)
+
+
+def notebook_params(names: dict[str, object]) -> Params:
+    """What a notebook works with: params.yaml, and over it the values of its parameters cell.
+
+    names: the notebook's `globals()`. A global called as a key with its dots as underscores (`train_lr`) is that key's
+    value, unless it is None or no plain value (a module that is called as a section). The working directory becomes
+    the project's root, so that the paths in params.yaml hold.
+    """
+    os.chdir(find_root())
+    keys = parameter_keys(read_yaml(PARAMS_FILE))
+    plain = {name: value for name, value in names.items() if isinstance(value, bool | int | float | str | list | dict)}
+    return load_params(PARAMS_FILE, {keys[name]: value for name, value in plain.items() if name in keys})
 
 
 def parse_params(values: dict, where: str = PARAMS_FILE) -> Params:

@@ -80,9 +80,14 @@ def nested(dotted: dict[str, object]) -> dict:
 
 
 def unknown_key(where: str, key: str, known) -> UserError:
-    """The error for a name that is not there, with the nearest one that is: `params.yaml: train.lrr is unknown...`."""
-    close = difflib.get_close_matches(key.rpartition(".")[2], list(known), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+    """The error for a name that is not there, with the nearest one that is: `params.yaml: train.lrr is unknown...`.
+
+    known: the names that are, dotted or not; the last parts are compared, those beside the missing one first.
+    """
+    folder, _, word = key.rpartition(".")
+    beside = [name for name in known if name.rpartition(".")[0] in (folder, "")]
+    close = difflib.get_close_matches(word, [name.rpartition(".")[2] for name in beside or known], n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(beside or known)[:20])}"
     return UserError(f"{where}: {key} is unknown, {hint}")
 
 
@@ -113,7 +118,7 @@ def profile_text(name: str, root: str | Path) -> str:
 
 
 def _put(target: dict, changes: dict, where: str, prefix: str) -> None:
-    """Write `changes` into a commented mapping in place; under `ablation.variants` names are free, so it is replaced."""
+    """Write `changes` into a commented mapping in place; a mapping whose names are free is replaced whole."""
     for key, value in changes.items():
         dotted = f"{prefix}{key}"
         if key not in target:
@@ -153,3 +158,11 @@ def _edited_keys(root: Path, path: Path) -> list[str]:
     now = dict(walk(now))
     leaves = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return [key for key in leaves if not any(other.startswith(f"{key}.") for other in leaves)]
+
+
+def parameter_keys(values: dict) -> dict[str, str]:
+    """Name of a notebook parameter -> dotted key of params.yaml: `train_lr` is `train.lr`."""
+    names: dict[str, str] = {}
+    for key, _ in walk(values):
+        names.setdefault(key.replace(".", "_"), key)
+    return names

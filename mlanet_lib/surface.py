@@ -41,7 +41,9 @@ class Surface:
             raise ValueError("faces are (F, 3), at least one")
         if self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
             raise ValueError("a face names a vertex that does not exist")
-        self._tree = _build(self.vertices[self.faces])
+        boxes, children, order = _build(self.vertices[self.faces])
+        # triangles in the tree's order: neighbours in space are neighbours in memory
+        self._tree = (self.vertices[self.faces[order]], boxes, children, order)
         self._border = None
 
     def closest(self, points: np.ndarray) -> Closest:
@@ -49,7 +51,7 @@ class Surface:
         points = np.ascontiguousarray(points, np.float64)
         if not np.isfinite(points).all():
             raise ValueError("query points must be finite")
-        return Closest(*_query(points, self.vertices[self.faces], *self._tree))
+        return Closest(*_query(points, *self._tree))
 
     def normals(self, face_index: np.ndarray) -> np.ndarray:
         """(N, 3) unit normals of faces, zero where a face has no area."""
@@ -75,12 +77,16 @@ class Surface:
 
 def _border(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(F, 3) bool twice: the edge opposite to this corner, and the corner itself, lie on the rim."""
-    _, welded = np.unique(vertices, axis=0, return_inverse=True)
-    corners = welded.reshape(-1)[faces]
+    order = np.lexsort(vertices.T)
+    new = np.ones(len(order), np.int64)
+    new[1:] = (vertices[order[1:]] != vertices[order[:-1]]).any(1)
+    welded = np.empty(len(order), np.int64)
+    welded[order] = np.cumsum(new) - 1
+    corners = welded[faces]
     edges = np.sort(np.stack([corners[:, [1, 2]], corners[:, [2, 0]], corners[:, [0, 1]]], 1), -1)
-    _, index, count = np.unique(edges.reshape(-1, 2), axis=0, return_inverse=True, return_counts=True)
-    edge = (count[index.reshape(-1)] == 1).reshape(-1, 3)
-    on_rim = np.zeros(corners.max() + 1, bool)
+    _, index, count = np.unique(edges[..., 0] * len(order) + edges[..., 1], return_inverse=True, return_counts=True)
+    edge = count[index.reshape(-1, 3)] == 1
+    on_rim = np.zeros(len(order), bool)
     on_rim[edges[edge].reshape(-1)] = True
     return edge, on_rim[corners]
 
@@ -132,42 +138,42 @@ def _box_distance(point, box):
 
 
 @njit(cache=True)
-def _segment(p, a, b):
-    """Parameter in [0, 1] of the point of the segment a-b nearest to p."""
-    along, length = 0.0, 0.0
-    for axis in range(3):
-        step = b[axis] - a[axis]
-        along += (p[axis] - a[axis]) * step
-        length += step * step
-    return min(max(along / length, 0.0), 1.0) if length > 0 else 0.0
+def _segment(px, py, pz, ax, ay, az, bx, by, bz):
+    """Parameter in [0, 1] of the point of the segment a-b nearest to p, and the squared distance."""
+    ux, uy, uz = bx - ax, by - ay, bz - az
+    wx, wy, wz = px - ax, py - ay, pz - az
+    length = ux * ux + uy * uy + uz * uz
+    along = min(max((wx * ux + wy * uy + wz * uz) / length, 0.0), 1.0) if length > 0 else 0.0
+    gx, gy, gz = wx - along * ux, wy - along * uy, wz - along * uz
+    return along, gx * gx + gy * gy + gz * gz
 
 
 @njit(cache=True)
-def _on_triangle(p, triangle, weights):
-    """Write the barycentrics of the point of `triangle` nearest to p; return the squared distance."""
-    a, b, c = triangle[0], triangle[1], triangle[2]
-    u, v, w = b - a, c - a, p - a
-    uu, uv, vv = np.dot(u, u), np.dot(u, v), np.dot(v, v)
+def _on_triangle(p, triangle):
+    """Squared distance and barycentrics of the point of `triangle` nearest to p; scalars, for speed."""
+    px, py, pz = p[0], p[1], p[2]
+    ax, ay, az = triangle[0, 0], triangle[0, 1], triangle[0, 2]
+    bx, by, bz = triangle[1, 0], triangle[1, 1], triangle[1, 2]
+    cx, cy, cz = triangle[2, 0], triangle[2, 1], triangle[2, 2]
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+    wx, wy, wz = px - ax, py - ay, pz - az
+    uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
     determinant = uu * vv - uv * uv
     if determinant > 1e-14 * uu * vv:
-        wu, wv = np.dot(w, u), np.dot(w, v)
+        wu, wv = wx * ux + wy * uy + wz * uz, wx * vx + wy * vy + wz * vz
         s, t = (vv * wu - uv * wv) / determinant, (uu * wv - uv * wu) / determinant
         if s > 0 and t > 0 and s + t < 1:
-            weights[0], weights[1], weights[2] = 1 - s - t, s, t
-            gap = w - s * u - t * v
-            return np.dot(gap, gap)
-    best = np.inf
-    for i in range(3):
-        j = (i + 1) % 3
-        along = _segment(p, triangle[i], triangle[j])
-        distance = 0.0
-        for axis in range(3):
-            gap = p[axis] - triangle[i, axis] - along * (triangle[j, axis] - triangle[i, axis])
-            distance += gap * gap
-        if distance < best:
-            best = distance
-            weights[i], weights[j], weights[3 - i - j] = 1 - along, along, 0.0
-    return best
+            gx, gy, gz = wx - s * ux - t * vx, wy - s * uy - t * vy, wz - s * uz - t * vz
+            return gx * gx + gy * gy + gz * gz, 1 - s - t, s, t
+    along, best = _segment(px, py, pz, ax, ay, az, bx, by, bz)
+    a, b, c = 1 - along, along, 0.0
+    along, distance = _segment(px, py, pz, bx, by, bz, cx, cy, cz)
+    if distance < best:
+        best, a, b, c = distance, 0.0, 1 - along, along
+    along, distance = _segment(px, py, pz, cx, cy, cz, ax, ay, az)
+    if distance < best:
+        best, a, b, c = distance, along, 0.0, 1 - along
+    return best, a, b, c
 
 
 @njit(cache=True, nogil=True)
@@ -177,9 +183,8 @@ def _query(points, triangles, boxes, children, order):
     nearest, distances = np.empty((count, 3)), np.empty(count)
     face_index, barycentric = np.empty(count, np.int64), np.empty((count, 3))
     stack_node, stack_bound = np.empty(128, np.int64), np.empty(128)
-    weights = np.empty(3)
     for q in range(count):
-        p, best, top = points[q], np.inf, 1
+        p, best, top, found = points[q], np.inf, 1, 0
         stack_node[0], stack_bound[0] = 0, 0.0
         while top > 0:
             top -= 1
@@ -189,11 +194,10 @@ def _query(points, triangles, boxes, children, order):
             left, right = children[node, 0], children[node, 1]
             if left < 0:
                 for k in range(-left - 1, -left - 1 + right):
-                    distance = _on_triangle(p, triangles[order[k]], weights)
+                    distance, a, b, c = _on_triangle(p, triangles[k])
                     if distance < best:
-                        best = distance
-                        face_index[q] = order[k]
-                        barycentric[q] = weights
+                        best, found = distance, k
+                        barycentric[q, 0], barycentric[q, 1], barycentric[q, 2] = a, b, c
                 continue
             near, far = _box_distance(p, boxes[left]), _box_distance(p, boxes[right])
             if near > far:
@@ -202,7 +206,7 @@ def _query(points, triangles, boxes, children, order):
             stack_node[top + 1], stack_bound[top + 1] = left, near
             top += 2
         distances[q] = np.sqrt(best)
-        triangle = triangles[face_index[q]]
+        face_index[q], triangle = order[found], triangles[found]
         for axis in range(3):
             nearest[q, axis] = (
                 barycentric[q, 0] * triangle[0, axis]

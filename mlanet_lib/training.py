@@ -6,7 +6,6 @@ resumed ends with the same weights, bit for bit on a CPU, as one that was not.
 
 import copy
 import csv
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from mlanet_lib import checkpoint, losses
-from mlanet_lib.augmentation import AugmentConfig, Batch, augment
+from mlanet_lib import checkpoint
+from mlanet_lib.augmentation import AugmentConfig, augment
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files import atomic_path
-from mlanet_lib.losses import LossWeights, SparseShape
+from mlanet_lib.losses import LossWeights, SparseShape, semi_supervised_terms
 from mlanet_lib.metrics import pose_mae, sparse_nme
 from mlanet_lib.network import MLANet, NetworkConfig
+from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, optimizer_tensors, update_average
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.renderer import render_face
 from mlanet_lib.training_data import KINDS, TrainingData, visiting_order
 
 CHECK_EVERY = 10  # steps between looks at the losses: looking makes a GPU wait
@@ -126,6 +124,9 @@ def fit(
     paths = {name: out / name for name in ("best.safetensors", "last.safetensors", "history.csv")}
     source = _resumable(resume, paths["last.safetensors"], fingerprint, model)
     tensors, saved = checkpoint.read(source) if source else ({}, None)
+    if not saved:
+        for path in paths.values():  # so that no file of an older run passes for this one's
+            path.unlink(missing_ok=True)
 
     model = copy.deepcopy(model).to(device)
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
@@ -133,14 +134,14 @@ def fit(
         network = MLANet(model, network_config, pretrained=network_config.pretrained and not saved)
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = _optimizer(network, config)
+    optimizer = adamw(network, config.lr, config.weight_decay)
     step, history, sums = 0, [], {}
     if saved:
         step, history, sums = saved["step"], saved["history"], saved["sums"]
         network.pretrained_weights = saved["pretrained_weights"]
         checkpoint.load_state(source, network, tensors, "network.")
         checkpoint.load_state(source, average, tensors, "ema.")
-        _load_optimizer(optimizer, network, tensors)
+        load_optimizer(optimizer, network, tensors)
     metadata = {
         "network": fingerprint["network"],
         "face_model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -161,16 +162,19 @@ def fit(
                 order, order_epoch = visiting_order(data.kind, seed, epoch), epoch
             batch = data.batch(order[place * batch_size : (place + 1) * batch_size])
             batch = augment(batch, config.augment, _generator(seed, step, device))
+            lr = learning_rate(step, config.steps, config.lr, config.warmup, config.final_lr)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
+                group["lr"] = lr
             network.train()
-            terms = loss_terms(network, batch, config, model, shape)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                predicted = network.encode(batch.images)
+            terms = semi_supervised_terms(predicted, batch, shape, model, config)
             optimizer.zero_grad()
             terms["total"].backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
             optimizer.step()
             step += 1
-            _average(average, network, min(config.ema, step / (step + 10)))
+            update_average(average, network, step, config.ema)
             pending.append({name: value.detach() for name, value in terms.items()})
             bar.update()
 
@@ -181,7 +185,7 @@ def fit(
                 pending.clear()
             if valid:
                 row = {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
-                row = {"step": step, "epoch": step / epoch_steps, "lr": learning_rate(config, step - 1)} | row
+                row = {"step": step, "epoch": step / epoch_steps, "lr": lr} | row
                 history.append(row | validate(average, held_out, shape))
                 sums.clear()
                 bar.set_postfix(loss=f"{row['total']:.3f}", nme=_latest(history))
@@ -190,42 +194,13 @@ def fit(
                 if valid and _best(history) is history[-1]:
                     state = {f"network.{name}": value for name, value in average.state_dict().items()}
                     checkpoint.save(paths["best.safetensors"], state, record)
-                write_history(paths["history.csv"], history)
-                checkpoint.save(
-                    paths["last.safetensors"], _resume_tensors(network, average, optimizer), record | {"sums": sums}
-                )
+                if history:
+                    write_history(paths["history.csv"], history)
+                state = {f"network.{name}": value for name, value in network.state_dict().items()}
+                state |= {f"ema.{name}": value for name, value in average.state_dict().items()}
+                state |= optimizer_tensors(optimizer, network)
+                checkpoint.save(paths["last.safetensors"], state, record | {"sums": sums})
     return FitResult(history, _best(history), *paths.values(), step, resumed_from, time.monotonic() - began)
-
-
-def loss_terms(
-    network: MLANet, batch: Batch, config: TrainConfig, model: MorphableModel, shape: SparseShape
-) -> dict[str, Tensor]:
-    """All loss terms of a batch by name, and their weighted sum as "total" (see `losses.py`).
-
-    Labelled rows: parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled
-    rows: picture, regularisers. Of the rows without parameters the first `photometric_batch` are rendered.
-    """
-    bfloat16 = config.precision == "bfloat16"
-    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bfloat16):
-        predicted = network.encode(batch.images)
-    known, pointed, free = (torch.nonzero(mask).flatten() for mask in (batch.kind == 0, batch.kind <= 1, batch.kind))
-    turned, terms = shape.turned(predicted), {}
-    if len(known):
-        truth = batch.parameters[known]
-        terms |= losses.supervised_terms(predicted[known], truth)
-        terms["vertices"] = losses.vertex_loss(turned[known, 68:], shape.turned(truth)[:, 68:])
-    if len(pointed):
-        weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
-        found = shape.landmarks(turned, predicted)[pointed]
-        terms["landmarks"] = losses.landmark_loss(found, batch.landmarks[pointed], weights)
-    if len(free):
-        terms |= losses.prior_terms(predicted[free])
-        rendered = free[: config.photometric_batch]
-        if len(rendered) and config.weights.photometric:
-            drawing = render_face(model, predicted[rendered], config.photometric_size)
-            photo = F.interpolate(batch.target[rendered], size=drawing.image.shape[-2:], mode="area")
-            terms["photometric"] = losses.photometric_loss(drawing.image, photo, drawing.mask)
-    return losses.total(terms, config.weights)
 
 
 @torch.no_grad()
@@ -253,15 +228,6 @@ def validate(network: MLANet, data: TrainingData, shape: SparseShape, batch_size
     return {name: float(value) for name, value in figures.items()}
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `final_lr * lr` at the last step; step counts from 0."""
-    warm = config.warmup * config.steps
-    if step < warm:
-        return config.lr * (step + 1) / (warm + 1)
-    share = min(1.0, (step - warm) / max(1.0, config.steps - warm))
-    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share)))
-
-
 def write_history(path: str | Path, history: list[dict]) -> None:
     """The rows as CSV with a header, columns in the order in which they first appear."""
     names = list(dict.fromkeys(name for row in history for name in row))
@@ -269,3 +235,47 @@ def write_history(path: str | Path, history: list[dict]) -> None:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
+
+
+def _resumable(resume, last: Path, fingerprint: dict, model: MorphableModel) -> Path | None:
+    """The checkpoint to go on from, or None to start anew (see `fit`)."""
+    if resume is None or (resume == "auto" and not last.is_file()):
+        return None
+    if resume != "auto":
+        metadata = checkpoint.read_metadata(resume)
+        checkpoint.check_face_model(resume, metadata, model)
+        if different := checkpoint.differences(metadata["fingerprint"], fingerprint):
+            raise UserError(f"cannot resume from {resume}: it differs in {', '.join(different)}")
+        if "sums" not in metadata:
+            raise UserError(f"cannot resume from {resume}: it holds weights only; last.safetensors has the rest")
+        return Path(resume)
+    try:
+        different = checkpoint.differences(checkpoint.read_metadata(last)["fingerprint"], fingerprint)
+    except UserError as error:
+        different = [str(error)]
+    if different:
+        print(f"training starts anew: {last.name} differs in {', '.join(different)}", flush=True)
+    return None if different else last
+
+
+def _gather(sums: dict[str, float], pending: list[dict[str, Tensor]], step: int) -> None:
+    """Add the losses of the last steps to `sums`; the first that is not finite is a UserError."""
+    for back, terms in enumerate(pending, 1 - len(pending)):
+        for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
+            if not np.isfinite(value):
+                raise UserError(f"training diverged: loss '{name}' is {value} at step {step + back} (lower train.lr?)")
+            sums[name] = sums.get(name, 0.0) + value
+        sums["steps"] = sums.get("steps", 0) + 1
+
+
+def _generator(seed: int, step: int, device: str) -> torch.Generator:
+    state = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(state)
+
+
+def _best(history: list[dict]) -> dict | None:
+    return min(history, key=lambda row: row["val_nme"], default=None)
+
+
+def _latest(history: list[dict]) -> str:
+    return f"{history[-1]['val_nme']:.2f}%" if history else "-"

@@ -50,6 +50,7 @@ class TrainingData:
     def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model) -> None:
         count = len(images)
         shapes = {
+            "kind": (count,),
             "identity": (count, model.n_identity),
             "expression": (count, model.n_expression),
             "albedo": (count, model.n_albedo),
@@ -59,7 +60,6 @@ class TrainingData:
             "focal": (count,),
             "landmarks": (count, 68, 2),
             "visible": (count, 68),
-            "kind": (count,),
         }
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
             raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
@@ -113,7 +113,7 @@ def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:
 def _read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        with (folder / "labels.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return images, {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"training data not found: {error.filename}") from error

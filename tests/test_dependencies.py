@@ -21,19 +21,8 @@ CONDA_NAME = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-pytho
 CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 # floors 1-4 of the design run on a bare machine
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
-UPPER_FLOORS = {
-    "predictor",
-    "evaluation",
-    "ablation",
-    "export",
-    "figures",
-    "widgets",
-    "report",
-    "notebook_runner",
-    "params",
-    "cli",
-    "detector",
-}
+SHOWING = {"charts", "figures", "views", "viewer", "widgets", "page", "report", "notebook_runner", "notebook_html"}
+UPPER_FLOORS = {"detector", "predictor", "evaluation", "ablation", "export", "params", "profiles", "cli"} | SHOWING
 
 
 def locked(python: str = CURRENT) -> dict[str, tuple[str, int]]:

@@ -113,7 +113,7 @@ def test_box_from_landmarks():
 def test_pixel_indices():
     first = np.array([[0.0, 0.0, 7.0]])
     assert np.array_equal(from_index(first, ZERO_BASED), [[0.5, 0.5, 7.0]])
-    assert np.array_equal(from_index(first + [1, 1, 0], ONE_BASED), [[0.5, 0.5, 7.0]])
+    assert np.array_equal(from_index(first + np.array([1, 1, 0]), ONE_BASED), [[0.5, 0.5, 7.0]])
     points = np.random.default_rng(2).normal(size=(5, 2))
     assert np.allclose(to_index(from_index(points, ONE_BASED), ONE_BASED), points)
 

@@ -52,7 +52,7 @@ class Sample:
 
 
 def from_index(points: np.ndarray, first: float) -> np.ndarray:
-    """Pixel indices (..., 2 or 3), whose first pixel's centre is `first`, to this project's (0.5). A third column stays."""
+    """Pixel indices (..., 2 or 3), whose first pixel's centre is `first`, to this project's (0.5). A third stays."""
     return _shifted(points, 0.5 - first)
 
 

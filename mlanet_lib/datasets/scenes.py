@@ -93,11 +93,11 @@ def occluder(rng: np.random.Generator, size: int, landmarks: np.ndarray) -> tupl
     span = high - low
     kind = rng.choice(["glasses", "mask", "fringe", "object", "clutter"])
     if kind == "glasses":
-        radius = np.linalg.norm(landmarks[45] - landmarks[36]) * rng.uniform(0.16, 0.3)
+        radius = np.linalg.norm(landmarks[45] - landmarks[36]) * rng.uniform(0.16, 0.3) * np.array([1.2, 1.0])
         centres = [landmarks[36:42].mean(0), landmarks[42:48].mean(0)]
         for centre in centres:
-            draw.ellipse([*(centre - radius * [1.2, 1]), *(centre + radius * [1.2, 1])], fill=255)
-        draw.line([tuple(c) for c in centres], fill=255, width=max(1, int(radius * 0.25)))
+            draw.ellipse([*(centre - radius), *(centre + radius)], fill=255)
+        draw.line([tuple(c) for c in centres], fill=255, width=max(1, int(radius[1] * 0.25)))
     elif kind == "mask":
         outline = np.concatenate([landmarks[2:15], landmarks[29:30] * 0.7 + landmarks[27:28] * 0.3])
         draw.polygon([tuple(p + rng.normal(0, 0.01, 2) * span) for p in outline], fill=255)
@@ -116,9 +116,7 @@ def occluder(rng: np.random.Generator, size: int, landmarks: np.ndarray) -> tupl
     else:
         for _ in range(rng.integers(1, 4)):
             centre, radius = rng.uniform(low, high), rng.uniform(0.06, 0.28, 2) * span
-            (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
-                [*(centre - radius), *(centre + radius)], fill=255
-            )
+            (draw.ellipse if rng.random() < 0.5 else draw.rectangle)([*(centre - radius), *(centre + radius)], fill=255)
     base = np.array(colour(rng)) * (rng.uniform(0.05, 0.4) if kind in ("glasses", "fringe") else rng.uniform(0.4, 1.1))
     picture = np.clip(base * (0.75 + 0.5 * noise(rng, size, 5)), 0, 255).astype(np.uint8)
     return picture, np.asarray(layer, np.float32) / 255

@@ -2,13 +2,15 @@
 
 A split is a function of the face model, the configuration and the seed. Splits share no person and no background: each
 draws both from a random stream of its own. Training splits are arrays (`images.npy`, `labels.npz`); the benchmarks are
-written in the published layouts of AFLW2000-3D and MICC Florence by `mlanet_lib.datasets.benchmarks`.
+written in the published layouts of AFLW2000-3D and MICC Florence by `mlanet_lib.datasets.stand_ins`.
 
 The distributions (pose, expression, light, occluders) are choices of this project, not the paper's.
 """
 
 import zlib
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from mlanet_lib.datasets import scenes
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files import atomic_path
 from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
-from mlanet_lib.renderer import landmarks_visible, render_face
+from mlanet_lib.renderer import decode, landmarks_visible, render_face
 
 LABELLED, LANDMARKED, UNLABELLED = 0, 1, 2
 YAW_BINS = ((0.0, 30.0), (30.0, 60.0), (60.0, 90.0))
@@ -124,7 +126,9 @@ def sample_parameters(
         torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
     )
     rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
-    landmarks = model.landmarks(model.vertices(identity, expression))
+    index = model.landmark_index
+    landmarks = model.mean[index] + torch.einsum("vck,bk->bvc", model.identity_basis[index], identity)
+    landmarks += torch.einsum("vck,bk->bvc", model.expression_basis[index], expression)
     translation = frame(landmarks, rotation, focal, jitter[:, :2], jitter[:, 2].exp())
     return FaceParameters(identity, expression, albedo, rotation, translation, scenes.light(rng, count), focal)
 
@@ -149,14 +153,13 @@ def draw(
 ) -> Drawn:
     """Draw faces into random scenes, `size` px a side; those with `occlude` (B,) true get something before the face."""
     fine = size * SUPERSAMPLING
-    rendered = render_face(model, parameters, fine)
+    decoded = decode(model, parameters)
+    rendered = render_face(model, parameters, fine, decoded=decoded)
     colours, mask = (torch.nn.functional.avg_pool2d(x, SUPERSAMPLING) for x in (rendered.image, rendered.mask))
     colours = (colours.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
     mask = mask[:, 0].numpy()
-    vertices = model.vertices(parameters.identity, parameters.expression)
-    vertices = to_camera(vertices, parameters.rotation, parameters.translation)
-    landmarks = project(model.landmarks(vertices), parameters.focal, 1, 1).numpy()
-    visible = landmarks_visible(model, parameters, fine).numpy()
+    landmarks = project(decoded.landmarks, parameters.focal, 1, 1).numpy()
+    visible = landmarks_visible(model, parameters, fine, decoded=decoded, depth=rendered.depth).numpy()
     images, covered = np.empty((len(parameters), size, size, 3), np.uint8), np.zeros(len(parameters), np.float32)
     for i, points in enumerate(landmarks[..., :2] * size):
         scene = scenes.background(rng, size).astype(np.float32)
@@ -191,13 +194,20 @@ def spread_yaw(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def write_split(
-    config: SyntheticConfig, model: MorphableModel, folder: Path, split: str, count: int, seed: int, progress=True
+    config: SyntheticConfig,
+    model: MorphableModel,
+    folder: str | Path,
+    split: str,
+    count: int,
+    seed: int,
+    workers: int = 1,
+    progress: bool = True,
 ) -> Path:
     """Write one split for training: `images.npy` (N, S, S, 3) uint8 and `labels.npz`; returns the folder.
 
     labels.npz (float32 unless said): the fields of `FaceParameters`; landmarks (N, 68, 2) crop sides; visible (N, 68);
     occluded (N,) share covered; kind (N,) int64 (0 labelled, 1 landmarked, 2 unlabelled); person (N,) int64. What a
-    sample's kind does not know is not in the file: those rows are zero.
+    sample's kind does not know is not in the file: those rows are zero. The result does not depend on `workers`.
     """
     rng, folder, size, training = stream(seed, split), Path(folder), config.image_size, split == "train"
     people = sample_people(model, rng, -(-count // config.images_per_person) if training else count)
@@ -208,24 +218,92 @@ def write_split(
         kind[edges[0] :], kind[edges[1] :] = LANDMARKED, UNLABELLED
         kind, yaw = rng.permutation(kind), sample_yaw(rng, count)
     occlude = rng.random(count) < config.occluded
+    starts = range(0, count, BATCH)
     columns: dict[str, list[np.ndarray]] = {}
     with atomic_path(folder / "images.npy") as path:
-        images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
-        for start in tqdm(range(0, count, BATCH), desc=f"drawing {split}", unit="batch", disable=not progress):
-            rows = slice(start, min(start + BATCH, count))
-            who = [coefficients[person[rows]] for coefficients in people]
-            parameters = sample_parameters(model, rng, who, yaw[rows], config.shift, config.scale)
-            drawn = draw(model, parameters, rng, size, occlude[rows])
-            images[rows] = drawn.images
-            labelled, landmarked = kind[rows] == LABELLED, kind[rows] != UNLABELLED
-            known = {name: (tensor.numpy(), labelled) for name, tensor in parameters.as_tensors().items()}
-            known |= {"landmarks": (drawn.landmarks[..., :2], landmarked), "visible": (drawn.visible, landmarked)}
-            known |= {"focal": (parameters.focal.numpy(), True), "occluded": (drawn.covered, True)}
-            for name, (array, keep) in known.items():
-                keep = np.reshape(np.broadcast_to(keep, len(array)), (-1, *[1] * (array.ndim - 1)))
-                columns.setdefault(name, []).append((array * keep).astype(np.float32))
-        images.flush()
+        np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3)).flush()
+        tasks = [
+            _Task(
+                config,
+                [p[person[i : i + BATCH]] for p in people],
+                *(x[i : i + BATCH] for x in (yaw, occlude, kind)),
+                path,
+                i,
+                (seed, split, str(i)),
+            )
+            for i in starts
+        ]
+        for known in run_tasks(_draw_batch, model, tasks, workers, f"drawing {split}", progress):
+            for name, array in known.items():
+                columns.setdefault(name, []).append(array)
     labels = {name: np.concatenate(arrays) for name, arrays in columns.items()}
     with atomic_path(folder / "labels.npz") as path:
         np.savez(path, kind=kind, person=person, **labels)
     return folder
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A batch of a split: what `_draw_batch` draws into the rows of the file at `path` from `start` on."""
+
+    config: SyntheticConfig
+    people: list[np.ndarray]
+    yaw: np.ndarray
+    occlude: np.ndarray
+    kind: np.ndarray
+    path: Path
+    start: int
+    name: tuple
+
+
+def _draw_batch(model: MorphableModel, task: _Task) -> dict[str, np.ndarray]:
+    rng, config = stream(*task.name), task.config
+    parameters = sample_parameters(model, rng, task.people, task.yaw, config.shift, config.scale)
+    drawn = draw(model, parameters, rng, config.image_size, task.occlude)
+    images = np.lib.format.open_memmap(task.path, "r+")
+    images[task.start : task.start + len(drawn.images)] = drawn.images
+    images.flush()
+    labelled, landmarked = task.kind == LABELLED, task.kind != UNLABELLED
+    known = {name: (tensor.numpy(), labelled) for name, tensor in parameters.as_tensors().items()}
+    known |= {"landmarks": (drawn.landmarks[..., :2], landmarked), "visible": (drawn.visible, landmarked)}
+    known |= {"focal": (parameters.focal.numpy(), landmarked | True), "occluded": (drawn.covered, landmarked | True)}
+    return {
+        name: (array * keep.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float32)
+        for name, (array, keep) in known.items()
+    }
+
+
+def run_tasks(function, model: MorphableModel, tasks: list, workers: int, description: str, progress: bool):
+    """Yield `function(model, task)` for every task, in order, from `workers` processes (1: from this one).
+
+    Each worker computes with one thread: whole batches side by side are faster than threads within small operations.
+    """
+    bar = tqdm(total=len(tasks), desc=description, unit="batch", disable=not progress)
+    with bar:
+        if workers <= 1:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # sums come out the same as in a worker
+            try:
+                for task in tasks:
+                    yield function(model, task)
+                    bar.update()
+            finally:
+                torch.set_num_threads(threads)
+            return
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (model,)) as pool:
+            for result in pool.map(_run_task, [function] * len(tasks), tasks):
+                yield result
+                bar.update()
+
+
+_worker_model: MorphableModel | None = None
+
+
+def _start_worker(model: MorphableModel) -> None:
+    global _worker_model
+    _worker_model = model
+    torch.set_num_threads(1)
+
+
+def _run_task(function, task):
+    return function(_worker_model, task)

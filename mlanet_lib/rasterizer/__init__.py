@@ -65,7 +65,7 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int, backend:
         raise ValueError(f"faces must be (F, 3) integers, not {tuple(faces.shape)} {faces.dtype}")
     if height < 1 or width < 1:
         raise ValueError(f"the picture must have at least one pixel, not {height} x {width}")
-    if faces.numel() and not (0 <= int(faces.min()) and int(faces.max()) < vertices.shape[1]):
+    if faces.numel() and not (int(faces.min()) >= 0 and int(faces.max()) < vertices.shape[1]):
         raise ValueError(f"faces index vertices {int(faces.min())} to {int(faces.max())} of {vertices.shape[1]}")
     name = choose(backend, vertices.device)
     device = vertices.device if vertices.device.type in _BACKENDS[name] else torch.device(_BACKENDS[name][0])

@@ -1,0 +1,200 @@
+"""Charts: curves, bars with intervals, distributions, the ablation's forest plot, learned level weights.
+
+One look for all figures: white paper, thin grey axes, Okabe and Ito's colour-blind-safe colours. Every function returns
+a matplotlib figure, closed, so that a notebook shows it once. Charts name their protocol in an axis label.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
+INK, FAINT = "#22262b", "#d9dde2"
+STYLE = {
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": "#9aa1a9",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "grid.color": "#eceff2",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "font.size": 9,
+    "lines.linewidth": 1.8,
+    "svg.hashsalt": "mlanet",
+}
+BINS = (("bin_0_30", "0–30°"), ("bin_30_60", "30–60°"), ("bin_60_90", "60–90°"), ("balanced_mean", "balanced\nmean"))
+
+
+def styled(function):
+    """The function with matplotlib in the project's style while it draws."""
+
+    @functools.wraps(function)
+    def draw(*arguments, **options):
+        with plt.rc_context(STYLE):
+            return function(*arguments, **options)
+
+    return draw
+
+
+def axes_grid(width: float, height: float, rows: int = 1, columns: int = 1, **options):
+    """A closed figure of `width` x `height` inches and its axes (call it from a `styled` function)."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    plt.close(figure)
+    return figure, axes
+
+
+VALIDATION = {
+    "val_nme": "validation NME, % (68 points, 2D)",
+    "val_pose_mae": "validation pose error, degrees",
+    "val_vertices": "validation vertex error, mm",
+}
+
+
+@styled
+def training_curves(
+    history: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
+    """Training losses on a log axis, and beside them the validation figures with their lowest value marked.
+
+    history: columns by name (a dict or a DataFrame), as `training.fit` writes them: step, the losses, and `val_*`;
+    the latter may come apart, as `validation`, with the same steps.
+    """
+    columns = {name: np.asarray(values[name], float) for values in (history, validation or {}) for name in values}
+    step = columns["step"]
+    losses = [n for n in columns if n not in ("step", "epoch", "lr", "seconds") and not n.startswith("val_")]
+    checks = [name for name in VALIDATION if name in columns]
+    figure, axes = axes_grid(1.0 + 3.1 * (1 + len(checks)), 3.0, 1, 1 + len(checks), squeeze=False)
+    for k, name in enumerate(sorted(losses, key=lambda name: name != "total")):
+        main = name == "total"
+        style = {"color": INK if main else COLOURS[(k - 1) % len(COLOURS)], "linewidth": 1.2 + main}
+        values = np.where(columns[name] > 0, columns[name], np.nan)
+        axes[0, 0].plot(step, values, label=name, linestyle="--" if k > len(COLOURS) else "-", **style)
+    axes[0, 0].set(xlabel="step", title="training losses", yscale="log")
+    if losses:
+        axes[0, 0].legend(ncols=2, fontsize=7, handlelength=1.4, columnspacing=1.0)
+    for axis, name, colour in zip(axes[0, 1:], checks, COLOURS, strict=False):
+        values = columns[name]
+        axis.plot(step, values, color=colour, marker="o", markersize=2.5)
+        axis.set(xlabel="step")
+        axis.set_title(VALIDATION[name], fontsize=8.5)
+        if np.isfinite(values).any():
+            best = int(np.nanargmin(values))
+            axis.annotate(
+                f"{values[best]:.2f}", (step[best], values[best]), (0, 7), textcoords="offset points", ha="right"
+            )
+    return figure
+
+
+@styled
+def yaw_bars(
+    results: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    ylabel: str = "sparse NME, %",
+    title: str = "68 points in 2D, over sqrt(w·h) of the true points' box",
+) -> Figure:
+    """Error by yaw bin, a bar a system: results[system] as `metrics.by_yaw` gives it, intervals[system][bin]: 95 %."""
+    figure, axis = axes_grid(1.6 + 1.35 * len(BINS) + 0.15 * len(results) * len(BINS), 3.1)
+    width = 0.8 / len(results)
+    top = 0.0
+    for k, (name, values) in enumerate(results.items()):
+        heights = np.array([values.get(key, np.nan) for key, _ in BINS], float)
+        places = np.arange(len(BINS)) + (k - (len(results) - 1) / 2) * width
+        axis.bar(places, heights, width * 0.92, color=COLOURS[k % len(COLOURS)], label=name)
+        found = (intervals or {}).get(name, {})
+        limits = np.array([found.get(key, (np.nan, np.nan)) for key, _ in BINS], float)
+        axis.errorbar(
+            places, heights, np.abs(limits.T - heights), fmt="none", ecolor=INK, elinewidth=1, capsize=2.5, capthick=1
+        )
+        upper = np.where(np.isfinite(limits[:, 1]), limits[:, 1], heights)
+        for place, height, above in zip(places, heights, upper, strict=True):
+            if np.isfinite(height):
+                axis.annotate(
+                    f"{height:.2f}", (place, above), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
+                )
+        top = np.nanmax([top, *upper])
+    axis.set_xticks(np.arange(len(BINS)), [label for _, label in BINS])
+    axis.grid(axis="x", visible=False)
+    axis.set(ylabel=ylabel, ylim=(0, top * 1.14))
+    axis.axvline(len(BINS) - 1.5, color=FAINT, linewidth=1)
+    axis.set_title(title, fontweight="normal", fontsize=8.5)
+    figure.legend(loc="outside upper left", ncols=min(3, len(results)))
+    return figure
+
+
+@styled
+def cumulative_error(
+    errors: Mapping[str, np.ndarray], limit: float = 10.0, xlabel: str = "NME of an image, %"
+) -> Figure:
+    """Share of images with at most that error, per system; the legend says which share lies under `limit`."""
+    figure, axis = axes_grid(4.6, 2.7 + 0.2 * len(errors))
+    for k, (name, values) in enumerate(errors.items()):
+        ordered = np.sort(np.asarray(values, float))
+        share = np.arange(1, len(ordered) + 1) / len(ordered) * 100
+        under = (ordered <= limit).mean() * 100
+        axis.step(
+            np.r_[0, ordered],
+            np.r_[0, share],
+            where="post",
+            color=COLOURS[k % len(COLOURS)],
+            label=f"{name}: {under:.0f} % within {limit:g}",
+        )
+    axis.set(xlim=(0, limit), ylim=(0, 100), xlabel=xlabel, ylabel="images with at most that error, %")
+    figure.legend(loc="outside upper left", ncols=1)
+    return figure
+
+
+@styled
+def forest(
+    rows: Sequence[Mapping], xlabel: str = "difference to the full model, NME percentage points (positive: worse)"
+) -> Figure:
+    """Ablation, a line a variant: {"name", "difference", "low", "high"} (95 %); grey where the interval holds 0."""
+    figure, axis = axes_grid(6.2, 0.9 + 0.32 * len(rows))
+    for k, row in enumerate(rows):
+        unclear = row["low"] <= 0 <= row["high"]
+        colour = COLOURS[6] if unclear else COLOURS[1] if row["difference"] > 0 else COLOURS[2]
+        axis.plot([row["low"], row["high"]], [k, k], color=colour, solid_capstyle="round")
+        axis.plot(row["difference"], k, "s", color=colour, markersize=6)
+        note = "not distinguishable" if unclear else f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        axis.annotate(note, (1.01, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
+    axis.axvline(0, color=INK, linewidth=1)
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+@styled
+def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] | None = None) -> Figure:
+    """Heat map of the learned weights: weights[group] (L,), rows sum to 1; columns are the levels, fine to coarse."""
+    values = np.array([list(map(float, row)) for row in weights.values()])
+    levels = list(levels or range(1, values.shape[1] + 1))
+    figure, axis = axes_grid(1.8 + 0.85 * len(levels), 0.9 + 0.36 * len(weights))
+    axis.imshow(values, cmap="Blues", vmin=0, vmax=max(0.5, values.max()), aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.38 else INK)
+    axis.set_xticks(range(len(levels)), [f"level {k}\nstride {2 ** (k + 1)}" for k in levels])
+    axis.set_yticks(range(len(weights)), list(weights))
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    return figure

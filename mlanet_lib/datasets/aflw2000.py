@@ -1,0 +1,227 @@
+"""AFLW2000-3D (Zhu et al. 2016): photos with a `.mat` file beside each, reader and writer of the published layout.
+
+Conventions of the labels, kept as they are by the reader (`landmarks68`) and converted by its properties:
+
+- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (MATLAB; see `mlanet_lib.datasets.sample`), third
+  row depth in the same unit, **larger is nearer**. Photos are 450 x 450.
+- `Pose_Para` (1, 7): pitch, yaw, roll in radians, R = Rx Ry Rz as in `mlanet_lib.camera`; tx, ty, tz; scale. It acts on
+  BFM's micrometres in a y-up frame of pixels: y = H + 1 - (scale (R X) + t)_y. A scale of 1e-3 is 1 pixel a millimetre.
+- `roi` (1, 4): the photo's place in the uncropped original: of no use inside the photo.
+
+300W-LP has the same files but for `pt2d` (2, 68) in place of `pt3d_68`; `read_mat` takes either.
+
+Synthetic faces are written with the same fields. What only BFM gives (Shape_Para, Exp_Para, Tex_Para) is zero, so that
+readers of the real set run and find BFM's mean face; what only this project knows stands in fields named `mlanet_*`,
+which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+from mlanet_lib.datasets.sample import ONE_BASED, from_index, read_image, to_index
+from mlanet_lib.errors import UserError
+from mlanet_lib.files import atomic_path
+
+PICTURES = (".jpg", ".jpeg", ".png")
+# AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
+_TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46, 47), 45, None, 31, 30, 35, None]
+_TWENTY_ONE += [48, (62, 66), 54, 8]
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticTruth:
+    """What is known of a synthetic face beyond the published fields.
+
+    face_model: fingerprint of the morphable model; identity (Ki,), expression (Ke,): its coefficients; occluded:
+    something lies before the face.
+    """
+
+    face_model: str
+    identity: np.ndarray
+    expression: np.ndarray
+    occluded: bool
+
+
+@dataclass(frozen=True, eq=False)
+class AFLWSample:
+    """One labelled photo.
+
+    landmarks68: (68, 3) as stored (x, y counted from 1; depth, larger is nearer; the depth of 300W-LP's points is
+    NaN). pose_degrees: (3,) pitch, yaw, roll. translation: (3,) and scale: the rest of Pose_Para, as stored. roi: (4,)
+    as stored. truth: of a synthetic face, else None.
+    """
+
+    image_path: Path
+    landmarks68: np.ndarray
+    pose_degrees: np.ndarray
+    translation: np.ndarray
+    scale: float
+    roi: np.ndarray
+    truth: SyntheticTruth | None = None
+
+    @property
+    def points(self) -> np.ndarray:
+        """(68, 2) landmarks in this project's pixels: the first pixel's centre is (0.5, 0.5)."""
+        return from_index(self.landmarks68[:, :2], ONE_BASED)
+
+    @property
+    def nearness(self) -> np.ndarray:
+        """(68,) depth in pixels, this project's direction: smaller is nearer; its origin means nothing."""
+        return -self.landmarks68[:, 2]
+
+    def image(self) -> np.ndarray:
+        """The photo, (H, W, 3) uint8, as it is stored (labels know no EXIF rotation). Unreadable: UserError."""
+        return read_image(self.image_path, upright=False)
+
+
+def read_folder(folder: str | Path, limit: int | None = None) -> list[AFLWSample]:
+    """All labelled photos directly in `folder`, by name; `limit`: only the first so many.
+
+    A folder that is not there or holds no photo, a photo without a `.mat` or a `.mat` without a photo, and whatever
+    `read_mat` refuses are UserErrors that name the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    stems = {path.stem for path in photos}
+    for path in sorted(folder.glob("[!.]*.mat")):
+        if path.stem not in stems:
+            raise UserError(f"{path}: no photo of that name beside it")
+    if not photos:
+        raise UserError(f"{folder}: no photos (.jpg beside .mat files, as AFLW2000-3D comes)")
+    return [read_sample(photo) for photo in photos[:limit]]
+
+
+def read_sample(photo: str | Path) -> AFLWSample:
+    """One photo's labels, from the `.mat` beside it. The photo itself is read by `AFLWSample.image`."""
+    photo = Path(photo)
+    if not photo.with_suffix(".mat").is_file():
+        raise UserError(f"{photo}: no {photo.stem}.mat beside it")
+    return AFLWSample(image_path=photo, **read_mat(photo.with_suffix(".mat")))
+
+
+def read_mat(path: str | Path) -> dict:
+    """The labels of one `.mat` file: `AFLWSample`'s fields but for `image_path`.
+
+    A file that is not a MATLAB 5 file, or lacks a field, or holds one of a wrong shape or with numbers that are not
+    finite, is a UserError that names the file and the field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        mat = loadmat(path)
+    except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
+        raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
+    pose, roi = _numbers(path, mat, "Pose_Para", (7,)), _numbers(path, mat, "roi", (4,))
+    if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
+        landmarks = _numbers(path, mat, "pt3d_68", (3, 68)).T
+    else:
+        landmarks = np.concatenate([_numbers(path, mat, "pt2d", (2, 68)).T, np.full((68, 1), np.nan)], 1)
+    if np.ptp(landmarks[:, :2], axis=0).min() <= 0:
+        raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
+    return {
+        "landmarks68": landmarks,
+        "pose_degrees": np.rad2deg(pose[:3]),
+        "translation": pose[3:6],
+        "scale": float(pose[6]),
+        "roi": roi,
+        "truth": _truth(path, mat),
+    }
+
+
+def _numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
+    if field not in mat:
+        raise UserError(f"{path}: field '{field}' is missing")
+    value = np.asarray(mat[field])
+    if value.dtype.kind not in "iuf":
+        raise UserError(f"{path}: field '{field}' does not hold numbers")
+    fits = value.shape == shape if len(shape) > 1 else value.size == shape[0]
+    if not fits:
+        raise UserError(
+            f"{path}: field '{field}' has shape {value.shape}, not {shape if len(shape) > 1 else (1, *shape)}"
+        )
+    value = value.astype(np.float64).reshape(shape)
+    if not np.isfinite(value).all():
+        raise UserError(f"{path}: field '{field}' holds numbers that are not finite")
+    return value
+
+
+def _truth(path: Path, mat: dict) -> SyntheticTruth | None:
+    if "mlanet_face_model" not in mat:
+        return None
+    for field in ("mlanet_identity", "mlanet_expression", "mlanet_occluded"):
+        if field not in mat:
+            raise UserError(f"{path}: field '{field}' is missing")
+    counts = {field: np.size(mat[field]) for field in ("mlanet_identity", "mlanet_expression")}
+    identity, expression = (_numbers(path, mat, field, (count,)) for field, count in counts.items())
+    occluded = bool(_numbers(path, mat, "mlanet_occluded", (1,))[0])
+    return SyntheticTruth(str(np.ravel(mat["mlanet_face_model"])[0]), identity, expression, occluded)
+
+
+def write_sample(
+    folder: str | Path,
+    stem: str,
+    image: np.ndarray,
+    landmarks68: np.ndarray,
+    pose_degrees: np.ndarray,
+    pixels_per_mm: float,
+    origin: np.ndarray,
+    visible: np.ndarray | None = None,
+    truth: SyntheticTruth | None = None,
+    quality: int = 92,
+) -> Path:
+    """Write one face as `stem.jpg` and `stem.mat` in the published layout; returns the photo's path.
+
+    image: (H, W, 3) uint8. landmarks68: (68, 3) as `mlanet_lib.camera.project` gives them: x, y in pixels with the
+    first centre at 0.5, third the depth from the camera in mm, smaller is nearer. pose_degrees: (3,) pitch, yaw, roll.
+    pixels_per_mm: at the face, focal in pixels / t_z. origin: (3,) where the model frame's origin is projected to, as
+    landmarks68. visible: (68,) bool, for `pt2d`, whose invisible points are -1. truth: for the `mlanet_*` fields.
+    """
+    folder, image = Path(folder), np.asarray(image)
+    points, origin = np.asarray(landmarks68, np.float64), np.asarray(origin, np.float64)
+    if points.shape != (68, 3) or not np.isfinite(points).all():
+        raise ValueError(f"landmarks68 must be (68, 3) and finite, not {points.shape}")
+    stored = to_index(points, ONE_BASED)
+    stored[:, 2] = (origin[2] - points[:, 2]) * pixels_per_mm
+    height, width = image.shape[:2]
+    x, y = to_index(origin[:2], ONE_BASED)
+    pose = [*np.deg2rad(np.asarray(pose_degrees, np.float64)), x, height + 1 - y, 0.0, pixels_per_mm / 1000]
+    fields = {
+        "pt3d_68": stored.T.astype(np.float32),
+        "pt2d": _aflw_points(stored[:, :2], np.ones(68, bool) if visible is None else np.asarray(visible, bool)),
+        "roi": np.array([[1, 1, width, height]], np.int16),
+        "Pose_Para": np.array([pose], np.float32),
+        "Shape_Para": np.zeros((199, 1)),
+        "Exp_Para": np.zeros((29, 1)),
+        "Tex_Para": np.zeros((199, 1)),
+        "Illum_Para": np.zeros((1, 10)),
+        "Color_Para": np.array([[1, 1, 1, 0, 0, 0, 1]], np.float32),
+    }
+    if truth is not None:
+        fields |= {
+            "mlanet_face_model": truth.face_model,
+            "mlanet_identity": np.asarray(truth.identity, np.float32).reshape(-1, 1),
+            "mlanet_expression": np.asarray(truth.expression, np.float32).reshape(-1, 1),
+            "mlanet_occluded": np.array([[truth.occluded]], np.uint8),
+        }
+    photo = folder / f"{stem}.jpg"
+    with atomic_path(photo) as temporary:
+        Image.fromarray(image).save(temporary, quality=quality, subsampling=0)
+    with atomic_path(photo.with_suffix(".mat")) as temporary:
+        savemat(temporary, fields, do_compression=True, appendmat=False)
+    return photo
+
+
+def _aflw_points(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """`pt2d` (2, 21): AFLW's points out of the 68, -1 where one is not visible (the ears never are)."""
+    result = np.full((2, 21), -1.0)
+    for column, index in enumerate(_TWENTY_ONE):
+        if index is not None and visible[np.atleast_1d(index)].all():
+            result[:, column] = points[np.atleast_1d(index)].mean(0)
+    return result

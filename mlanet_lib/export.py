@@ -1,0 +1,180 @@
+"""Faces as files: OBJ + MTL + texture, GLB, overlay and parameters, all files of a face or none.
+
+OBJ is in millimetres in the model frame (y up, z out of the face); GLB is in metres, as glTF has it, same axes. The
+texture is the model's per-vertex albedo baked through its UV map, or the photo where it sees the face.
+"""
+
+import json
+import secrets
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+
+from mlanet_lib.camera import project, to_camera
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.rasterizer import Fragments, rasterize
+
+ALBEDO_SIZE, PHOTO_SIZE = 512, 1024  # texels; the albedo has one value a vertex, the photo has detail
+
+
+def bake(
+    uv: torch.Tensor, faces: torch.Tensor, values: torch.Tensor, size: int = ALBEDO_SIZE, backend: str = "auto"
+) -> np.ndarray:
+    """Per-vertex values drawn into the UV map: uv (V,2) in [0,1], v up; faces (F,3); values (V,C) -> (size,size,C).
+
+    Row 0 is v = 1 (a picture's top). Texels that no triangle covers take the nearest covered one, so that filtering
+    at a seam or at the mesh's border mixes in no background.
+    """
+    fragments = _uv_fragments(uv, faces, size, backend)
+    index, weights = fragments.face_index[0].numpy(), fragments.barycentric[0].numpy()
+    covered = index >= 0
+    if not covered.any():
+        raise UserError("the face model's UV map covers no texel: it has no usable UVs")
+    corners = values.detach().cpu().numpy()[faces.cpu().numpy()[index[covered]]]
+    texture = np.zeros((size, size, values.shape[1]))
+    texture[covered] = (weights[covered][..., None] * corners).sum(1)
+    nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return texture[tuple(nearest)]
+
+
+def _uv_fragments(uv: torch.Tensor, faces: torch.Tensor, size: int, backend: str) -> Fragments:
+    uv = uv.detach().cpu().float()
+    flat = torch.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size, torch.ones_like(uv[:, 0])], -1)
+    return rasterize(flat[None], faces.cpu(), size, size, backend)
+
+
+def albedo_texture(
+    model: MorphableModel, parameters: FaceParameters, size: int = ALBEDO_SIZE, backend: str = "auto"
+) -> np.ndarray:
+    """The model's albedo of one face (batch of 1) as a texture, (size,size,3) uint8."""
+    albedo = model.albedo(parameters.albedo)[0]
+    return _to_bytes(bake(model.uv, model.faces, albedo, size, backend))
+
+
+def photo_texture(
+    model: MorphableModel, parameters: FaceParameters, crop: np.ndarray, size: int = PHOTO_SIZE
+) -> np.ndarray:
+    """The photo's colours where it sees the face, the model's albedo elsewhere; (size,size,3) uint8.
+
+    `crop` (S,S,3) uint8: the square that the parameters describe. A point counts as seen where it is the nearest at
+    its pixel and faces the camera; the albedo is first brought to the seen part's mean colour, so that no edge shows.
+    The photo's light stays in the colours: this is a texture to look at, no albedo.
+    """
+    side = crop.shape[0]
+    vertices = model.vertices(parameters.identity, parameters.expression)
+    camera = to_camera(vertices, parameters.rotation, parameters.translation)
+    screen = project(camera, parameters.focal, side, side)
+    depth = rasterize(screen, model.faces, side, side).depth[0].numpy()
+    towards = -(torch.nn.functional.normalize(camera, dim=-1))
+    normals = (model.normals(vertices) @ parameters.rotation.transpose(1, 2)) * vertices.new_tensor([1.0, -1, -1])
+    facing = (normals * towards).sum(-1)[0]
+    texels = bake(
+        model.uv, model.faces, torch.cat([screen[0], facing[:, None], model.albedo(parameters.albedo)[0]], 1), size
+    )
+    x, y = texels[..., 0] - 0.5, texels[..., 1] - 0.5
+    inside = (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
+    column, row = np.clip(x.round(), 0, side - 1).astype(int), np.clip(y.round(), 0, side - 1).astype(int)
+    seen = inside & (np.abs(texels[..., 2] - depth[row, column]) < 4.0) & (texels[..., 3] > 0.15)
+    weight = gaussian_filter((seen * np.clip((texels[..., 3] - 0.15) / 0.35, 0, 1)).astype(float), size / 128) * seen
+    colours = np.stack([map_coordinates(crop[..., c] / 255.0, [y, x], order=1, mode="nearest") for c in range(3)], -1)
+    albedo = texels[..., 4:7]
+    if weight.sum() > 0:
+        mean = [np.average(values.reshape(-1, 3), axis=0, weights=weight.ravel()) for values in (colours, albedo)]
+        albedo = albedo * (mean[0] / np.maximum(mean[1], 1e-3))
+    return _to_bytes(weight[..., None] * colours + (1 - weight[..., None]) * albedo)
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+
+
+def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> None:
+    """`path` (.obj), and beside it STEM.mtl and STEM_texture.png. vertices (V,3) mm, faces (F,3) 0-based, uv (V,2)."""
+    stem = path.stem
+    lines = ["# millimetres, y up, z out of the face", f"mtllib {stem}.mtl", f"o {stem}"]
+    lines += [f"v {x:.4f} {y:.4f} {z:.4f}" for x, y, z in np.asarray(vertices, float)]
+    lines += [f"vt {u:.6f} {v:.6f}" for u, v in np.asarray(uv, float)]
+    lines += ["usemtl face", "s 1"]
+    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in np.asarray(faces) + 1]
+    path.write_text("\n".join(lines) + "\n")
+    material = ["newmtl face", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {stem}_texture.png"]
+    path.with_name(f"{stem}.mtl").write_text("\n".join(material) + "\n")
+    Image.fromarray(texture).save(path.with_name(f"{stem}_texture.png"))
+
+
+def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> None:
+    """One binary glTF file with the texture inside. `vertices` (V,3) in mm; the file is in metres."""
+    import trimesh
+
+    material = trimesh.visual.material.PBRMaterial(
+        name="face", baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=0.9
+    )
+    mesh = trimesh.Trimesh(
+        vertices=np.asarray(vertices, float) / 1000,
+        faces=np.asarray(faces),
+        visual=trimesh.visual.TextureVisuals(uv=np.asarray(uv, float), material=material),
+        process=False,
+    )
+    path.write_bytes(mesh.export(file_type="glb", include_normals=True))
+
+
+@contextmanager
+def together(folder: str | Path):
+    """Yield an empty folder inside `folder`; its files move to `folder` only when the block succeeds, else none does.
+
+    OSError (read-only or full disk) becomes a UserError; the temporary folder is removed in every case.
+    """
+    folder = Path(folder)
+    temporary = folder / f".{secrets.token_hex(6)}.part"
+    placed: list[Path] = []
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            new = not (folder / path.name).exists()
+            path.replace(folder / path.name)
+            placed += [folder / path.name] * new
+    except OSError as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_face(
+    folder: str | Path,
+    stem: str,
+    model: MorphableModel,
+    parameters: FaceParameters,
+    record: dict,
+    overlay: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
+) -> list[Path]:
+    """All files of one face (`parameters`: batch of 1) in `folder`: STEM.obj, .mtl, _texture.png, .glb, .json, .png.
+
+    The mesh carries identity and expression, not the pose (that is in the JSON). `record` is written as JSON (finite
+    numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. Returns the paths.
+    Raises UserError where the folder cannot be written; then none of the files is there.
+    """
+    parameters = parameters.detach().to("cpu")
+    vertices = model.vertices(parameters.identity, parameters.expression)[0].numpy()
+    if not np.isfinite(vertices).all():
+        raise UserError(f"{stem}: the reconstruction holds numbers that are not finite; nothing was written")
+    texture = albedo_texture(model, parameters) if texture is None else texture
+    faces, uv = model.faces.numpy(), model.uv.numpy()
+    with together(folder) as temporary:
+        write_obj(temporary / f"{stem}.obj", vertices, faces, uv, texture)
+        write_glb(temporary / f"{stem}.glb", vertices, faces, uv, texture)
+        (temporary / f"{stem}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        if overlay is not None:
+            Image.fromarray(overlay).save(temporary / f"{stem}.png")
+        names = sorted(path.name for path in temporary.iterdir())
+    return [Path(folder) / name for name in names]

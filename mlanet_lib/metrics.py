@@ -1,0 +1,204 @@
+"""Metrics, each under a named protocol. NumPy; arguments may be tensors and are never changed.
+
+A number without its protocol means nothing here: label set, kind of mean, alignment and number of images belong to it.
+Every function says its protocol in its docstring, and `PROTOCOLS` holds the line that results carry along.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mlanet_lib.alignment import Similarity, icp, similarity
+from mlanet_lib.errors import UserError
+from mlanet_lib.surface import Surface
+
+PROTOCOLS = {
+    "sparse_nme": (
+        "AFLW2000-3D sparse alignment (3DDFA): 68 points in 2D, mean distance / sqrt(w*h) of the tight box around the "
+        "ground-truth points, %; bins by |yaw| of Pose_Para: <=30, (30,60], >60 degrees; balanced_mean = unweighted "
+        "mean of the three bins, image_mean = mean over images; original labels (pt3d_68)"
+    ),
+    "pose_mae": (
+        "AFLW2000-3D head pose: mean absolute error of pitch, yaw, roll in degrees (3DDFA's R = Rx Ry Rz) and their "
+        "mean; images with a ground-truth angle beyond 99 degrees left out"
+    ),
+    "florence_deng": (
+        "MICC Florence (Deng et al. 2019): scan cropped to 95 mm around the nose tip, similarity from landmarks, ICP "
+        "with isotropic scale, point-to-plane distance from scan vertices to the predicted surface, RMSE in mm"
+    ),
+    "vertex_error": (
+        "per-vertex error: known correspondence, similarity alignment with scale over all vertices, mean Euclidean "
+        "distance in mm of the ground truth"
+    ),
+}
+YAW_EDGES = (30.0, 60.0)
+YAW_BINS = ("bin_0_30", "bin_30_60", "bin_60_90")
+LARGEST_ANGLE = 99.0
+NOT_DISTINGUISHABLE = "not distinguishable"
+
+
+def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Sparse alignment error in percent, (N,): 3DDFA's protocol for AFLW2000-3D.
+
+    predicted, truth: (N, 68, 2) in the same pixels (any crop or scale whose axes are scaled alike). The mean distance
+    of the points over sqrt(w * h), the sides of the tight box around the ground-truth points.
+    """
+    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 2:
+        raise ValueError(f"sparse_nme compares (N, 68, 2) with (N, 68, 2), not {predicted.shape} with {truth.shape}")
+    area = (truth.max(1) - truth.min(1)).prod(1)
+    return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(area)
+
+
+def yaw_bin(yaw_degrees: np.ndarray) -> np.ndarray:
+    """(N,) index of the protocol's bin by |yaw| in degrees: 0 for <= 30, 1 for (30, 60], 2 for > 60."""
+    return np.searchsorted(YAW_EDGES, np.abs(np.asarray(yaw_degrees, np.float64)), side="left")
+
+
+def by_yaw(nme: np.ndarray, yaw_degrees: np.ndarray) -> dict:
+    """Summary of (N,) errors by head yaw (N,) in degrees, 3DDFA's protocol.
+
+    Returns `bin_0_30`, `bin_30_60`, `bin_60_90`, `balanced_mean` (unweighted mean of the three, the literature's
+    "mean"), `image_mean` (over images, lower where frontal faces prevail), and `images`: the counts of the three bins
+    and of all. The mean of an empty bin, and with it the balanced mean, is NaN.
+    """
+    nme, bins = np.asarray(nme, np.float64), yaw_bin(yaw_degrees)
+    groups = [nme[bins == k] for k in range(3)]
+    means = [float(group.mean()) if len(group) else float("nan") for group in groups]
+    return {
+        **dict(zip(YAW_BINS, means, strict=True)),
+        "balanced_mean": float(np.mean(means)),
+        "image_mean": float(nme.mean()) if len(nme) else float("nan"),
+        "images": [*(len(group) for group in groups), len(nme)],
+    }
+
+
+def pose_mae(predicted_degrees: np.ndarray, truth_degrees: np.ndarray) -> dict:
+    """Head-pose error: mean absolute error in degrees of `pitch`, `yaw`, `roll`, their `mean`, and `images` counted.
+
+    predicted_degrees, truth_degrees: (N, 3) Euler angles pitch, yaw, roll with 3DDFA's signs. Images with any
+    ground-truth angle beyond 99 degrees are left out (1,969 of AFLW2000-3D remain). Angles are compared as numbers,
+    as published work does: an error of 350 counts as 350. Without an image left, all errors are NaN.
+    """
+    keep = pose_counted(truth_degrees)
+    errors = np.abs(np.asarray(predicted_degrees, np.float64) - np.asarray(truth_degrees, np.float64))[keep]
+    means = errors.mean(0) if len(errors) else np.full(3, np.nan)
+    axes = dict(zip(("pitch", "yaw", "roll"), map(float, means), strict=True))
+    return {**axes, "mean": float(means.mean()), "images": int(keep.sum())}
+
+
+def pose_counted(truth_degrees: np.ndarray) -> np.ndarray:
+    """(N,) bool: images that the head-pose protocol counts, no ground-truth angle beyond 99 degrees."""
+    return (np.abs(np.asarray(truth_degrees, np.float64)) <= LARGEST_ANGLE).all(1)
+
+
+def vertex_error(predicted: np.ndarray, truth: np.ndarray, scale: bool = True) -> np.ndarray:
+    """Per-vertex reconstruction error in mm, (N,): correspondence known, similarity alignment (rigid without `scale`).
+
+    predicted, truth: (N, V, 3) vertices of one topology, mm. Each prediction is brought onto its truth over all
+    vertices (Umeyama), then the mean Euclidean distance is taken. The alignment takes position, rotation and size
+    away: only shape is judged.
+    """
+    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    return np.linalg.norm(similarity(predicted, truth, scale=scale).apply(predicted) - truth, axis=-1).mean(-1)
+
+
+def florence_deng(
+    predicted_vertices: np.ndarray,
+    faces: np.ndarray,
+    predicted_landmarks: np.ndarray,
+    scan_points: np.ndarray,
+    scan_landmarks: np.ndarray,
+    nose_tip: np.ndarray,
+    crop_mm: float = 95.0,
+    fit_points: int = 4000,
+    trim: float = 0.05,
+) -> dict:
+    """Reconstruction error against a scan: Deng et al.'s protocol for MICC Florence.
+
+    predicted_vertices (V, 3), faces (F, 3): the predicted mesh, any unit and pose. predicted_landmarks, scan_landmarks:
+    (L, 3), the same L >= 3 points on both. scan_points (P, 3), scan_landmarks, nose_tip (3,): the scan, mm.
+
+    The scan is cropped to `crop_mm` around its nose tip; the prediction is brought onto it by the similarity of the
+    landmarks, then by ICP with isotropic scale on `fit_points` of the cropped points (seeded choice; the farthest
+    `trim` and pairs on the mesh's rim left out of the *fit*). `rmse_mm` is over **all** cropped points: distance to
+    the plane of the surface at its nearest point, which is the true distance, also at edges and at the rim.
+    Also returns `mean_mm`, `points`, `border_share` (points beyond the mesh's rim: their distance says that the mesh
+    ends, not that it is wrong), `scale`, `converged`, `protocol`. Landmarks that fit no similarity, or a crop that
+    holds fewer than 100 points, are a UserError.
+    """
+    scan_points = np.asarray(scan_points, np.float64)
+    cropped = scan_points[np.linalg.norm(scan_points - np.asarray(nose_tip), axis=1) <= crop_mm]
+    if len(cropped) < 100:
+        raise UserError(f"only {len(cropped)} scan points within {crop_mm:g} mm of the nose tip: is the scan in mm?")
+    chosen = cropped
+    if len(cropped) > fit_points:
+        chosen = cropped[np.random.default_rng(0).choice(len(cropped), fit_points, replace=False)]
+    try:
+        initial = similarity(predicted_landmarks, scan_landmarks)
+        fit = icp(predicted_vertices, faces, chosen, initial, trim=trim, tolerance=1e-5)
+    except ValueError as error:
+        raise UserError(f"the prediction cannot be laid onto the scan: {error}") from error
+    distances, border = surface_distances(fit.surface, fit.transform, cropped)
+    return {
+        "rmse_mm": float(np.sqrt((distances**2).mean())),
+        "mean_mm": float(distances.mean()),
+        "points": len(cropped),
+        "border_share": float(border.mean()),
+        "scale": float(fit.transform.scale),
+        "converged": fit.converged,
+        "protocol": PROTOCOLS["florence_deng"],
+    }
+
+
+def surface_distances(surface: Surface, transform: Similarity, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (P,) from points to a mesh moved by `transform`, in the points' unit, and which end on its rim."""
+    closest = surface.closest(transform.inverse().apply(points))
+    return closest.distances * float(transform.scale), surface.on_border(closest)
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    seed: int = 0,
+    strata: np.ndarray | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of a statistic over images: (low, high).
+
+    values: (N,) or (N, ...), one row an image; statistic: of such an array, a number. strata: (N,) labels; images are
+    then drawn within their stratum, and the statistic is the unweighted mean of the strata's statistics, which for yaw
+    bins is the balanced mean. No value gives (NaN, NaN); one value an interval of no width.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) == 0:
+        return float("nan"), float("nan")
+    strata = np.zeros(len(values), int) if strata is None else np.asarray(strata)
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(samples)
+    labels = np.unique(strata)
+    for label in labels:
+        group = values[strata == label]
+        for k in range(samples):
+            drawn[k] += statistic(group[rng.integers(0, len(group), len(group))]) / len(labels)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, seed: int = 0, strata: np.ndarray | None = None, samples: int = 2000
+) -> dict:
+    """Difference first - second of two systems on the same images, with its 95 % bootstrap interval over images.
+
+    first, second: (N,) errors of the same images; strata as in `bootstrap_interval` (the difference is then balanced).
+    Returns `difference`, `low`, `high`, `images` and `verdict`: "lower" or "higher" (the first's error), or "not
+    distinguishable" where the interval holds zero.
+    """
+    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    low, high = bootstrap_interval(differences, seed=seed, strata=strata, samples=samples)
+    labels = np.zeros(len(differences), int) if strata is None else np.asarray(strata)
+    means = [differences[labels == label].mean() for label in np.unique(labels)]
+    verdict = "lower" if high < 0 else "higher" if low > 0 else NOT_DISTINGUISHABLE
+    difference = float(np.mean(means)) if means else float("nan")
+    return {"difference": difference, "low": low, "high": high, "images": len(differences), "verdict": verdict}

@@ -1,0 +1,211 @@
+"""Photo -> faces: detector, crop, MLANet, and the way back into the photo's pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlanet_lib import checkpoint
+from mlanet_lib.camera import euler_to_matrix
+from mlanet_lib.datasets.sample import Box, crop_image, from_crop
+from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.profiles import find_root
+from mlanet_lib.views import landmarks, overlay_in_photo
+
+FACE_MODELS = "data/face_models"
+TRAINED_HERE = "outputs/train/best.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One reconstructed face of a photo.
+
+    parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
+    (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1].
+    pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs. crop: the square the network saw, and crop_image
+    (S,S,3) uint8, both in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo.
+    """
+
+    parameters: FaceParameters
+    landmarks68: np.ndarray
+    box: Box
+    score: float
+    pose_degrees: dict[str, float]
+    crop: Box
+    crop_image: np.ndarray
+    turns: int = 0
+    detector: str = "yunet"
+
+
+class Predictor:
+    """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`."""
+
+    def __init__(self, network, model: MorphableModel, metadata: dict, path: Path | None = None, device="cpu"):
+        self.network, self.model, self.metadata = network, model, metadata
+        self.path, self.device = path, torch.device(device)
+        self.image_size = network.config.image_size
+        self._detector: Detector | None = None
+
+    @classmethod
+    def load(cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None) -> "Predictor":
+        """weights: a checkpoint, or "auto": the shipped ones, else those trained here. face_model: an .npz, or None:
+        the one in data/face_models that the checkpoint names.
+
+        Raises UserError with what to run where one of the two is missing, and for a checkpoint of another face model.
+        """
+        path = find_weights() if str(weights) == "auto" else Path(weights)
+        metadata = checkpoint.read_metadata(path)
+        model = MorphableModel.load(face_model or find_face_model(metadata["face_model"]["name"]))
+        network, metadata = checkpoint.load_network(path, model, device)
+        return cls(network, model, metadata, path, device)
+
+    @property
+    def weights(self) -> str:
+        """Name of the weights and of what they were trained with, for records."""
+        name = self.path.name if self.path else "in memory"
+        return f"{name} ({self.metadata['face_model']['name']}, step {self.metadata.get('step', 'unknown')})"
+
+    @property
+    def detector(self) -> Detector:
+        """The face detector, loaded when it is first needed."""
+        if self._detector is None:
+            self._detector = Detector.load()
+        return self._detector
+
+    @torch.inference_mode()
+    def predict_crops(self, images: torch.Tensor | np.ndarray, batch_size: int = 64) -> FaceParameters:
+        """Square crops in the training convention -> parameters, on the CPU.
+
+        images: (B,3,S,S) float in [0,1], or (B,S,S,3) uint8; another size than the network's is resized.
+        """
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(np.ascontiguousarray(images))
+        if images.dtype == torch.uint8:
+            images = images.permute(0, 3, 1, 2).float() / 255
+        results = []
+        for batch in images.split(batch_size):
+            batch = batch.to(self.device)
+            if batch.shape[-1] != self.image_size:
+                size = (self.image_size, self.image_size)
+                batch = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
+            results.append(self.network.encode(batch).to("cpu"))
+        # inference tensors could not be edited or differentiated later
+        return FaceParameters.cat(results).map(torch.clone) if results else FaceParameters.neutral(self.model, 0)
+
+    def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
+        """The faces of a photo (path or array, see `read_photo`), largest first; no face: an empty list.
+
+        boxes: crops in the training convention instead of the detector's (then score is 1).
+        """
+        photo = read_photo(photo)
+        if boxes is None:
+            found = self.detector.detect(photo)
+        else:
+            none = np.full((5, 2), np.nan)
+            found = [Detection(np.array(box, float), 1.0, none, detector="given") for box in boxes]
+        if not found:
+            return []
+        crops = [Box(*(f.crop() if f.detector != "given" else f.box)) for f in found]
+        turned = np.ascontiguousarray(np.rot90(photo, found[0].turns))
+        images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
+        parameters = self.predict_crops(images)
+        height, width = photo.shape[:2]
+        return [
+            self._face(parameters[i], found[i], crops[i], crop_image(turned, crops[i], 256), height, width)
+            for i in range(len(found))
+        ]
+
+    def _face(self, parameters, found: Detection, crop: Box, image: np.ndarray, height: int, width: int) -> Face:
+        points = from_crop(landmarks(self.model, parameters)[0], crop)
+        corners = np.array([found.box[:2], found.box[:2] + found.box[2:]])
+        corners = np.sort(turn_points(corners, found.turns, height, width), axis=0)
+        # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
+        quarter = euler_to_matrix(torch.tensor([0.0, 0.0, 90.0 * found.turns]))
+        pose = parameters.replace(rotation=quarter @ parameters.rotation).pose_degrees()[0].tolist()
+        return Face(
+            parameters=parameters,
+            landmarks68=turn_points(points, found.turns, height, width),
+            box=Box(*corners[0].tolist(), *(corners[1] - corners[0]).tolist()),
+            score=found.score,
+            pose_degrees=dict(zip(("pitch", "yaw", "roll"), pose, strict=True)),
+            crop=crop,
+            crop_image=image,
+            turns=found.turns,
+            detector=found.detector,
+        )
+
+    def record(self, face: Face) -> dict:
+        """One face as JSON-able values: everything by name, with the units in `units`."""
+        parameters = face.parameters
+        return {
+            "landmarks68": np.round(face.landmarks68, 3).tolist(),
+            "pose_degrees": {axis: round(value, 3) for axis, value in face.pose_degrees.items()},
+            "identity": parameters.identity[0].tolist(),
+            "expression": dict(zip(self.model.expression_names, parameters.expression[0].tolist(), strict=True)),
+            "albedo": parameters.albedo[0].tolist(),
+            "lighting": parameters.lighting[0].tolist(),
+            "rotation": parameters.rotation[0].tolist(),
+            "translation": parameters.translation[0].tolist(),
+            "focal": float(parameters.focal[0]),
+            "box": [round(value, 2) for value in face.box],
+            "crop": [round(value, 2) for value in face.crop],
+            "quarter_turns": face.turns,
+            "score": round(face.score, 4),
+            "detector": face.detector,
+            "face_model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
+            "weights": self.weights,
+            "units": {
+                "landmarks68, box": "pixels of the photo, first pixel's centre at 0.5",
+                "crop": "pixels of the photo after quarter_turns counter-clockwise, as rotation and translation",
+                "identity, albedo": "standard deviations",
+                "expression": "activation, 1 = full",
+                "translation": "mm, camera frame (x right, y down, z away)",
+            },
+        }
+
+    def sharp_crop(self, photo: np.ndarray, face: Face, size: int = 1024) -> np.ndarray:
+        """The face's crop of the photo (H,W,3) uint8 at up to `size` pixels, upright: (S,S,3) uint8."""
+        turned = np.ascontiguousarray(np.rot90(photo, face.turns))
+        return crop_image(turned, face.crop, min(size, max(self.image_size, round(face.crop.w))))
+
+    def overlay(self, photo: np.ndarray, face: Face, backend: str = "auto") -> np.ndarray:
+        """The photo (H,W,3) uint8 with the face's mesh and points drawn on it."""
+        turned = np.ascontiguousarray(np.rot90(photo, face.turns))
+        points = turn_points(face.landmarks68, -face.turns, *turned.shape[:2])
+        drawn = overlay_in_photo(self.model, face.parameters, turned, face.crop, points, backend=backend)
+        return np.ascontiguousarray(np.rot90(drawn, -face.turns))
+
+
+def find_weights(root: Path | None = None) -> Path:
+    """The shipped weights (weights/*.safetensors), else those of training here; UserError says what to run."""
+    root = root or find_root(_home())
+    shipped = sorted((root / "weights").glob("*.safetensors"))
+    if shipped:
+        return shipped[0]
+    trained = root / TRAINED_HERE
+    if trained.is_file():
+        return trained
+    pull = "dvc pull weights.dvc, or " if (root / "weights.dvc").is_file() else ""
+    raise UserError(f"no weights here yet: run {pull}make repro, or name a checkpoint with --weights")
+
+
+def find_face_model(name: str, root: Path | None = None) -> Path:
+    """Path of the face model called `name` (data/face_models/NAME.npz); UserError says what to run."""
+    path = (root or find_root(_home())) / FACE_MODELS / f"{name}.npz"
+    if not path.is_file():
+        raise UserError(f"face model {name!r} is not here ({FACE_MODELS}/{name}.npz): run dvc pull data.dvc")
+    return path
+
+
+def _home() -> Path | None:
+    """Where to look for the project: here if we stand in one, else where the library's source lies."""
+    try:
+        find_root()
+    except UserError:
+        return Path(__file__).parent
+    return None

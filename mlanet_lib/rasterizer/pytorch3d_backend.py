@@ -1,0 +1,52 @@
+"""pytorch3d's rasterizer behind this package's call, for whoever has that package (conda; it is not on PyPI).
+
+Its conventions, converted here: normalised device coordinates with +x to the *left* and +y *up*, in which the shorter
+side of the picture is [-1, 1]; face indices that count through all meshes of a batch; -1 instead of infinity in the
+depth of the background. `perspective_correct=False` gives barycentrics and depth that are linear in the screen. It
+leaves out triangles with an area below about 1e-8 in its coordinates (1e-4 square pixels at 224).
+"""
+
+import torch
+from torch import Tensor
+
+# A squared distance in device coordinates, 1e-4 px at 224: pixels whose centre lies on an edge count as inside
+_EDGE = 1e-12
+
+
+def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`mlanet_lib.rasterizer.rasterize` by pytorch3d, on the device of the vertices, in float32."""
+    from pytorch3d.renderer.mesh import rasterize_meshes
+    from pytorch3d.structures import Meshes
+
+    batch, count = len(vertices), len(faces)
+    shape = (batch, height, width)
+    # a triangle that must not be drawn is moved onto one point: the mesh keeps its faces and their numbers
+    corners = vertices[:, faces]
+    usable = (torch.isfinite(corners).all(-1) & (corners[..., 2] > 0)).all(-1)
+    if not usable.any():
+        index = torch.full(shape, -1, dtype=torch.int32, device=vertices.device)
+        return index, vertices.new_zeros(*shape, 3), vertices.new_full(shape, torch.inf)
+    shown = torch.where(torch.isfinite(vertices), vertices, torch.ones_like(vertices)).float()
+    half = min(height, width) / 2
+    x, y = (width / 2 - shown[..., 0]) / half, (height / 2 - shown[..., 1]) / half
+    meshes = Meshes(
+        verts=list(torch.stack([x, y, shown[..., 2]], -1)),
+        faces=[torch.where(keep[:, None], faces, torch.zeros_like(faces)) for keep in usable],
+    )
+    found, depth, barycentric, _ = rasterize_meshes(
+        meshes,
+        image_size=(height, width),
+        blur_radius=_EDGE,
+        faces_per_pixel=1,
+        perspective_correct=False,
+        clip_barycentric_coords=False,
+        cull_backfaces=False,
+    )
+    found, depth, barycentric = found[..., 0], depth[..., 0], barycentric[..., 0, :]
+    background = found < 0
+    index = found - torch.arange(batch, device=found.device)[:, None, None] * count
+    return (
+        index.masked_fill(background, -1).int(),
+        barycentric.masked_fill(background[..., None], 0.0).to(vertices.dtype),
+        depth.masked_fill(background, torch.inf).to(vertices.dtype),
+    )

@@ -1,0 +1,104 @@
+"""Systems under test, as the benchmarks see them: crops in, points, pose and shape out.
+
+A system is either a function of crops, (B, 3, S, S) float in [0, 1] -> `CropPrediction`, or anything with
+`predict_crops` (the same crops -> `FaceParameters`), `model` (a `MorphableModel`) and `image_size`, as
+`mlanet_lib.predictor.Predictor` has.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from mlanet_lib.camera import project, to_camera
+from mlanet_lib.datasets.sample import Box
+from mlanet_lib.files import atomic_path
+
+
+@dataclass(frozen=True, eq=False)
+class CropPrediction:
+    """What a system says of B crops.
+
+    landmarks: (B, 68, 2) in units of the crop's side, [0, 1] inside; pose_degrees: (B, 3) pitch, yaw, roll, 3DDFA's
+    signs, or None; vertices, neutral: (B, V, 3) mm in the model frame, with expression and without, or None.
+    """
+
+    landmarks: np.ndarray
+    pose_degrees: np.ndarray | None = None
+    vertices: np.ndarray | None = None
+    neutral: np.ndarray | None = None
+
+
+Predict = Callable[[torch.Tensor], CropPrediction]
+
+
+def prediction(model, parameters) -> CropPrediction:
+    """`FaceParameters` of B crops, decoded with their `MorphableModel`: points, pose and shapes."""
+    with torch.no_grad():
+        vertices = model.vertices(parameters.identity, parameters.expression)
+        neutral = model.vertices(parameters.identity, torch.zeros_like(parameters.expression))
+        camera = to_camera(model.landmarks(vertices), parameters.rotation, parameters.translation)
+        points = project(camera, parameters.focal, 1, 1)[..., :2]
+        pose = parameters.pose_degrees()
+    return CropPrediction(*(tensor.detach().cpu().numpy() for tensor in (points, pose, vertices, neutral)))
+
+
+def as_function(system) -> Predict:
+    """The system under test as a function of crops ."""
+    if callable(system):
+        return system
+    return lambda crops: prediction(system.model, system.predict_crops(crops))
+
+
+def run_batches(
+    predict: Predict, crops: Iterable[np.ndarray], count: int, batch_size: int = 32, shapes: bool = True
+) -> CropPrediction:
+    """Feed `count` crops (S, S, 3) uint8 to a system, in batches, with a progress bar.
+
+    shapes: keep vertices (a megabyte for every four faces or so).
+    """
+    results, pending = [], []
+    for crop in tqdm(crops, total=count, desc="predicting", unit="face", leave=False):
+        pending.append(crop)
+        if len(pending) == batch_size or len(pending) + batch_size * len(results) == count:
+            images = torch.from_numpy(np.stack(pending)).permute(0, 3, 1, 2).float() / 255
+            results.append(predict(images))
+            if not shapes:
+                results[-1] = replace(results[-1], vertices=None, neutral=None)
+            pending = []
+    columns = [[getattr(r, name) for r in results] for name in CropPrediction.__dataclass_fields__]
+    return CropPrediction(*(None if column[0] is None else np.concatenate(column) for column in columns))
+
+
+def detect_box(detector, image: np.ndarray) -> Box | None:
+    """The crop of the upright face nearest to the picture's centre in its own size, or None without a face.
+
+    AFLW's photos show several people; the labelled one is in the middle.
+    """
+    centre = np.array(image.shape[1::-1]) / 2
+    crops = [Box(*map(float, face.crop())) for face in detector.detect(image) if face.turns == 0]
+    if not crops:
+        return None
+    return min(crops, key=lambda b: math.hypot(b.x + b.w / 2 - centre[0], b.y + b.h / 2 - centre[1]) / b.w)
+
+
+def write_json(path: str | Path, result) -> None:
+    """Write a result's summary (or any nest of dicts, lists, numbers) as JSON, atomically; NaN becomes null."""
+    value = getattr(result, "summary", result)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

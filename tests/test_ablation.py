@@ -1,0 +1,124 @@
+"""The ablation: plans, tables of scores, and the judgement of differences, with known answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlanet_lib.ablation import (
+    Scores,
+    balanced,
+    gather,
+    judge,
+    plan,
+    read_scores,
+    resampled,
+    write_scores,
+)
+from mlanet_lib.errors import UserError
+from mlanet_lib.metrics import NOT_DISTINGUISHABLE
+from mlanet_lib.params import load_params, parse_params
+from mlanet_lib.profiles import merge, nested, read_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+YAW = np.array([5.0, -10, 20, 25, 40, -50, 70, 85, -65])
+IMAGES = [f"image{k}" for k in range(len(YAW))]
+
+
+def scores(offset=0.0, noise=0.0, seeds=(0, 1, 2), rng=None):
+    """Scores around 4 %, shared difficulty per image, `offset` higher, with `noise` of a seed's own."""
+    difficulty = np.random.default_rng(0).normal(4, 1, len(YAW))[:, None]
+    own = (rng or np.random.default_rng(1)).normal(0, noise, (len(YAW), len(seeds))) if noise else 0
+    return Scores(IMAGES, YAW, list(seeds), difficulty + offset + own + np.zeros((1, len(seeds))))
+
+
+def test_plan_of_the_main_run_and_of_a_variant():
+    values = read_yaml(ROOT / "params.yaml")
+    changes = {"seed": 4, "ablation.seeds": [7, 8], "ablation.variants.mine": {"network": {"levels": [1]}}}
+    params = parse_params(merge(values, nested(changes)))
+    (main,) = plan(params, "train")
+    assert (main.seed, main.network, main.train) == (4, params.network, params.train)
+    assert main.folder == Path("outputs/train")
+    runs = plan(params, "ablation/mine")
+    assert [run.seed for run in runs] == [7, 8]
+    assert all(run.network.levels == (1,) for run in runs)
+    assert [run.folder.as_posix() for run in runs] == ["outputs/ablation/mine/seed_7", "outputs/ablation/mine/seed_8"]
+
+
+def test_plan_refuses_other_names():
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(UserError, match="neither 'train' nor ablation/VARIANT"):
+        plan(params, "trian")
+    with pytest.raises(UserError, match=r"ablation.variants.no_atention is unknown, did you mean no_attention"):
+        plan(params, "ablation/no_atention")
+
+
+def test_scores_survive_the_file(tmp_path):
+    written = scores(noise=0.3)
+    write_scores(tmp_path / "full.csv", written)
+    found = read_scores(tmp_path / "full.csv")
+    assert (found.images, found.seeds) == (written.images, written.seeds)
+    np.testing.assert_allclose(found.nme, written.nme, atol=1e-6)
+    np.testing.assert_allclose(found.yaw, written.yaw, atol=1e-4)
+    (tmp_path / "broken.csv").write_text("image,yaw,seed_0\na,1.0,x\n")
+    with pytest.raises(UserError, match=r"broken.csv is not a table of scores"):
+        read_scores(tmp_path / "broken.csv")
+
+
+def test_gathering_refuses_what_cannot_be_paired(tmp_path):
+    write_scores(tmp_path / "full.csv", scores())
+    write_scores(tmp_path / "other.csv", scores(seeds=(0, 1, 3)))
+    with pytest.raises(UserError, match="no scores of variant missing"):
+        gather(tmp_path, ["full", "missing"])
+    with pytest.raises(UserError, match="full and other were not judged on the same images and seeds"):
+        gather(tmp_path, ["full", "other"])
+    write_scores(tmp_path / "other.csv", scores(0.5))
+    assert list(gather(tmp_path, ["full", "other"])) == ["full", "other"]
+
+
+def test_balanced_mean_weighs_the_bins_alike():
+    bins = np.array([0, 0, 0, 2])
+    nme = np.array([[1.0, 2], [1, 2], [1, 2], [5, 8]])
+    np.testing.assert_allclose(balanced(nme, bins), [3, 5])
+
+
+def test_a_constant_difference_is_found_exactly_because_images_and_seeds_are_paired():
+    full, worse, better, same = judge(
+        {"full": scores(noise=0.5), "worse": scores(0.2, 0.5), "better": scores(-0.3, 0.5), "same": scores(0, 0.5)}
+    )
+    assert "difference" not in full and full["images"] == 9 and full["seeds"] == 3
+    for row, offset, verdict in ((worse, 0.2, "worse"), (better, -0.3, "better"), (same, 0.0, NOT_DISTINGUISHABLE)):
+        assert row["difference"] == pytest.approx(offset)
+        assert (row["low"], row["high"]) == pytest.approx((offset, offset))
+        assert row["verdict"] == verdict
+    assert full["balanced_mean"] == pytest.approx(np.mean(list(full["per_seed"].values())))
+    assert full["balanced_mean"] == pytest.approx(np.mean(list(full["bins"].values())))
+
+
+def test_seeds_that_disagree_are_not_distinguishable_however_many_images_there_are():
+    """One seed better by 1 on every image, one worse, one alike: images alone would make that certain."""
+    full = scores()
+    other = Scores(full.images, full.yaw, full.seeds, full.nme + np.array([[-1.0, 1.0, 0.1]]))
+    row = judge({"full": full, "other": other})[1]
+    assert row["low"] < 0 < row["high"]
+    assert row["verdict"] == NOT_DISTINGUISHABLE
+    assert row["difference"] == pytest.approx(0.1 / 3)
+
+
+def test_intervals_widen_with_the_number_of_comparisons():
+    rng = np.random.default_rng(3)
+    full, one = scores(noise=0.5, rng=rng), scores(0.1, 0.5, rng=rng)
+    alone = judge({"full": full, "one": one})[1]
+    among = judge({"full": full, "one": one, **{f"more{k}": scores(0.1, 0.5, rng=rng) for k in range(9)}})[1]
+    assert among["low"] < alone["low"] and among["high"] > alone["high"]
+
+
+def test_resampled_means_have_the_spread_that_theory_says():
+    """Images: variance of a mean of n in each of two bins; one seed, so that seeds add nothing."""
+    rng = np.random.default_rng(5)
+    values, bins = rng.normal(0, 1, (400, 1)), np.repeat([0, 1], 200)
+    drawn = resampled(values, bins, samples=3000)
+    expected = np.sqrt(np.mean([values[bins == k].var() / 200 for k in (0, 1)]) / 2)
+    assert drawn.std() == pytest.approx(expected, rel=0.06)
+    assert drawn.mean() == pytest.approx(balanced(values, bins)[0], abs=4 * expected / np.sqrt(3000))
+    np.testing.assert_array_equal(drawn, resampled(values, bins, samples=3000))

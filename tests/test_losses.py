@@ -1,0 +1,172 @@
+"""Losses against numbers worked out by hand, their robustness, and which sample feels which."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mlanet_lib import losses
+from mlanet_lib.augmentation import Batch
+from mlanet_lib.camera import euler_to_matrix, project, to_camera
+from mlanet_lib.lighting import ambient, irradiance
+from mlanet_lib.losses import LossWeights, SparseShape
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.renderer import render_face
+
+CONFIG = SimpleNamespace(weights=LossWeights(), hidden_weight=0.5, photometric_batch=8, photometric_size=24)
+
+
+def some_parameters(model, batch: int, seed: int = 0) -> FaceParameters:
+    generator = torch.Generator().manual_seed(seed)
+    neutral = FaceParameters.neutral(model, batch)
+    degrees = torch.randn(batch, 3, generator=generator) * 20
+    return neutral.replace(
+        identity=torch.randn(batch, model.n_identity, generator=generator),
+        expression=torch.rand(batch, model.n_expression, generator=generator),
+        albedo=torch.randn(batch, model.n_albedo, generator=generator),
+        rotation=euler_to_matrix(degrees),
+        translation=neutral.translation + torch.randn(batch, 3, generator=generator) * 20,
+    )
+
+
+def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) -> Batch:
+    shape = SparseShape(model, 20)
+    with torch.no_grad():
+        images = render_face(model, truth, size).image
+    landmarks = shape.landmarks(shape.turned(truth), truth)
+    return Batch(images, images, landmarks, torch.ones(len(kind), 68), truth, torch.tensor(kind))
+
+
+def test_coefficients_are_a_mean_square():
+    assert losses.coefficient_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])) == 2.5
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1.0, 30.0, 90.0, 180.0])
+def test_rotation_is_one_minus_cosine(degrees):
+    turn = euler_to_matrix(torch.tensor([[0.0, degrees, 0.0]], dtype=torch.float64))
+    base = euler_to_matrix(torch.tensor([[10.0, -40.0, 5.0]], dtype=torch.float64))
+    expected = 1 - torch.cos(torch.deg2rad(torch.tensor(degrees, dtype=torch.float64)))
+    assert torch.isclose(losses.rotation_loss(turn @ base, base), expected, atol=1e-12)
+
+
+def test_translation_ignores_what_the_picture_does_not_show(toy_model):
+    here = some_parameters(toy_model, 3)
+    further = here.replace(translation=here.translation * torch.tensor([1.0, 1, 2]), focal=here.focal * 2)
+    assert losses.translation_loss(further, here) < 1e-10
+    shifted = here.replace(translation=here.translation + torch.tensor([0.1, 0, 0]) * here.translation[:, 2:] / 4.5)
+    assert torch.isclose(losses.translation_loss(shifted, here), torch.tensor(0.01), rtol=1e-4)
+
+
+def test_lighting_is_the_mean_square_irradiance_over_the_sphere():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 1, 9, 3, generator=generator, dtype=torch.float64)
+    normals = torch.nn.functional.normalize(torch.randn(1, 400_000, 3, generator=generator, dtype=torch.float64), dim=2)
+    sampled = (irradiance(normals, one) - irradiance(normals, other)).square().mean()
+    assert torch.isclose(losses.lighting_loss(one, other), sampled, rtol=0.01)
+
+
+def test_vertices_are_a_mean_distance_with_a_gradient_at_zero():
+    truth = torch.zeros(1, 2, 3)
+    predicted = torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]]], requires_grad=True)
+    loss = losses.vertex_loss(predicted, truth)
+    loss.backward()
+    assert torch.isclose(loss, torch.tensor(2.5)) and predicted.grad.isfinite().all()
+
+
+def test_landmarks_are_quadratic_near_and_linear_far_and_weighted():
+    truth, ones = torch.zeros(1, 68, 2), torch.ones(1, 68)
+    near, far = torch.zeros(1, 68, 2), torch.zeros(1, 68, 2)
+    near[..., 0], far[..., 1] = 1e-4, 1.0
+    assert torch.isclose(losses.landmark_loss(near, truth, ones), torch.tensor(1e-8 / 0.02), rtol=0.02)
+    assert torch.isclose(losses.landmark_loss(far, truth, ones), torch.tensor(0.99), rtol=1e-3)
+    half = torch.zeros(1, 68, 2)
+    half[:, :34, 1] = 1.0
+    hidden = ones.clone()
+    hidden[:, :34] = 0.5
+    assert torch.isclose(losses.landmark_loss(half, truth, hidden), torch.tensor(0.99 / 3), rtol=1e-3)
+    assert losses.landmark_loss(far, truth, ones * 0) == 0
+
+
+def test_photometric_looks_inside_the_mask_and_lets_occluders_go():
+    image, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    outside = image.clone()
+    outside[..., 2:] = 1.0
+    assert losses.photometric_loss(outside, image, mask) < 2e-3
+    slight, strong = image + 0.03, image + 0.6
+    small, large = (losses.photometric_loss(x, image, mask) for x in (slight, strong))
+    r = torch.tensor([0.03, 0.6]) * 3**0.5
+    assert torch.allclose(torch.stack([small, large]), r / (1 + r / 0.3), rtol=0.01)
+    values = torch.tensor([0.03, 0.6], requires_grad=True)
+    sum(losses.photometric_loss(image + v, image, mask) for v in values).backward()
+    assert values.grad[1] < 0.1 * values.grad[0]
+
+
+def test_light_prior_likes_white_light():
+    white = ambient(2) * 0.4
+    assert losses.light_prior_loss(white) < 1e-12
+    assert losses.light_prior_loss(white * torch.tensor([1.0, 0.8, 0.7])) > 1e-3
+
+
+def test_sparse_shape_is_the_face_model_at_some_points(toy_model):
+    parameters = some_parameters(toy_model, 4)
+    shape = SparseShape(toy_model, 30)
+    vertices = toy_model.vertices(parameters.identity, parameters.expression)
+    camera = to_camera(vertices, parameters.rotation, parameters.translation)
+    turned = shape.turned(parameters)
+    assert turned.shape == (4, 98, 3)
+    points = torch.cat([toy_model.landmark_index, toy_model.subset_index(30)])
+    assert torch.allclose(turned + parameters.translation[:, None], camera[:, points], atol=1e-3)
+    drawn = project(toy_model.landmarks(camera), parameters.focal, 1, 1)[..., :2]
+    assert torch.allclose(shape.landmarks(turned, parameters), drawn, atol=1e-5)
+
+
+def test_the_truth_costs_nothing_but_its_priors(toy_model):
+    truth = some_parameters(toy_model, 3)
+    terms = losses.semi_supervised_terms(
+        truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model, CONFIG
+    )
+    names = {field.name for field in dataclasses.fields(LossWeights)}
+    assert set(terms) == names | {"total"}
+    for name in names - {name for name in names if name.startswith("prior")}:
+        assert terms[name] < 2e-3, name
+    weighted = sum(getattr(CONFIG.weights, name) * terms[name] for name in names)
+    assert torch.isclose(terms["total"], weighted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "present", "absent"),
+    [
+        (0, {"identity", "vertices", "landmarks"}, {"photometric", "prior_identity"}),
+        (1, {"landmarks", "photometric", "prior_identity"}, {"identity", "vertices"}),
+        (2, {"photometric", "prior_light"}, {"identity", "landmarks", "vertices"}),
+    ],
+)
+def test_each_kind_of_sample_has_its_losses_and_its_gradients(kind, present, absent, toy_model):
+    truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
+    guess = guess.replace(lighting=guess.lighting * 0.8).map(lambda tensor: tensor.clone().requires_grad_())
+    shape = SparseShape(toy_model, 20)
+    terms = losses.semi_supervised_terms(guess, some_batch(toy_model, truth, [kind] * 2), shape, toy_model, CONFIG)
+    assert present <= set(terms) and not absent & set(terms)
+    terms["total"].backward()
+    felt = {name for name, value in guess.as_tensors().items() if value.grad is not None and value.grad.any()}
+    assert {"identity", "expression", "rotation", "translation"} <= felt
+    assert ("albedo" in felt) and ("lighting" in felt)
+
+
+def test_labels_of_rows_without_labels_are_never_read(toy_model):
+    truth, guess = some_parameters(toy_model, 3), some_parameters(toy_model, 3, seed=1)
+    shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 1, 2])
+    before = losses.semi_supervised_terms(guess, batch, shape, toy_model, CONFIG)
+    spoiled = truth.map(lambda tensor: torch.cat([tensor[:1], tensor[1:] * 0 + 77]))
+    landmarks = torch.cat([batch.landmarks[:2], batch.landmarks[2:] + 5])
+    after = losses.semi_supervised_terms(
+        guess, dataclasses.replace(batch, parameters=spoiled, landmarks=landmarks), shape, toy_model, CONFIG
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_term_without_a_weight_is_refused():
+    with pytest.raises(KeyError):
+        losses.total({"identitty": torch.tensor(1.0)}, LossWeights())

@@ -1,0 +1,163 @@
+"""Protocols against published numbers, and against arithmetic done by hand."""
+
+import numpy as np
+import pytest
+from scipy.io import loadmat
+from scipy.spatial.transform import Rotation
+
+from mlanet_lib import metrics
+from mlanet_lib.errors import UserError
+
+
+def test_public_system_on_real_labels(shared_data):
+    """3DDFA_V2's released network: its published-protocol numbers must come out to 0.001."""
+    folder = shared_data / "AFLW2000_dev"
+    stored = np.load(folder / "predictions_3ddfa_v2_mb05.npz")
+    labels = [loadmat(folder / f"{name[:-4]}.mat") for name in stored["names"]]
+    truth = np.stack([label["pt3d_68"][:2].T for label in labels])
+    yaw = np.rad2deg([label["Pose_Para"][0, 1] for label in labels])
+    nme = metrics.sparse_nme(stored["landmarks68"], truth)
+    assert np.abs(nme - stored["nme_percent"]).max() < 1e-4
+    summary = metrics.by_yaw(nme, yaw)
+    expected = {"bin_0_30": 2.869, "bin_30_60": 3.391, "bin_60_90": 4.216, "balanced_mean": 3.492, "image_mean": 3.170}
+    for name, value in expected.items():
+        assert abs(summary[name] - value) < 1e-3, name
+    assert summary["images"] == [132, 38, 30, 200]
+    low, high = metrics.bootstrap_interval(nme, strata=metrics.yaw_bin(yaw))
+    assert low < 3.492 < high and 0.1 < high - low < 1
+
+
+def test_sparse_nme_by_hand():
+    truth = np.zeros((1, 68, 2))
+    truth[0, :, 0], truth[0, :, 1] = np.linspace(0, 40, 68), np.linspace(0, 90, 68)
+    assert np.isclose(metrics.sparse_nme(truth + np.array([3, 4]), truth)[0], 100 * 5 / 60)
+    assert np.isclose(metrics.sparse_nme(7 * (truth + np.array([3, 4])), 7 * truth)[0], 100 * 5 / 60)
+    with pytest.raises(ValueError, match="not"):
+        metrics.sparse_nme(truth, truth[:, :67])
+    with pytest.raises(ValueError, match="not"):
+        metrics.sparse_nme(np.zeros((1, 68, 3)), np.zeros((1, 68, 3)))
+
+
+def test_bins_close_on_the_right():
+    yaw = np.array([-30.0, 30.0, 30.01, -60.0, 60.01, -90.0, 0.0])
+    assert metrics.yaw_bin(yaw).tolist() == [0, 0, 1, 1, 2, 2, 0]
+    summary = metrics.by_yaw(np.array([1.0, 1, 2, 2, 6, 6, 1]), yaw)
+    assert (summary["bin_0_30"], summary["bin_30_60"], summary["bin_60_90"]) == (1, 2, 6)
+    assert summary["balanced_mean"] == 3 and np.isclose(summary["image_mean"], 19 / 7)
+    assert summary["images"] == [3, 2, 2, 7]
+    empty = metrics.by_yaw(np.array([1.0]), np.array([10.0]))
+    assert np.isnan(empty["balanced_mean"]) and empty["image_mean"] == 1 and empty["images"] == [1, 0, 0, 1]
+
+
+def test_pose_mae_leaves_out_wild_angles():
+    truth = np.array([[0.0, 0, 0], [10, 20, 30], [0, 0, 100], [99, 0, 0]])
+    predicted = truth + np.array([[1, 2, 3], [-1, -2, -3], [500, 500, 500], [1, 2, 3]])
+    result = metrics.pose_mae(predicted, truth)
+    assert result == {"pitch": 1, "yaw": 2, "roll": 3, "mean": 2, "images": 3}
+    assert np.isnan(metrics.pose_mae(predicted[2:3], truth[2:3])["mean"])
+
+
+def test_pose_exclusion_on_real_labels(shared_data):
+    files = sorted((shared_data / "AFLW2000_dev").glob("*.mat"))
+    truth = np.rad2deg([loadmat(file)["Pose_Para"][0, :3] for file in files])
+    assert metrics.pose_mae(truth + 1, truth)["images"] == 199
+
+
+def test_vertex_error_judges_shape_alone():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(3, 500, 3)) * 60
+    turned = truth @ Rotation.random(3, rng=rng).as_matrix() * 1.4 + [10, 20, 900]
+    assert metrics.vertex_error(turned, truth).max() < 1e-9
+    noisy = truth + rng.normal(size=truth.shape)
+    assert np.allclose(metrics.vertex_error(noisy, truth), 2 * np.sqrt(2 / np.pi), rtol=0.1)
+    assert (metrics.vertex_error(truth * 1.1, truth, scale=False) > 3).all()
+
+
+def face_like(toy_model):
+    vertices, faces = toy_model.mean.double().numpy(), toy_model.faces.numpy()
+    return vertices, faces, [0, 20, 178, 336, 356, 100, 250]
+
+
+def test_florence_finds_the_surface(toy_model):
+    """A scan that is the prediction itself, moved, scaled and sampled elsewhere, has no error."""
+    rng = np.random.default_rng(1)
+    vertices, faces, landmarks = face_like(toy_model)
+    weights = rng.dirichlet(np.ones(3), 20000)
+    cloud = (weights[..., None] * vertices[faces[rng.integers(0, len(faces), 20000)]]).sum(1)
+    rotation = Rotation.from_rotvec([0.3, -0.8, 0.2]).as_matrix()
+
+    def move(points):
+        return 1.25 * points @ rotation.T + [40, -700, 12]
+
+    rough = move(vertices[landmarks]) + rng.normal(size=(len(landmarks), 3)) * 2
+    nose = move(vertices[178:179])[0]
+    result = metrics.florence_deng(vertices, faces, vertices[landmarks], move(cloud), rough, nose)
+    # an ellipsoid's cap slides along itself a little before its distances notice: the surface is what counts
+    assert result["rmse_mm"] < 0.1 and abs(result["scale"] - 1.25) < 0.02 and result["converged"]
+    inside = np.linalg.norm(move(cloud) - nose, axis=1) <= 95
+    assert result["points"] == inside.sum() < len(cloud)
+
+
+def test_florence_measures_a_dent(toy_model):
+    """A known field of offsets along the normal comes back as its RMS (less what the alignment may take up)."""
+    rng = np.random.default_rng(2)
+    vertices, faces, landmarks = face_like(toy_model)
+    weights = rng.dirichlet(np.ones(3), 20000)
+    index = rng.integers(0, len(faces), 20000)
+    cloud = (weights[..., None] * vertices[faces[index]]).sum(1)
+    a, b, c = np.moveaxis(vertices[faces[index]], 1, 0)
+    normal = np.cross(b - a, c - a)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    offset = 1.5 * np.sign(np.sin(cloud[:, :1] / 4) * np.sin(cloud[:, 1:2] / 4))
+    landmarks_of = vertices[landmarks]
+    result = metrics.florence_deng(vertices, faces, landmarks_of, cloud + offset * normal, landmarks_of, vertices[178])
+    assert abs(result["rmse_mm"] - 1.5) < 0.1
+    assert "isotropic scale" in result["protocol"]
+
+
+def test_florence_errors(toy_model):
+    vertices, faces, landmarks = face_like(toy_model)
+    points = vertices[landmarks]
+    with pytest.raises(UserError, match="in mm"):
+        metrics.florence_deng(vertices, faces, points, vertices * 100, points * 100, vertices[178] * 100)
+    with pytest.raises(UserError, match="one line"):
+        metrics.florence_deng(vertices, faces, points * 0, vertices, points, vertices[178])
+
+
+def test_bootstrap_covers_the_truth():
+    """Of 200 samples of a known mean, about 95 % of the intervals hold it."""
+    rng = np.random.default_rng(3)
+    hits = 0
+    for seed in range(200):
+        low, high = metrics.bootstrap_interval(rng.gamma(2, 2, 80), seed=seed, samples=300)
+        hits += low <= 4 <= high
+    assert 176 <= hits <= 199
+
+
+def test_bootstrap_strata_are_balanced_and_seeded():
+    values = np.concatenate([np.full(90, 1.0), np.full(10, 5.0)])
+    strata = np.repeat([0, 1], [90, 10])
+    assert metrics.bootstrap_interval(values, strata=strata) == (3.0, 3.0)
+    noisy = values + np.random.default_rng(4).normal(size=100)
+    assert metrics.bootstrap_interval(noisy, seed=1) == metrics.bootstrap_interval(noisy, seed=1)
+    assert metrics.bootstrap_interval(noisy, seed=1) != metrics.bootstrap_interval(noisy, seed=2)
+    assert np.isnan(metrics.bootstrap_interval(np.array([]))).all()
+
+
+def test_paired_difference_says_what_it_can():
+    rng = np.random.default_rng(5)
+    base = rng.gamma(2, 2, 150)
+    better = metrics.paired_difference(base - 0.1 + rng.normal(size=150) * 0.1, base)
+    assert better["verdict"] == "lower" and better["low"] < better["difference"] < better["high"] < 0
+    assert metrics.paired_difference(base + 1, base)["verdict"] == "higher"
+    same = metrics.paired_difference(base + rng.normal(size=150) - 0.02, base)
+    assert same["verdict"] == "not distinguishable" and same["low"] < 0 < same["high"]
+
+
+def test_arguments_stay_as_they_are():
+    rng = np.random.default_rng(6)
+    predicted, truth = rng.normal(size=(4, 68, 2)), rng.normal(size=(4, 68, 2))
+    copies = predicted.copy(), truth.copy()
+    metrics.sparse_nme(predicted, truth)
+    metrics.vertex_error(predicted[..., [0, 1, 1]], truth[..., [0, 1, 0]])
+    assert np.array_equal(predicted, copies[0]) and np.array_equal(truth, copies[1])

@@ -1,0 +1,122 @@
+"""params.yaml as a file: finding the project, merging profiles, restoring the embedded one byte for byte."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.profiles import (
+    find_root,
+    merge,
+    nested,
+    parameter_keys,
+    profile_names,
+    profile_text,
+    read_yaml,
+    use_profile,
+    walk,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of what profiles need."""
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copy(ROOT / "profiles" / "embedded.yaml", tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.delenv("MLANET_ROOT", raising=False)
+    return tmp_path
+
+
+def test_root_is_found_from_a_subfolder_and_from_the_environment(project, tmp_path_factory, monkeypatch):
+    deep = project / "notebooks" / "deeper"
+    deep.mkdir(parents=True)
+    assert find_root(deep) == find_root(project) == project
+    monkeypatch.chdir(deep)
+    assert find_root() == project
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError, match="no mlanet project at or above"):
+        find_root()
+    monkeypatch.setenv("MLANET_ROOT", str(project))
+    assert find_root() == project
+
+
+def test_the_committed_parameters_are_the_embedded_profile():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles" / "embedded.yaml").read_bytes()
+    assert set(profile_names(ROOT)) >= {"embedded", "open", "paper"}
+
+
+@pytest.mark.parametrize("name", ["open", "paper"])
+def test_use_merges_keeps_comments_and_embedded_restores_every_byte(project, name):
+    before = (project / "params.yaml").read_bytes()
+    use_profile(name, project)
+    text = (project / "params.yaml").read_text()
+    values, changes = read_yaml(project / "params.yaml"), read_yaml(project / "profiles" / f"{name}.yaml")
+    now = dict(walk(values))
+    assert values["profile"] == name
+    for key, value in walk(changes):
+        assert isinstance(value, dict) or now[key] == value
+    assert values["ablation"]["variants"] == changes["ablation"]["variants"]
+    embedded = dict(walk(read_yaml(project / "profiles" / "embedded.yaml")))
+    untouched = {key for key in embedded if not key.startswith("ablation") and key not in dict(walk(changes))}
+    assert untouched and all(now[key] == embedded[key] for key in untouched)
+    for comment in (
+        "# highest learning rate of AdamW: warm-up, then a cosine",
+        "# The whole configuration of the study.",
+    ):
+        assert comment in text
+    use_profile("embedded", project)
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_edits_by_hand_are_not_dropped_without_being_asked(project):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("seed: 0\n", "seed: 5\n").replace("clip: 5.0 ", "clip: 7.0 "))
+    edited = path.read_bytes()
+    with pytest.raises(UserError, match=r"params.yaml was edited \(seed, train.clip\); --force drops these edits"):
+        use_profile("open", project)
+    assert path.read_bytes() == edited
+    use_profile("open", project, force=True)
+    assert read_yaml(path)["seed"] == 0
+    # a comment or a space of one's own is no edit of a value
+    use_profile("embedded", project)
+    path.write_text(path.read_text() + "# mine\n")
+    use_profile("embedded", project)
+    assert b"# mine" not in path.read_bytes()
+
+
+def test_unknown_profile_or_key_is_a_clear_line(project):
+    with pytest.raises(UserError, match="no profile 'papr'; choose one of embedded, open, paper"):
+        use_profile("papr", project)
+    (project / "profiles" / "mine.yaml").write_text("profile: mine\ntrain: {lrr: 1}\n")
+    with pytest.raises(UserError, match=r"profiles/mine.yaml: train.lrr is unknown, did you mean lr\?"):
+        profile_text("mine", project)
+
+
+def test_bad_yaml_is_a_clear_line_with_its_place(tmp_path):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(UserError, match=r"cannot read .*params.yaml: No such file"):
+        read_yaml(path)
+    path.write_text("a: 1\nb: [1, 2\nc: 3\n")
+    with pytest.raises(UserError, match=r"params.yaml line \d is not YAML"):
+        read_yaml(path)
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(UserError, match="line 2 is not YAML: found duplicate key"):
+        read_yaml(path)
+    path.write_text("- 1\n")
+    with pytest.raises(UserError, match="must hold names and values"):
+        read_yaml(path)
+    path.write_text("lr: 1e-4\n")
+    assert read_yaml(path) == {"lr": 0.0001}
+
+
+def test_merging_and_naming():
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+    assert merge(base, nested({"a.c": [9], "e": 4})) == {"a": {"b": 1, "c": [9]}, "d": 3, "e": 4}
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
+    assert dict(walk(base)) == {"a": {"b": 1, "c": [1, 2]}, "a.b": 1, "a.c": [1, 2], "d": 3}
+    assert parameter_keys(base) == {"a": "a", "a_b": "a.b", "a_c": "a.c", "d": "d"}

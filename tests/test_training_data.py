@@ -1,0 +1,106 @@
+"""The arrays of a split, and the order in which they are visited."""
+
+import numpy as np
+import pytest
+import torch
+from toy_data import write_toy_split
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.training_data import TrainingData, visiting_order
+
+
+@pytest.fixture(scope="module")
+def split(toy_model, tmp_path_factory):
+    return write_toy_split(toy_model, tmp_path_factory.mktemp("split"), 12, kinds=(0, 0, 1, 2))
+
+
+def rewrite(folder, target, **changes):
+    with np.load(folder / "labels.npz") as archive:
+        labels = {name: archive[name] for name in archive.files} | changes
+    target.mkdir(exist_ok=True)
+    np.save(target / "images.npy", np.load(folder / "images.npy"))
+    np.savez(target / "labels.npz", **{name: value for name, value in labels.items() if value is not None})
+    return target
+
+
+def test_a_batch_is_the_files_content(split, toy_model):
+    data = TrainingData(split, toy_model, 32)
+    batch = data.batch(torch.tensor([5, 2]))
+    images, labels = np.load(split / "images.npy"), np.load(split / "labels.npz")
+    assert np.allclose(batch.images.permute(0, 2, 3, 1).numpy() * 255, images[[5, 2]], atol=1e-3)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(batch.landmarks.numpy(), labels["landmarks"][[5, 2]])
+    assert np.array_equal(batch.parameters.lighting.numpy(), labels["lighting"][[5, 2]])
+    assert batch.kind.tolist() == [0, 1]
+    assert len(data) == 12 and data.images.dtype == torch.uint8
+
+
+def test_kinds_can_be_left_out_and_pictures_resized(split, toy_model):
+    data = TrainingData(split, toy_model, 16, kinds=("labelled",))
+    assert len(data) == 6 and data.images.shape == (6, 16, 16, 3) and not data.kind.any()
+    full = TrainingData(split, toy_model, 32, kinds=("labelled",))
+    assert abs(data.images.float().mean() - full.images.float().mean()) < 1
+
+
+def test_the_fingerprint_follows_the_content(split, toy_model, tmp_path):
+    same = TrainingData(rewrite(split, tmp_path / "same"), toy_model, 32).fingerprint
+    labels = np.load(split / "labels.npz")
+    other = TrainingData(rewrite(split, tmp_path / "other", albedo=labels["albedo"] + 1), toy_model, 32).fingerprint
+    assert same == TrainingData(tmp_path / "same", toy_model, 16, ("labelled",)).fingerprint
+    assert len({same, other}) == 2
+
+
+def test_the_constant_baseline_is_the_mean_of_what_is_labelled(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    kind, landmarks, rotation = labels["kind"], labels["landmarks"].copy(), labels["rotation"].copy()
+    landmarks[kind == 2], rotation[kind > 0] = 99.0, 0.0
+    constant = TrainingData(rewrite(split, tmp_path, landmarks=landmarks, rotation=rotation), toy_model, 32).constant()
+    assert np.allclose(constant["landmarks"], labels["landmarks"][kind < 2].mean(0), atol=1e-6)
+    assert np.isfinite(constant["pose_degrees"]).all() and np.abs(constant["pose_degrees"]).max() < 40
+
+
+def test_rows_without_labels_may_hold_anything(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    identity = labels["identity"].copy()
+    identity[labels["kind"] > 0] = np.nan
+    data = TrainingData(rewrite(split, tmp_path, identity=identity), toy_model, 32)
+    assert data.labels["identity"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"identity": np.zeros((12, 9), np.float32)}, "identity.*toy"),
+        ({"landmarks": None}, "no field 'landmarks'"),
+        ({"kind": np.zeros(11, np.int64)}, "kind"),
+        ({"lighting": np.full((12, 9, 3), np.nan, np.float32)}, "lighting.*finite"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(split, toy_model, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        TrainingData(rewrite(split, tmp_path, **changes), toy_model, 32)
+
+
+def test_missing_damaged_and_empty_data_are_user_errors(split, toy_model, tmp_path):
+    with pytest.raises(UserError, match=r"images\.npy"):
+        TrainingData(tmp_path / "nothing", toy_model, 32)
+    folder = rewrite(split, tmp_path / "damaged")
+    (folder / "labels.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(UserError, match="unreadable"):
+        TrainingData(folder, toy_model, 32)
+    labelled = rewrite(split, tmp_path / "labelled", kind=np.zeros(12, np.int64))
+    with pytest.raises(UserError, match="no unlabelled sample"):
+        TrainingData(labelled, toy_model, 32, kinds=("unlabelled",))
+    with pytest.raises(UserError, match="labeled"):
+        TrainingData(split, toy_model, 32, kinds=("labeled",))
+
+
+def test_order_is_a_pure_function_that_visits_all_and_mixes_kinds():
+    kind = torch.tensor([0] * 60 + [1] * 25 + [2] * 15)
+    order = visiting_order(kind, seed=1, epoch=3)
+    assert torch.equal(order, visiting_order(kind, seed=1, epoch=3))
+    assert sorted(order.tolist()) == list(range(100))
+    assert not torch.equal(order, visiting_order(kind, seed=1, epoch=4))
+    assert not torch.equal(order, visiting_order(kind, seed=2, epoch=3))
+    counts = torch.stack([torch.bincount(kind[rows], minlength=3) for rows in order.split(20)])
+    assert (counts - torch.tensor([12, 5, 3])).abs().max() <= 1
