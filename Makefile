@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml $(UV)
 repro: setup  ## run the whole pipeline of params.yaml and print the headline table
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@dvc repro
-	@python -m mlanet_lib.report headline
+	@echo && cat outputs/report/headline.txt
 
 test: setup lint  ## lint, then every test
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
@@ -59,6 +59,10 @@ lint: setup  ## ruff: lint and format, notebooks too
 format: setup  ## let ruff repair what lint complains of
 	@ruff check --quiet --fix .
 	@ruff format --quiet .
+
+data: setup  ## make data/ again from code, and put it into the remote inside the repository
+	@mlanet face-model build
+	@dvc add --quiet data && dvc push --quiet data.dvc
 
 lab: setup  ## open JupyterLab on the notebooks
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)

@@ -1,3 +1,3 @@
-"""mlanet: Hierarchical MLANet, multi-level attention for 3D face reconstruction from single images (arXiv 2509.10024)."""
+"""mlanet: Hierarchical MLANet (arXiv 2509.10024), 3D face reconstruction from single images, as a reproducible study."""
 
 __version__ = "0.1.0"

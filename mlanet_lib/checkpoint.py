@@ -30,7 +30,7 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
     flat = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(flat, temporary, metadata={"format": FORMAT, "mlanet": json.dumps(metadata, allow_nan=False)})
+            save_file(flat, temporary, metadata={"format": FORMAT, "mlanet": json.dumps(metadata)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

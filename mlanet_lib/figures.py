@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from mlanet_lib.charts import (
@@ -169,9 +170,8 @@ def with_scale(rows, columns: Sequence[str], limit: float, label: str, labels: S
     figure = image_grid(rows, columns, labels, cell=1.8)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + 0.8, height)
-    low, high = plt.get_cmap(ERROR_MAP)(0.06), plt.get_cmap(ERROR_MAP)(0.98)
-    part = plt.cm.colors.ListedColormap(plt.get_cmap(ERROR_MAP)(np.linspace(0.06, 0.98, 256)))
-    part.set_extremes(under=low, over=high)
+    colours = plt.get_cmap(ERROR_MAP)(np.linspace(0.06, 0.98, 256))
+    part = ListedColormap(colours).with_extremes(over=colours[-1])
     scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), part)
     bar = figure.colorbar(scale, ax=figure.axes, shrink=0.75, pad=0.02, label=label, extend="max")
     bar.outline.set_visible(False)

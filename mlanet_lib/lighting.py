@@ -65,7 +65,8 @@ def directional(direction: Tensor, colour: Tensor) -> Tensor:
     """A distant lamp, cut to nine bands: L_lm = pi * colour * Y_lm(direction).
 
     direction: (B, 3) unit vectors *towards* the lamp, y-up camera frame; colour: (B, 3) RGB. Returns (B, 9, 3). A
-    surface that faces the lamp shows 1.06 times albedo * colour; the nine bands differ from the clamped cosine by at most
-    3/32 (at grazing light) and leave at most -0.04 on the far side. Lights add up: `ambient(...) + directional(...)`.
+    surface that faces the lamp shows 1.06 times albedo * colour; the nine bands differ from the clamped cosine by at
+    most 3/32 (at grazing light) and leave at most -0.04 on the far side. Lights add up: `ambient(...) +
+    directional(...)`.
     """
     return math.pi * sh_basis(direction)[..., None] * colour[:, None]

@@ -77,14 +77,14 @@ class Predictor:
             self._detector = Detector.load()
         return self._detector
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict_crops(self, images: torch.Tensor | np.ndarray, batch_size: int = 64) -> FaceParameters:
         """Square crops in the training convention -> parameters, on the CPU.
 
         images: (B,3,S,S) float in [0,1], or (B,S,S,3) uint8; another size than the network's is resized.
         """
         if isinstance(images, np.ndarray):
-            images = torch.from_numpy(np.ascontiguousarray(images))
+            images = torch.from_numpy(np.array(images))
         if images.dtype == torch.uint8:
             images = images.permute(0, 3, 1, 2).float() / 255
         results = []
@@ -94,8 +94,7 @@ class Predictor:
                 size = (self.image_size, self.image_size)
                 batch = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
             results.append(self.network.encode(batch).to("cpu"))
-        # inference tensors could not be edited or differentiated later
-        return FaceParameters.cat(results).map(torch.clone) if results else FaceParameters.neutral(self.model, 0)
+        return FaceParameters.cat(results) if results else FaceParameters.neutral(self.model, 0)
 
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
         """The faces of a photo (path or array, see `read_photo`), largest first; no face: an empty list.

@@ -141,10 +141,10 @@ def landmarks_visible(
 ) -> Tensor:
     """Which of the 68 points the face itself does not hide: (B, 68) bool.
 
-    A point is visible where its normal does not turn away from the camera and it lies at most `tolerance` mm behind
-    the farthest surface drawn in the 3 x 3 pixels around it (the farthest, since a slanted surface has many depths
-    there; background counts as far). Points outside the picture are judged by their normal alone. decoded, depth (B,
-    1, H, W): of `decode` and `render_face`, where these are known already.
+    A point in the picture is visible where it lies at most `tolerance` mm behind the farthest surface drawn in the
+    3 x 3 pixels around it (the farthest, since a slanted surface has many depths there; background counts as far).
+    Normals are not asked there: those on the sharp rims of lids and lips say nothing. Points outside the picture are
+    judged by their normal alone.
     """
     height, width = height_and_width(image_size)
     decoded = decoded or decode(model, parameters)
@@ -159,7 +159,7 @@ def landmarks_visible(
     surface = farthest[mesh, row.clamp(0, height - 1), column.clamp(0, width - 1)]
     normals = model.landmarks(flip(decoded.normals))
     facing = (normals * decoded.landmarks).sum(-1) <= 0  # the line of sight runs from the camera to the point
-    return facing & (~inside | (points[..., 2] <= surface + tolerance))
+    return torch.where(inside, points[..., 2] <= surface + tolerance, facing)
 
 
 def _full(tensor: Tensor) -> Tensor:

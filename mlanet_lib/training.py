@@ -6,6 +6,7 @@ resumed ends with the same weights, bit for bit on a CPU, as one that was not.
 
 import copy
 import csv
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, optimizer
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.training_data import KINDS, TrainingData, visiting_order
 
+BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 CHECK_EVERY = 10  # steps between looks at the losses: looking makes a GPU wait
 
 
@@ -121,12 +123,11 @@ def fit(
         "face_model": model.fingerprint,
         "code": checkpoint.code_fingerprint(),
     }
-    paths = {name: out / name for name in ("best.safetensors", "last.safetensors", "history.csv")}
-    source = _resumable(resume, paths["last.safetensors"], fingerprint, model)
+    source = _resumable(resume, out, fingerprint, model)
     tensors, saved = checkpoint.read(source) if source else ({}, None)
     if not saved:
-        for path in paths.values():  # so that no file of an older run passes for this one's
-            path.unlink(missing_ok=True)
+        for name in (BEST, LAST, HISTORY):  # so that no file of an older run passes for this one's
+            (out / name).unlink(missing_ok=True)
 
     model = copy.deepcopy(model).to(device)
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
@@ -193,14 +194,16 @@ def fit(
                 record = metadata | {"step": step, "history": history}
                 if valid and _best(history) is history[-1]:
                     state = {f"network.{name}": value for name, value in average.state_dict().items()}
-                    checkpoint.save(paths["best.safetensors"], state, record)
+                    checkpoint.save(out / BEST, state, record)
                 if history:
-                    write_history(paths["history.csv"], history)
+                    write_history(out / HISTORY, history)
                 state = {f"network.{name}": value for name, value in network.state_dict().items()}
                 state |= {f"ema.{name}": value for name, value in average.state_dict().items()}
                 state |= optimizer_tensors(optimizer, network)
-                checkpoint.save(paths["last.safetensors"], state, record | {"sums": sums})
-    return FitResult(history, _best(history), *paths.values(), step, resumed_from, time.monotonic() - began)
+                checkpoint.save(out / LAST, state, record | {"sums": sums})
+    return FitResult(
+        history, _best(history), out / BEST, out / LAST, out / HISTORY, step, resumed_from, time.monotonic() - began
+    )
 
 
 @torch.no_grad()
@@ -237,25 +240,29 @@ def write_history(path: str | Path, history: list[dict]) -> None:
         writer.writerows(history)
 
 
-def _resumable(resume, last: Path, fingerprint: dict, model: MorphableModel) -> Path | None:
+def _resumable(resume, out: Path, fingerprint: dict, model: MorphableModel) -> Path | None:
     """The checkpoint to go on from, or None to start anew (see `fit`)."""
-    if resume is None or (resume == "auto" and not last.is_file()):
+    path = out / LAST if resume == "auto" else resume and Path(resume)
+    if not path or (resume == "auto" and not path.is_file()):
         return None
-    if resume != "auto":
-        metadata = checkpoint.read_metadata(resume)
-        checkpoint.check_face_model(resume, metadata, model)
-        if different := checkpoint.differences(metadata["fingerprint"], fingerprint):
-            raise UserError(f"cannot resume from {resume}: it differs in {', '.join(different)}")
-        if "sums" not in metadata:
-            raise UserError(f"cannot resume from {resume}: it holds weights only; last.safetensors has the rest")
-        return Path(resume)
     try:
-        different = checkpoint.differences(checkpoint.read_metadata(last)["fingerprint"], fingerprint)
+        metadata = checkpoint.read_metadata(path)
+        checkpoint.check_face_model(path, metadata, model)
+        if different := checkpoint.differences(metadata["fingerprint"], fingerprint):
+            raise UserError(f"cannot resume from {path}: it differs in {', '.join(different)}")
+        if "sums" not in metadata:
+            raise UserError(f"cannot resume from {path}: it holds weights only; {LAST} has the rest")
+        if metadata["history"] and not path.with_name(BEST).is_file():
+            raise UserError(f"cannot resume from {path}: {BEST}, the best weights so far, is not beside it")
     except UserError as error:
-        different = [str(error)]
-    if different:
-        print(f"training starts anew: {last.name} differs in {', '.join(different)}", flush=True)
-    return None if different else last
+        if resume != "auto":
+            raise
+        print(f"training starts anew: {error}", flush=True)
+        return None
+    if path.parent != out and path.with_name(BEST).is_file():
+        with atomic_path(out / BEST) as temporary:
+            shutil.copyfile(path.with_name(BEST), temporary)
+    return path
 
 
 def _gather(sums: dict[str, float], pending: list[dict[str, Tensor]], step: int) -> None:

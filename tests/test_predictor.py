@@ -72,7 +72,7 @@ def test_crops_as_bytes_and_as_floats_agree(toy):
         assert torch.allclose(value, getattr(other, name), atol=1e-5), name
     assert len(toy.predict_crops(crops[:0])) == 0
     assert toy.predict_crops(np.zeros((1, 50, 50, 3), np.uint8)).rotation.shape == (1, 3, 3)
-    one.identity.requires_grad_()  # editable: no inference tensor
+    one.identity.requires_grad_()  # editable
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -183,9 +183,9 @@ def test_given_crops_need_no_detector(toy, tmp_path, monkeypatch):
 
 
 def test_portraits_end_to_end(shared_data, toy, monkeypatch):
-    """Twelve portraits, twelve faces, each with its points inside the photo (an untrained network: only plumbing)."""
+    """Real photos through the real detector, points inside the photo (untrained network: plumbing only)."""
     monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
-    for path in sorted((shared_data / "portraits").glob("*.jpg")):
+    for path in sorted((shared_data / "portraits").glob("*.jpg"))[::5]:
         (face,) = toy.faces(path)
-        assert 0 < face.landmarks68.min() and face.landmarks68.max() < 675
+        assert face.landmarks68.min() > 0 and face.landmarks68.max() < 675
         assert face.crop.w == pytest.approx(1.33 * np.sqrt(face.box.w * face.box.h), rel=1e-4)

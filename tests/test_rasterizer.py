@@ -1,14 +1,16 @@
 """The rasterizer against a brute-force one written here, on random and on degenerate meshes."""
 
 import multiprocessing
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
 import torch
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.rasterizer import backends, rasterize
+from mlanet_lib.rasterizer import backends, pytorch3d_backend, rasterize
 
 NAMES = ["numba", "pytorch3d"]
 
@@ -229,6 +231,52 @@ def test_works_in_a_forked_child_and_in_many_threads():
     for caller in callers:
         caller.join()
     assert len(results) == 6 and all(torch.equal(result, expected) for result in results)
+
+
+def _stand_in_for_pytorch3d():
+    """Modules with the two names that the backend imports, drawing by brute force with pytorch3d's documented frame."""
+
+    class Meshes:
+        def __init__(self, verts, faces):
+            self.verts, self.faces = verts, faces
+
+    def rasterize_meshes(meshes, image_size, faces_per_pixel, perspective_correct, cull_backfaces, **_):
+        assert faces_per_pixel == 1 and not perspective_correct and not cull_backfaces
+        height, width = image_size
+        found, first = torch.full((len(meshes.verts), height, width, 1), -1), 0
+        for n, (points, faces) in enumerate(zip(meshes.verts, meshes.faces, strict=True)):
+            extent = np.array([max(width / height, 1.0), max(height / width, 1.0)])
+            # its pixel (0, 0) is the one at +x, +y: the picture is turned half around
+            pixels = points.double().numpy().copy()
+            pixels[:, :2] = (pixels[:, :2] / extent + 1) / 2 * [width, height]
+            index = brute_force(pixels, faces, height, width)[0][::-1, ::-1].copy()
+            found[n, ..., 0] = torch.where(torch.tensor(index) >= 0, torch.tensor(index) + first, -1)
+            first += len(faces)
+        return found, None, None, None
+
+    renderer, structures = types.ModuleType("pytorch3d.renderer.mesh"), types.ModuleType("pytorch3d.structures")
+    renderer.rasterize_meshes, structures.Meshes = rasterize_meshes, Meshes
+    names = ("pytorch3d", "pytorch3d.renderer")
+    parents = {name: types.ModuleType(name) for name in names}
+    return {**parents, renderer.__name__: renderer, structures.__name__: structures}
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (20, 33), (33, 20)])
+def test_pytorch3d_conversion_against_a_stand_in(monkeypatch, height, width):
+    """Frame, batch-wide face numbers and left-out triangles, also where the package itself is not installed."""
+    meshes = [triangles(40, 5.0, 26, seed=seed) for seed in (5, 6)]
+    vertices, faces = torch.tensor(np.stack([mesh[0] for mesh in meshes])), torch.tensor(meshes[0][1])
+    vertices[0, 4, 2], vertices[1, 10, 0] = -1.0, float("nan")
+    expected = rasterize(vertices, faces, height, width, "numba")
+    for name, module in _stand_in_for_pytorch3d().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    found = pytorch3d_backend.rasterize(vertices, faces, height, width)
+    differ = found[0] != expected.face_index  # float32 inside: at edges
+    assert differ.float().mean() < 0.002 and (found[0] >= 0).float().mean() > 0.3
+    assert torch.allclose(found[1][~differ], expected.barycentric[~differ])
+    assert torch.equal(torch.isinf(found[2]), found[0] < 0)
+    same = ~differ & (found[0] >= 0)
+    assert torch.allclose(found[2][same], expected.depth[same])
 
 
 def test_wrong_input_is_named():

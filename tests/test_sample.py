@@ -89,6 +89,13 @@ def test_shrinking_does_not_alias():
     assert np.abs(crop - 127.5).max() < 12
 
 
+def test_the_crops_border_sees_what_lies_beyond_it():
+    """A crop is the middle of a larger crop of the same scale, up to its very edge."""
+    image = np.random.default_rng(5).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    crop, larger = crop_image(image, Box(20, 26, 60, 60), 20), crop_image(image, Box(14, 20, 72, 72), 24)
+    assert np.abs(crop.astype(int) - larger[2:-2, 2:-2]).max() <= 1
+
+
 def test_box_from_landmarks_is_3ddfas_roi(shared_data):
     from scipy.io import loadmat
 

@@ -136,7 +136,16 @@ def test_an_explicit_checkpoint_must_fit(whole, model, toy_model, folders, tmp_p
         run(model, folders, tmp_path, seed=5, resume=tmp_path / "none.safetensors")
     assert not list(tmp_path.iterdir())
     again = run(model, folders, tmp_path, seed=5, resume=whole.last_path)
-    assert again.resumed_from == 9
+    assert again.resumed_from == 9 and again.best_path.read_bytes() == whole.best_path.read_bytes()
+
+
+def test_without_its_best_weights_a_run_is_not_resumed(model, folders, tmp_path, capsys):
+    first = run(model, folders, tmp_path, max_steps=4)
+    first.best_path.unlink()
+    with pytest.raises(UserError, match=r"best\.safetensors.* is not beside it"):
+        run(model, folders, tmp_path / "elsewhere", max_steps=4, resume=first.last_path)
+    assert run(model, folders, tmp_path, max_steps=4).resumed_from == 0
+    assert "starts anew" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_not_resumed(model, folders, tmp_path, capsys):

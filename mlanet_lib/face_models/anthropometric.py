@@ -35,7 +35,7 @@ def build() -> MorphableModel:
     mean = motion.close_lips(fields[:, :, 0], skin)
     expression = motion.settle(fields[:, :, 1:])
     left, right = names.index("eyeBlinkLeft"), names.index("eyeBlinkRight")
-    blink = motion.close_lids(expression[:, :, left], mean, skin.rings["left"], parts.EYE_CENTRE)
+    blink = motion.close_lids(expression[:, :, left], mean, skin)
     expression[:, :, left], expression[:, :, right] = blink, blink[skin.twin] * MIRROR
     subset = farthest_points(mean, 320)
     identity = identity_modes(mean, skin.twin, skin.labels, subset)

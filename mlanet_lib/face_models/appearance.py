@@ -148,8 +148,7 @@ def _masks(mean: np.ndarray, skin: Skin) -> dict[str, np.ndarray]:
         mean[neighbours] - mean[:, None], axis=2
     ).mean(1)
     masks["hollow"] = np.clip(hollow * 1.6, -0.3, 1)
-    inner = _blob(mean, (7.5, -7.5, 107.0), (5, 3.5, 6))
-    masks["nostril"] = np.clip(inner * _soft(hollow - 0.12, 0.12) * 2, 0, 1)
+    masks["nostril"] = _nostrils(mean)
     distance = cKDTree(mean[skin.rings["mouth"]]).query(mean)[0]
     masks["inner_lip"] = _soft(6.0 - distance, 3.0) * np.maximum(masks["lips"], _soft(2.5 - distance, 1.0))
     return masks
@@ -167,6 +166,16 @@ def _within(chart: np.ndarray, loop: np.ndarray) -> np.ndarray:
         return np.concatenate([0.2 * q, np.ones((len(q), 1))], 1)
 
     return inside(flat(chart), flat(loop))
+
+
+def _nostrils(mean: np.ndarray) -> np.ndarray:
+    """Skin under the nose that has other skin in front of it."""
+    box = np.flatnonzero((np.abs(mean[:, 0]) < 13) & (mean[:, 1] > -11.5) & (mean[:, 1] < 6) & (mean[:, 2] > 90))
+    near = cKDTree(mean[box, :2]).query_ball_point(mean[box, :2], 1.3)
+    covered = np.array([mean[box[others], 2].max() for others in near]) - mean[box, 2]
+    mask = np.zeros(len(mean))
+    mask[box] = _soft(covered - 4.0, 2.0)
+    return mask
 
 
 def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:

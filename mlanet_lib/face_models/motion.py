@@ -1,6 +1,7 @@
 """What lids, lips and teeth must obey whoever the face is and whatever it does: corrections to the spline's fields."""
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 
 from mlanet_lib.face_models import parts
@@ -10,6 +11,8 @@ from mlanet_lib.face_models.topology import Skin
 LEFT_OUT = ("mouthClose",)  # meaningful only together with jawOpen: alone it pushes the lips through each other
 JAW_SHIFTS = ("jawForward", "jawLeft", "jawRight")
 LID_THICKNESS = 0.8  # mm
+OVERLAP = 1.9  # mm, of one closed lid over the other
+SMOOTHING = 5
 
 
 def _smooth_step(value: np.ndarray) -> np.ndarray:
@@ -30,7 +33,7 @@ def close_lips(mean: np.ndarray, skin: Skin) -> np.ndarray:
     gap = upper[:, 1] - lower[:, 1]
     across = np.abs(mean[:, 0])
     width = upper[-1, 0]
-    here = np.interp(across, upper[:, 0], gap) + 0.25
+    here = np.interp(across, upper[:, 0], gap) - 0.04
     slit = np.stack([np.interp(across, upper[:, 0], (upper + lower)[:, k] / 2) for k in (1, 2)], 1)
     near = np.exp(-0.5 * ((mean[:, 1:] - slit) ** 2).sum(1) / 3.0**2) * _smooth_step((width + 1 - across) / 6)
     ring = skin.chart[skin.rings["mouth"]]
@@ -40,35 +43,55 @@ def close_lips(mean: np.ndarray, skin: Skin) -> np.ndarray:
     return closed
 
 
-def close_lids(blink: np.ndarray, mean: np.ndarray, ring: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """(N,3) mm, the displacement of one eye's full blink, corrected: the upper lid comes down all the way to the lower
-    and both lie on the eyeball around `centre` (3,), not in it. `ring (K,)`: vertices of that eye's rim."""
+def close_lids(blink: np.ndarray, mean: np.ndarray, skin: Skin) -> np.ndarray:
+    """(N,3) mm: the measured displacement of the left eye's full `blink (N,3)`, smoothed along the skin, the upper lid
+    brought all the way down to the lower one, and both kept out of the eyeball."""
+    ring = skin.rings["left"]
     rim = mean[ring]
-    order = np.argsort(rim[:, 0], kind="stable")
-    ends = rim[order[[0, -1]]]
-    chord = ends[0, 1] + (rim[:, 0] - ends[0, 0]) / (ends[1, 0] - ends[0, 0]) * (ends[1, 1] - ends[0, 1])
-    upper, lower = ring[rim[:, 1] > chord + 0.2], ring[rim[:, 1] < chord - 0.2]
-    moved = mean + blink
+    first, last = rim[:, 0].argmin(), rim[:, 0].argmax()
+    across, height = (rim[[first, last], k] for k in (0, 1))
+    chord = np.interp(rim[:, 0], across, height)
+    upper, lower = ring[rim[:, 1] > chord], ring[rim[:, 1] < chord]
 
-    def height(vertices):
-        line = moved[vertices]
-        line = line[np.argsort(line[:, 0], kind="stable")]
-        return np.interp(moved[:, 0], line[:, 0], line[:, 1])
-
-    gap = height(upper) - height(lower) + 1.4
-    gap *= _smooth_step((moved[:, 0] - ends[0, 0]) / 2 + 0.5) * _smooth_step((ends[1, 0] - moved[:, 0]) / 2 + 0.5)
+    neighbours = _neighbour_mean(skin.faces, len(mean))
+    smooth = blink
+    for _ in range(SMOOTHING):
+        smooth = neighbours @ smooth
     to_upper, to_lower = (cKDTree(mean[vertices]).query(mean)[0] for vertices in (upper, lower))
-    share = _smooth_step((to_lower - to_upper) / 3 + 0.5)  # 1 on the upper lid, 0 on the lower
-    moved[:, 1] -= gap.clip(0) * share * np.exp(-((to_upper / 4.5) ** 2))
+    near = _smooth_step((14 - to_upper) / 6)[:, None]
+    moved = mean + blink + near * (smooth - blink)
 
-    away = moved - centre
+    corners = [skin.labels["lm42"], skin.labels["lm45"]]
+    u = 2 * (moved[:, 0] - moved[corners, 0].mean()) / np.diff(moved[corners, 0])
+    corner = np.interp(u, (-1, 1), moved[corners, 1])
+
+    def edge(*landmarks):
+        """Height of a closed lid's edge at every x: the arc through its two landmarks and the corners of the eye."""
+        vertices = [skin.labels[name] for name in landmarks]
+        arc = (1 - u**2)[:, None] * np.stack([np.ones_like(u), u], 1)
+        return corner + np.where(
+            np.abs(u) < 1, arc @ np.linalg.solve(arc[vertices], (moved[:, 1] - corner)[vertices]), 0
+        )
+
+    gap = (edge("lm43", "lm44") - edge("lm47", "lm46") + OVERLAP).clip(0)
+    share = _smooth_step((to_lower - to_upper) / 2 + 0.5)  # 1 on the upper lid, 0 on the lower
+    inside = _smooth_step((moved[:, 0] - across[0]) / 3 + 0.5) * _smooth_step((across[1] - moved[:, 0]) / 3 + 0.5)
+    moved[:, 1] -= gap * inside * share * np.exp(-((to_upper / 6) ** 2))
+
+    away = moved - parts.EYE_CENTRE
     distance = np.linalg.norm(away, axis=1)
-    to_rim = np.minimum(to_upper, to_lower)
-    wanted = parts.EYE_RADIUS + LID_THICKNESS * _smooth_step(to_rim / 1.6 + 0.15) - 0.25 * (1 - share)
-    drape = share * _smooth_step((9 - to_upper) / 7) * _smooth_step((5 - np.abs(distance - parts.EYE_RADIUS)) / 3.5)
-    drape = np.maximum(drape, (distance < wanted) * _smooth_step((7 - to_rim) / 4))
-    moved += drape[:, None] * (away / distance[:, None]) * (wanted - distance)[:, None]
+    wanted = parts.EYE_RADIUS + LID_THICKNESS * (0.3 + 0.7 * share) * _smooth_step((6 - to_upper) / 3)
+    push = (wanted - distance).clip(0) * _smooth_step((9 - to_upper) / 3) * (mean[:, 2] > parts.EYE_CENTRE[2])
+    moved += (push / distance)[:, None] * away
     return moved - mean
+
+
+def _neighbour_mean(faces: np.ndarray, size: int) -> sparse.csr_matrix:
+    """(N,N): mean over each vertex and its neighbours on the mesh."""
+    i, j = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).T
+    adjacency = sparse.coo_matrix((np.ones(len(i)), (i, j)), shape=(size, size)).tocsr()
+    adjacency = ((adjacency + adjacency.T) > 0).astype(float) + sparse.eye(size)
+    return sparse.diags(1 / np.asarray(adjacency.sum(1)).ravel()) @ adjacency
 
 
 def rest_on_eyeball(identity: np.ndarray, mean: np.ndarray, centre: np.ndarray, shift: np.ndarray) -> None:

@@ -82,4 +82,4 @@ def pocket(ring: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.nda
     faces = [np.stack([outer, outer_next, inner_next], -1), np.stack([outer, inner_next, inner], -1)]
     end = np.full(size, first + size * len(POCKET_DEPTHS))
     last = np.stack([levels[-1], following[-1], end], -1)
-    return source, depth, np.concatenate([*(f.reshape(-1, 3) for f in faces), last])
+    return source, depth, np.concatenate([*(f.reshape(-1, 3) for f in faces), last])[:, ::-1]

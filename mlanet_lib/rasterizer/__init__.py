@@ -65,8 +65,9 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int, backend:
         raise ValueError(f"faces must be (F, 3) integers, not {tuple(faces.shape)} {faces.dtype}")
     if height < 1 or width < 1:
         raise ValueError(f"the picture must have at least one pixel, not {height} x {width}")
-    if faces.numel() and not (int(faces.min()) >= 0 and int(faces.max()) < vertices.shape[1]):
-        raise ValueError(f"faces index vertices {int(faces.min())} to {int(faces.max())} of {vertices.shape[1]}")
+    low, high = _extent(faces)
+    if not (low >= 0 and high < vertices.shape[1]):
+        raise ValueError(f"faces index vertices {low} to {high} of {vertices.shape[1]}")
     name = choose(backend, vertices.device)
     device = vertices.device if vertices.device.type in _BACKENDS[name] else torch.device(_BACKENDS[name][0])
     dtype = torch.float64 if vertices.dtype == torch.float64 else torch.float32
@@ -75,3 +76,12 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int, backend:
         vertices.detach().to(device, dtype).contiguous(), faces.to(device).contiguous(), height, width
     )
     return Fragments(*(tensor.to(vertices.device) for tensor in result))
+
+
+def _extent(faces: Tensor) -> tuple[int, int]:
+    """The lowest and highest vertex index; of no faces (0, -1)."""
+    if not faces.numel():
+        return 0, -1
+    # on the CPU by numpy, since a torch reduction wakes all of its threads, which costs more than the work
+    values = faces.numpy() if faces.device.type == "cpu" else faces
+    return int(values.min()), int(values.max())

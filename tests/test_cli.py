@@ -1,0 +1,215 @@
+"""The command line: what it writes, what it says, and that wrong input is one line and exit code 2."""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from mlanet_lib import checkpoint
+from mlanet_lib.cli import main
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.network import MLANet
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, toy_model):
+    """A project folder with a toy face model and an untrained network."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("params.yaml", "dvc.yaml"):
+        (root / name).write_text("")
+    toy_model.save(root / "data" / "face_models" / "toy.npz")
+    stored = MorphableModel.load(root / "data" / "face_models" / "toy.npz")
+    torch.manual_seed(0)
+    network = MLANet(stored, backbone="resnet10t", image_size=32, width=8, pool=1)
+    metadata = {
+        "network": dataclasses.asdict(network.config),
+        "face_model": {"name": "toy", "fingerprint": stored.fingerprint},
+        "pretrained_weights": "random",
+        "step": 0,
+        "constant": {"landmarks": np.full((68, 2), 0.5).tolist(), "pose_degrees": [0.0, 0.0, 0.0]},
+    }
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    checkpoint.save(root / "weights" / "toy.safetensors", tensors, metadata)
+    checkpoint.save(
+        root / "other.safetensors", tensors, metadata | {"face_model": {"name": "toy", "fingerprint": "0" * 64}}
+    )
+    return root
+
+
+@pytest.fixture(autouse=True)
+def at_home(project, monkeypatch):
+    monkeypatch.setenv("MLANET_ROOT", str(project))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "me.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def refused(arguments, capsys, *words):
+    """The command fails with code 2 and one line on stderr that holds `words`."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("mlanet: "), error
+    for word in words:
+        assert word in error, error
+
+
+def test_help_names_the_verbs_and_is_quick():
+    code = "import sys; from mlanet_lib.cli import build_parser; text = build_parser().format_help(); "
+    code += "print(text); sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'pandas', 'dvc')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, "help imports something heavy"
+    for verb in ("reconstruct", "evaluate", "face-model", "data", "profile"):
+        assert verb in done.stdout
+
+
+def test_unknown_verb_or_option_is_one_line(capsys):
+    for arguments in (["reconstrcut"], ["reconstruct", "a.jpg"], ["profile", "use"], []):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_reconstruct_writes_the_contract_s_files(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["reconstruct", str(photo), "--out", str(out), "--cropped"]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"me_0.glb", "me_0.obj", "me_0.mtl", "me_0_texture.png", "me_0.png", "me_0.json"}
+    record = json.loads((out / "me_0.json").read_text())
+    fields = {"landmarks68", "pose_degrees", "identity", "expression", "lighting", "box", "score", "weights"}
+    assert fields <= set(record)
+    assert record["box"] == [0, 0, 80, 60] and "toy" in record["weights"]
+    sizes = [np.ptp(trimesh.load(out / f"me_0.{kind}", force="mesh").bounds, axis=0) for kind in ("obj", "glb")]
+    assert np.allclose(sizes[0], sizes[1] * 1000, rtol=1e-3)
+    with Image.open(out / "me_0.png") as overlay:
+        assert overlay.size == (80, 60)
+    assert "me_0.glb" in capsys.readouterr().out
+
+
+def test_photo_texture_differs_from_the_albedo(photo, tmp_path):
+    for kind in ("albedo", "photo"):
+        out = tmp_path / kind
+        assert main(["reconstruct", str(photo), "--out", str(out), "--cropped", "--texture", kind]) == 0
+    images = [np.asarray(Image.open(tmp_path / kind / "me_0_texture.png")).std() for kind in ("albedo", "photo")]
+    assert images[1] > 2 * images[0]
+
+
+def test_one_bad_photo_does_not_lose_the_others(photo, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("hello")
+    bad = [str(tmp_path / "text.jpg"), str(tmp_path / "missing.jpg")]
+    out = tmp_path / "out"
+    assert main(["reconstruct", bad[0], str(photo), bad[1], "--out", str(out), "--cropped"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and "text.jpg" in lines[0] and "missing.jpg" in lines[1]
+    assert (out / "me_0.glb").is_file() and not list(out.glob("text_0*"))
+
+
+def test_photos_that_would_overwrite_each_other(photo, tmp_path, capsys):
+    other = tmp_path / "sub" / "me.jpg"
+    refused(["reconstruct", photo, other, "--out", tmp_path / "out", "--cropped"], capsys, "same files")
+    assert not (tmp_path / "out").exists()
+
+
+def test_reconstruct_refuses_what_is_wrong(photo, project, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "junk.safetensors").write_text("junk")
+    out = tmp_path / "out"
+    start = ["reconstruct", photo, "--cropped", "--out"]
+    refused([*start, tmp_path / "file" / "x"], capsys, "cannot write", "not a folder")
+    refused([*start, out, "--weights", tmp_path / "none.safetensors"], capsys, "checkpoint not found")
+    refused([*start, out, "--weights", tmp_path / "junk.safetensors"], capsys, "not a readable checkpoint")
+    refused([*start, out, "--weights", project / "other.safetensors"], capsys, "was trained with face model")
+    refused([*start, out, "--backend", "opengl"], capsys, "opengl", "numba")
+    refused([*start, out, "--device", "warp9"], capsys, "warp9")
+    assert not out.exists()
+
+
+def test_read_only_folder(photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mlanet_lib.cli.os.access", lambda path, mode: False)  # root may write everywhere
+    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "out"], capsys, "read-only")
+
+
+def test_full_disk_leaves_nothing_half_written(photo, tmp_path, capsys):
+    """A limit on the size of files stands in for the full disk: the writes themselves fail."""
+    out = tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        code = main(["reconstruct", str(photo), "--cropped", "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert code == 2 and "cannot write into" in error and error.count("\n") == 1
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_fresh_clone_says_what_to_run(photo, tmp_path, capsys, monkeypatch):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "o"], capsys, "no weights", "make repro")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "toy.safetensors").write_bytes(b"")
+    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "o"], capsys, "not a readable checkpoint")
+
+
+def test_face_model_not_pulled(photo, project, tmp_path, capsys, monkeypatch):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "weights").mkdir()
+    weights = (project / "weights" / "toy.safetensors").read_bytes()
+    (tmp_path / "weights" / "toy.safetensors").write_bytes(weights)
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "o"], capsys, "dvc pull data.dvc")
+
+
+def test_no_face_is_said(shared_data, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
+    refused(["reconstruct", photo, "--out", tmp_path / "o"], capsys, "no face found")
+    assert not (tmp_path / "o").exists()
+
+
+def test_evaluate_writes_the_benchmark_s_json(shared_data, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    folder = shared_data / "AFLW2000_dev"
+    assert main(["evaluate", "aflw2000", str(folder), "--json", str(out), "--limit", "6"]) == 0
+    result = json.loads(out.read_text())
+    assert {"sparse_nme", "pose_mae", "baselines", "protocol", "weights"} <= set(result)
+    assert result["sparse_nme"]["images"][3] == 6
+    assert any("constant" in name for name in result["baselines"])
+    assert "protocol" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_what_is_wrong(tmp_path, capsys, photo):
+    out = tmp_path / "r.json"
+    refused(["evaluate", "aflw2000", tmp_path / "none", "--json", out], capsys, "no such folder")
+    photo.with_suffix(".mat").write_text("no")
+    refused(["evaluate", "aflw2000", tmp_path, "--json", out], capsys, "me.mat")
+    assert not out.exists()
+
+
+def test_face_model_check_and_convert(project, tmp_path, capsys):
+    path = project / "data" / "face_models" / "toy.npz"
+    assert main(["face-model", "check", str(path)]) == 0
+    assert "toy, 357 vertices" in capsys.readouterr().out
+    refused(["face-model", "check", tmp_path / "none.npz"], capsys, "not found")
+    refused(["face-model", "convert", "flame", tmp_path, "--out", tmp_path / "x.npz"], capsys, "flame")
+
+
+def test_profile_list_and_unknown_profile(capsys, monkeypatch):
+    monkeypatch.setenv("MLANET_ROOT", str(Path(__file__).resolve().parent.parent))
+    assert main(["profile", "list"]) == 0
+    assert "embedded" in capsys.readouterr().out
+    refused(["profile", "use", "embeded"], capsys, "embeded")

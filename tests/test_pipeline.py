@@ -1,0 +1,200 @@
+"""The pipeline: whole, at a tiny size, in a clean clone; what reruns when something changes; what stages depend on.
+
+The tests share one reproduced clone, made by the first of them, and change it one after the other.
+"""
+
+import ast
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from ruamel.yaml import YAML
+from tiny_project import ROOT, VARIANTS, run, set_values, set_variants, tiny_study
+
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The tiny study; a failed first run shows its end."""
+    done = tiny_study(tmp_path_factory.getbasetemp())
+    assert done.pull.code == 0, done.pull.text
+    assert done.first.code == 0, done.first.text[-6000:]
+    return done
+
+
+def stages_run(text):
+    """Names of the stages that a `dvc repro` ran."""
+    return re.findall(r"^Running stage '(.+)':", text, re.MULTILINE)
+
+
+def test_a_clean_clone_reproduces_the_whole_study(study):
+    assert [name for name in stages_run(study.first.text) if name.startswith("clean@")] == [
+        f"clean@{name}" for name in NOTEBOOKS
+    ]
+    outputs = study.project / "outputs"
+    for name in (*NOTEBOOKS, *(f"ablation/{variant}" for variant in VARIANTS)):
+        if name != "02_train" or True:
+            executed = nbformat.read(outputs / "notebooks" / f"{name}.ipynb", as_version=4)
+            assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code" and cell.source)
+            assert (outputs / "notebooks" / f"{name}.html").stat().st_size > 100_000
+    assert (outputs / "report" / "report.html").stat().st_size < 10_000_000
+    headline = (outputs / "report" / "headline.txt").read_text()
+    metrics = {path.stem: json.loads(path.read_text()) for path in (outputs / "metrics").glob("*.json")}
+    assert set(metrics) == {"train", "aflw2000", "florence", "ablation"}
+    nme = metrics["aflw2000"]["sparse_nme"]
+    assert nme["images"] == [3, 3, 3, 9]
+    assert f"{nme['balanced_mean']:.2f}" in headline and "report: outputs/report/report.html" in headline
+    assert [row["name"] for row in metrics["ablation"]["variants"]] == list(VARIANTS)
+    assert {row["seeds"] for row in metrics["ablation"]["variants"]} == {2}
+
+
+def test_the_second_run_does_nothing(study):
+    assert study.second.code == 0
+    assert stages_run(study.second.text) == []
+    assert "Data and pipelines are up to date." in study.second.text
+    assert study.second.seconds < 30
+
+
+def test_nothing_was_written_outside_of_what_git_and_dvc_know(study):
+    """Tracked files that changed: the parameters (by the test), the lock, the metrics. Nothing untracked is left."""
+    status = run(study.project, "git", "status", "--porcelain").text.splitlines()
+    touched = {line[3:] for line in status}
+    allowed = {"params.yaml", "dvc.lock", "outputs/", "outputs/metrics/"}
+    assert {name for name in touched if not name.startswith("outputs/metrics")} <= allowed
+
+
+def test_no_output_of_a_stage_goes_to_the_remote(study):
+    store = study.project / "store"
+    before = sorted(path.name for path in store.rglob("*") if path.is_file())
+    assert run(study.project, "dvc", "push").code == 0
+    assert sorted(path.name for path in store.rglob("*") if path.is_file()) == before
+
+
+def test_looking_at_an_executed_notebook_and_saving_it_trains_nothing(study):
+    source = study.project / "notebooks" / "02_train.ipynb"
+    original = source.read_bytes()
+    shutil.copy(study.project / "outputs" / "notebooks" / "02_train.ipynb", source)
+    done = run(study.project, "dvc", "repro")
+    source.write_bytes(original)
+    assert done.code == 0
+    assert stages_run(done.text) == ["clean@02_train"]
+
+
+def test_one_more_variant_runs_that_variant_the_gathering_and_the_report(study):
+    set_variants(study.project, {**VARIANTS, "last_level_only": {"network": {"levels": [4]}}})
+    done = run(study.project, "dvc", "repro")
+    assert done.code == 0, done.text[-4000:]
+    expected = ["ablation_run@last_level_only", "ablation", "report"]
+    assert [name for name in stages_run(done.text) if not name.startswith("clean@")] == expected
+    rows = json.loads((study.project / "outputs" / "metrics" / "ablation.json").read_text())["variants"]
+    assert [row["name"] for row in rows] == [*VARIANTS, "last_level_only"]
+
+
+def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(study):
+    curve = study.project / "outputs" / "train" / "history.csv"
+    before = curve.read_text()
+    set_values(study.project, {"train.lr": 1e-4})
+    done = run(study.project, "dvc", "repro", "train")
+    assert done.code == 0, done.text[-4000:]
+    assert [name for name in stages_run(done.text) if not name.startswith("clean@")] == ["train"]
+    assert "training starts anew" in done.text and "train.lr" in done.text
+    rows = list(csv.DictReader(curve.open()))
+    assert curve.read_text() != before and rows[-1]["step"] == "4"
+    assert float(rows[-1]["lr"]) <= 1e-4
+    stale = set(json.loads(run(study.project, "dvc", "status", "--json").text))
+    heavy = {f"ablation_run@{name}" for name in (*VARIANTS, "last_level_only")}
+    assert stale >= heavy | {"benchmark_aflw2000", "benchmark_florence", "report"}
+    assert not stale & {"train", "prepare_data", "explore"}
+
+
+def test_a_typo_in_the_parameters_is_one_line_and_fails_the_stage(study):
+    set_values(study.project, {"train.lrr": 1.0})
+    done = run(study.project, "python", "-m", "mlanet_lib.notebook_runner", "02_train")
+    assert done.code == 2
+    assert done.text.strip().splitlines()[-1] == "params.yaml: train.lrr is unknown, did you mean lr?"
+
+
+# What stages depend on: held to what the notebooks import.
+
+SHOWING = set("charts figures views viewer widgets page report gallery notebook_runner notebook_html".split())  # noqa: SIM905
+PLUMBING = {"params", "profiles", "errors", "files", "__init__"}
+CHECKPOINTED = ("benchmark_aflw2000", "benchmark_florence", "report", "ablation")
+
+
+def imports(source):
+    """Full names that a source imports from the library."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("mlanet_lib."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlanet_lib"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module
+
+
+def module_path(name):
+    """The file of `mlanet_lib.a.b`, or of the package; None for a name within a module."""
+    path = ROOT.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def used_modules(source):
+    """Paths, from the root, of all library modules behind a source, what only shows apart."""
+    found, waiting = set(), [source]
+    while waiting:
+        for path in filter(None, map(module_path, imports(waiting.pop()))):
+            if path not in found and path.stem not in SHOWING | PLUMBING:
+                found.add(path)
+                waiting.append(path.read_text())
+    return {path.relative_to(ROOT).as_posix() for path in found if path.stem != "__init__"}
+
+
+def stages():
+    """Stage -> (notebook, its dependencies in the library) from dvc.yaml."""
+    described = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    found = {}
+    for name, stage in described.items():
+        stage = stage.get("do", stage)
+        notebook = re.search(r"notebook_runner (\S+)", stage["cmd"]).group(1)
+        if name != "clean":
+            found[name] = (notebook, {dep for dep in stage["deps"] if dep.startswith("mlanet_lib")})
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(stages()))
+def test_a_stage_depends_on_the_modules_its_notebook_uses(name):
+    """Its own list is complete. What follows the training may leave out what the checkpoint's own stage lists: other code
+    there makes other weights (their header holds the code's fingerprint), and these are a dependency."""
+    notebook, listed = stages()[name]
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    covered = listed | (stages()["train"][1] if name in CHECKPOINTED else set())
+    used = used_modules(source)
+    assert sorted(path for path in used if not any(path == dep or path.startswith(f"{dep}/") for dep in covered)) == []
+    assert all((ROOT / dep).exists() for dep in listed)
+    if name not in CHECKPOINTED:  # nor is there too much: the whole library would retrain at every edit
+        extra = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in used)]
+        assert extra == []
+
+
+def test_every_stage_keeps_its_outputs_from_the_remote():
+    text = (ROOT / "dvc.yaml").read_text()
+    outs = re.findall(r"^\s+- (outputs/\S+?):\n((?:\s{8,}\S+: \S+\n)+)", text, re.MULTILINE)
+    assert len(outs) > 20
+    for path, options in outs:
+        assert ("cache: false" if path.startswith("outputs/metrics") else "push: false") in options, path
+
+
+def test_the_remote_is_a_folder_of_the_repository_and_nothing_reports_use():
+    from dvc.config import Config
+
+    config = Config(dvc_dir=str(ROOT / ".dvc"), validate=True)
+    assert config["core"]["analytics"] is False and config["core"]["check_update"] is False
+    remote = config["remote"][config["core"]["remote"]]["url"]
+    assert Path(remote).resolve() == ROOT / "store"
+    assert re.search(r"url = \.\./store$", (ROOT / ".dvc" / "config").read_text(), re.MULTILINE)

@@ -1,0 +1,184 @@
+"""The report: what it says, what it must not say, that it opens offline and is light."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlanet_lib import charts, viewer
+from mlanet_lib.errors import UserError
+from mlanet_lib.gallery import Gallery
+from mlanet_lib.metrics import NOT_DISTINGUISHABLE, PROTOCOLS
+from mlanet_lib.page import LARGEST, Estimate, Page, number
+from mlanet_lib.report import Inputs, build
+
+
+def bins(value):
+    keys = ("bin_0_30", "bin_30_60", "bin_60_90", "balanced_mean", "image_mean")
+    return {key: value + k for k, key in enumerate(keys)} | {"images": [10, 11, 12, 33]}
+
+
+def difference(value, low, high, verdict):
+    return {"difference": value, "low": low, "high": high, "verdict": verdict, "images": 33}
+
+
+@pytest.fixture
+def aflw():
+    pose = {"pitch": 3.0, "yaw": 4.0, "roll": 2.0, "mean": 3.0, "images": 33}
+    baseline = {
+        "sparse_nme": bins(20.0),
+        "pose_mae": pose | {"mean": 30.0},
+        "difference": {"sparse_nme": difference(-15.0, -16.0, -14.0, "lower")},
+        "uses_the_truth": False,
+    }
+    oracle = baseline | {"sparse_nme": bins(3.0), "uses_the_truth": True}
+    return {
+        "sparse_nme": bins(5.0),
+        "pose_mae": pose,
+        "intervals": {"balanced_mean": [7.5, 8.75], "bin_0_30": [4.5, 5.5], "pose_mae_mean": [2.5, 3.5]},
+        "baselines": {"constant": baseline, "oracle-pose mean shape": oracle},
+        "protocol": {name: PROTOCOLS[name] for name in ("sparse_nme", "pose_mae")},
+        "by_occlusion": {"free": bins(4.0), "occluded": bins(6.0)},
+        "vertex_error": {"mean_mm": 1.5, "mean_face_mm": 2.5, "protocol": PROTOCOLS["vertex_error"]},
+        "box": "square on the larger side",
+        "undetected": 0,
+        "weights": "best.safetensors",
+        "images": 33,
+        "folder": "aflw2000_synthetic",
+    }
+
+
+@pytest.fixture
+def florence():
+    conditions = {"frontal": {"mean_mm": 1.25, "sd_mm": 0.5, "pictures": 8}}
+    conditions["all"] = conditions["frontal"]
+    return {
+        "conditions": conditions,
+        "baselines": {"mean face": {"conditions": {k: v | {"mean_mm": 1.75} for k, v in conditions.items()}}},
+        "difference": {"over_subjects": difference(-0.5, -0.75, -0.25, "lower")},
+        "protocol": "synthetic stand-in in Florence's layout, not Florence; " + PROTOCOLS["florence_deng"],
+        "subjects": 4,
+        "pictures": 8,
+    }
+
+
+@pytest.fixture
+def ablation():
+    shared = {"seed_sd": 0.25, "bins": bins(9.0), "images": 33, "seeds": 3, "per_seed": {}}
+    return [
+        {"name": "full", "balanced_mean": 9.5} | shared,
+        {"name": "no_attention", "balanced_mean": 9.75} | shared | difference(0.25, -0.1, 0.6, NOT_DISTINGUISHABLE),
+    ]
+
+
+class Reader(HTMLParser):
+    """Text, links out, and whether every tag is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.addresses, self.open, self.images = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[key] for key in ("src", "href") if attributes.get(key)]
+        self.images += [attributes] if tag == "img" else []
+        if tag not in ("meta", "img", "link", "br", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader, " ".join(" ".join(reader.text).split())
+
+
+def test_whole_report(aflw, florence, ablation, toy_model, tmp_path):
+    history = pd.DataFrame({"step": [1, 2], "total": [2.0, 1.0], "val_nme": [9.0, 8.0]})
+    images = pd.DataFrame({"nme": np.linspace(2, 9, 33), "nme constant": np.linspace(10, 30, 33)})
+    weights = {"identity": [0.25] * 4}
+    mesh = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy())
+    figure = charts.level_weights(weights)
+    gallery = Gallery([("Best", figure, "the best")], figure, weights, [1, 2, 3, 4], mesh, "turn me")
+    inputs = Inputs(aflw, images, florence, {"variants": ablation}, history, {"profile": "embedded"}, gallery)
+    path = build(inputs, tmp_path / "report.html")
+    assert path.stat().st_size < LARGEST
+    reader, text = read(path)
+    # offline: nothing is fetched
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert all(image["alt"] for image in reader.images) and len(reader.images) == 7
+    raw = path.read_text(encoding="utf-8")
+    assert raw.count('Plotly.newPlot("') == 1 and raw.count("plotly.js v") == 1
+    # numbers with their intervals and their protocols
+    assert "8.00 [7.50, 8.75]" in text and "5.00 [4.50, 5.50]" in text and "3.00 [2.50, 3.50]" in text
+    assert PROTOCOLS["sparse_nme"] in text and PROTOCOLS["florence_deng"] in text
+    assert "33 images, 10 / 11 / 12 by yaw" in text
+    assert "constant (sees no picture)" in text and "oracle-pose mean shape (uses the truth)" in text
+    assert "-15.00 [-16.00, -14.00], lower" in text
+    assert "+0.25 [-0.10, +0.60], not distinguishable" in text
+    assert "1.25 ± 0.50" in text and "1.75 ± 0.50" in text
+    # a stand-in is named as one everywhere
+    assert "Synthetic stand-ins" in text and "synthetic stand-in in Florence's layout" in text
+    assert "point-to-plane RMSE, MICC Florence" not in text
+    assert "MICC Florence's scans (gated): not run" in text and "AFLW2000-3D, real photos: not run" in text
+
+
+def test_real_results_are_not_called_synthetic(aflw, florence, tmp_path):
+    del aflw["by_occlusion"]
+    florence["protocol"] = PROTOCOLS["florence_deng"]
+    _, text = read(build(Inputs(aflw2000=aflw, florence=florence), tmp_path / "r.html"))
+    assert "ynthetic" not in text.replace("Known", "")
+    assert "MICC Florence's scans (gated): not run" not in text and "real photos: not run" not in text
+    assert "Occluded against free faces: not run" in text
+
+
+def test_nothing_run_is_said(tmp_path):
+    reader, text = read(build(Inputs(), tmp_path / "r.html"))
+    for what in ("Sparse alignment", "Ablation", "Training curves", "Attention maps", "Pictures"):
+        assert re.search(f"{what}[^.]*: not run", text), what
+    assert (tmp_path / "r.html").stat().st_size < 40_000  # no plotly without a mesh
+    assert not reader.images
+
+
+def test_missing_numbers_are_not_run_and_never_nan(aflw, tmp_path):
+    aflw["sparse_nme"]["bin_60_90"] = None
+    aflw["sparse_nme"]["balanced_mean"] = None
+    aflw["intervals"] = {"balanced_mean": [None, None]}
+    aflw["pose_mae"] = None
+    (tmp_path / "a.json").write_text(json.dumps(aflw))
+    _, text = read(build(Inputs(aflw2000=tmp_path / "a.json"), tmp_path / "r.html"))
+    assert "nan" not in text.lower().split() and "None" not in text
+    assert text.count("not run") > 8
+
+
+def test_named_input_that_is_not_there(tmp_path):
+    for inputs in (Inputs(aflw2000=tmp_path / "no.json"), Inputs(history=tmp_path / "no.csv")):
+        with pytest.raises(UserError, match="no\\."):
+            build(inputs, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_page_escapes_sorts_and_limits(tmp_path):
+    page = Page("<b>t</b>", footer="f")
+    section = page.section("A & B")
+    section.table(["x", "y"], [["<i>", 2], ["b", Estimate(1.5, 1, 2)], ["c", None]], "p < 1", ours=[1])
+    section.details("d", "</pre><script>")
+    reader, text = read(page.write(tmp_path / "p.html"))
+    assert "<b>t</b>" in text and "<i>" in text and "A & B" in text and "</pre><script>" in text
+    raw = (tmp_path / "p.html").read_text()
+    assert 'data-value="1.5"' in raw and "<tr class=ours>" in raw and '<td class="notrun">not run</td>' in raw
+    assert number(1234) == "1,234" and number(float("nan")) == "not run" and number(2.345, 1) == "2.3"
+    section.text("x" * LARGEST)
+    with pytest.raises(UserError, match="MB"):
+        page.write(tmp_path / "big.html")
+    assert not (tmp_path / "big.html").exists()
