@@ -45,9 +45,34 @@ def bake(
 
 
 def _uv_fragments(uv: torch.Tensor, faces: torch.Tensor, size: int, backend: str) -> Fragments:
-    uv = uv.detach().cpu().float()
-    flat = torch.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size, torch.ones_like(uv[:, 0])], -1)
-    return rasterize(flat[None], faces.cpu(), size, size, backend)
+    uv = uv.detach().cpu().float()[faces.cpu()]
+    # triangles that cross the map's cut lie over everything else, the wrong way round: they go underneath
+    depth = 1 + crossing(uv).float()[:, None].expand(-1, 3)
+    flat = torch.stack([uv[..., 0] * size, (1 - uv[..., 1]) * size, depth], -1).reshape(1, -1, 3)
+    return rasterize(flat, torch.arange(flat.shape[1]).reshape(-1, 3), size, size, backend)
+
+
+def crossing(corners: torch.Tensor) -> torch.Tensor:
+    """Triangles (F,) bool that run the other way round in the UV map than most do: corners (F,3,2)."""
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+    return area * torch.sign(area).sum().sign() < 0
+
+
+def cut(uv: torch.Tensor, faces: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mesh cut open along its UV map's border, for files: (source (W,) vertex indices, faces (F,3), uv (W,2)).
+
+    A triangle that crosses the border would show a strip of the whole map; it gets corners of its own, all at the UV of
+    its first, and so one colour.
+    """
+    uv, faces = uv.detach().cpu(), faces.cpu()
+    chosen = crossing(uv[faces])
+    corners = faces[chosen]
+    source = torch.cat([torch.arange(len(uv)), corners.reshape(-1)])
+    opened = faces.clone()
+    opened[chosen] = len(uv) + torch.arange(corners.numel()).reshape(-1, 3)
+    placed = torch.cat([uv, uv[corners[:, :1].expand(-1, 3)].reshape(-1, 2)])
+    return source.numpy(), opened.numpy(), placed.numpy()
 
 
 def albedo_texture(
@@ -109,8 +134,10 @@ def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarra
     Image.fromarray(texture).save(path.with_name(f"{stem}_texture.png"))
 
 
-def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> None:
-    """One binary glTF file with the texture inside. `vertices` (V,3) in mm; the file is in metres."""
+def write_glb(
+    path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray, normals: np.ndarray
+) -> None:
+    """One binary glTF file with the texture inside. `vertices` (V,3) in mm, the file in metres; normals (V,3) unit."""
     import trimesh
 
     material = trimesh.visual.material.PBRMaterial(
@@ -119,6 +146,7 @@ def write_glb(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarra
     mesh = trimesh.Trimesh(
         vertices=np.asarray(vertices, float) / 1000,
         faces=np.asarray(faces),
+        vertex_normals=normals,
         visual=trimesh.visual.TextureVisuals(uv=np.asarray(uv, float), material=material),
         process=False,
     )
@@ -169,10 +197,12 @@ def write_face(
     if not np.isfinite(vertices).all():
         raise UserError(f"{stem}: the reconstruction holds numbers that are not finite; nothing was written")
     texture = albedo_texture(model, parameters) if texture is None else texture
-    faces, uv = model.faces.numpy(), model.uv.numpy()
+    source, faces, uv = cut(model.uv, model.faces)
+    normals = model.normals(torch.from_numpy(vertices)[None])[0].numpy()[source]
+    vertices = vertices[source]
     with together(folder) as temporary:
         write_obj(temporary / f"{stem}.obj", vertices, faces, uv, texture)
-        write_glb(temporary / f"{stem}.glb", vertices, faces, uv, texture)
+        write_glb(temporary / f"{stem}.glb", vertices, faces, uv, texture, normals)
         (temporary / f"{stem}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         if overlay is not None:
             Image.fromarray(overlay).save(temporary / f"{stem}.png")

@@ -13,6 +13,7 @@ Exit code 2: something the user gave is wrong, one line on stderr. Exit code 1: 
 import argparse
 import ast
 import difflib
+import json
 import logging
 import os
 import sys
@@ -20,8 +21,6 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-import nbformat
-from nbformat import NotebookNode
 from ruamel.yaml import YAML
 
 from mlanet_lib.errors import UserError
@@ -40,46 +39,56 @@ KERNEL_ENVIRONMENT = {
 }
 
 
-def read_notebook(path: Path) -> NotebookNode:
-    """The notebook at `path` (nbformat 4). UserError if there is none."""
+def read_notebook(path: Path) -> dict:
+    """The notebook at `path` as its JSON says (nbformat 4), sources as one text each. UserError if there is none."""
     if not path.is_file():
         near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.ipynb")], n=1, cutoff=0.3)
         raise UserError(f"no notebook {path}" + (f", did you mean {near[0]}?" if near else ""))
     try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a notebook") from error
+    return notebook
 
 
-def stripped(notebook: NotebookNode) -> NotebookNode:
+def stripped(notebook: dict) -> dict:
     """The same cells, and nothing that running or looking changes: no outputs, counts, ids or editor's metadata."""
-    clean = nbformat.v4.new_notebook()
-    clean.metadata = NotebookNode(
-        kernelspec=NotebookNode(display_name="Python 3", language="python", name="python3"),
-        language_info=NotebookNode(name="python"),
-    )
-    for cell in notebook.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
+    cells = []
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if "injected-parameters" in tags:
             continue
-        kept = NotebookNode(cell_type=cell.cell_type, id=f"cell-{len(clean.cells):02d}", source=cell.source.rstrip())
-        tags = [tag for tag in cell.metadata.get("tags", []) if tag in KEPT_TAGS]
-        kept.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
-        if cell.cell_type == "code":
-            kept.update(outputs=[], execution_count=None)
-        clean.cells.append(kept)
-    return clean
+        kept = {"cell_type": cell["cell_type"], "id": f"cell-{len(cells):02d}", "source": cell["source"].rstrip()}
+        tags = [tag for tag in tags if tag in KEPT_TAGS]
+        kept["metadata"] = {"tags": tags} if tags else {}
+        if cell["cell_type"] == "code":
+            kept |= {"outputs": [], "execution_count": None}
+        cells.append(kept)
+    metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
-def write_notebook(notebook: NotebookNode, path: Path) -> None:
+def notebook_text(notebook: dict) -> str:
+    """The file's text, laid out as Jupyter does (nbformat itself takes seconds to import)."""
+    cells = [{**cell, "source": cell["source"].splitlines(keepends=True)} for cell in notebook["cells"]]
+    return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+
+
+def write_notebook(notebook: dict, path: Path) -> None:
     """Write atomically; a file that already holds just this is left alone."""
-    text = nbformat.writes(notebook) + "\n"
+    text = notebook_text(notebook)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def clean_copy(name: str, root: Path) -> NotebookNode:
+def clean_copy(name: str, root: Path) -> dict:
     """Bring outputs/clean/NAME.ipynb up to date with notebooks/NAME.ipynb, and return it."""
     source = root / "notebooks" / f"{name}.ipynb"
     clean = stripped(read_notebook(source))
@@ -87,13 +96,13 @@ def clean_copy(name: str, root: Path) -> NotebookNode:
     return clean
 
 
-def declared_parameters(notebook: NotebookNode, where: str = "the notebook") -> dict[str, object]:
+def declared_parameters(notebook: dict, where: str = "the notebook") -> dict[str, object]:
     """Name -> default of every assignment in the cell tagged `parameters`. UserError if a default is no plain value."""
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise UserError(f"{where} must have one cell tagged 'parameters', not {len(cells)}")
     defaults = {}
-    for node in ast.parse(cells[0].source).body:
+    for node in ast.parse(cells[0]["source"]).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
             try:
@@ -144,23 +153,24 @@ def parameter_values(
     return wanted
 
 
-def tidy(notebook: NotebookNode) -> NotebookNode:
+def tidy(notebook: dict) -> dict:
     """Remove from an executed notebook what differs from run to run without meaning: times, paths, redrawn bars."""
-    for holder in (notebook, *notebook.cells):
+    for holder in (notebook, *notebook["cells"]):
         for name in ("papermill", "execution", "widgets"):
-            holder.metadata.pop(name, None)
-    for cell in notebook.cells:
-        merged: list[NotebookNode] = []
+            holder["metadata"].pop(name, None)
+    for cell in notebook["cells"]:
+        merged: list[dict] = []
         for output in cell.get("outputs", []):
-            if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
-                merged[-1].text += output.text
+            if output["output_type"] == "stream" and merged and merged[-1].get("name") == output["name"]:
+                merged[-1]["text"] += output["text"]
             else:
                 merged.append(output)
         for output in merged:
-            if output.output_type == "stream":  # a progress bar redraws its line: the last state stays
-                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
-        if cell.cell_type == "code":
-            cell.outputs = merged
+            if output["output_type"] == "stream":  # a progress bar redraws its line: the last state stays
+                lines = output["text"].split("\n")
+                output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if cell["cell_type"] == "code":
+            cell["outputs"] = merged
     return notebook
 
 
@@ -169,7 +179,8 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
 
     A failed notebook is kept beside as NAME.failed.ipynb, for reading.
     """
-    import papermill  # seconds to import: only where something is executed
+    import nbformat  # seconds to import, as are these: only where something is executed
+    import papermill
     from papermill.exceptions import PapermillExecutionError
 
     from mlanet_lib.notebook_html import write_html
@@ -186,7 +197,7 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
         raw = Path(folder) / "executed.ipynb"
         try:
             papermill.execute_notebook(
-                clean,
+                nbformat.from_dict(clean),
                 raw,
                 parameters=values,
                 kernel_name="python3",

@@ -72,7 +72,12 @@ class Section:
 
         `protocol`: the line below it that says what the numbers are.
         """
-        head = "".join(f'<th scope="col"><button type="button">{html.escape(name)}</button></th>' for name in columns)
+        first = rows[0] if rows else columns
+        kinds = [" class=text" if isinstance(value, str) else "" for value in first]
+        head = "".join(
+            f'<th scope="col"{kind}><button type="button">{html.escape(name)}</button></th>'
+            for kind, name in zip(kinds, columns, strict=True)
+        )
         body = "".join(
             f"<tr{' class=ours' if k in ours else ''}>{''.join(_cell(value) for value in row)}</tr>"
             for k, row in enumerate(rows)
@@ -92,7 +97,7 @@ class Section:
         text = figure.to_json().replace("</", "<\\/")
         script = (
             f"(function () {{ var f = {text}; "
-            f'Plotly.newPlot("{number}", f.data, f.layout, {{responsive: true, displaylogo: false}}); }})();'
+            f'Plotly.newPlot("{number}", f.data, f.layout, {{responsive: true, displayModeBar: false}}); }})();'
         )
         return self._add(
             f'<figure><div class="viewer" id="{number}" role="img" aria-label="{html.escape(caption)}"></div>'

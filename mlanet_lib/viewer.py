@@ -4,11 +4,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 CLAY = (189, 194, 204)
-LONGEST_TRIANGLES = 24_000
+MOST_TRIANGLES = 24_000
 
 
 def decimate(
-    vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray, triangles: int = LONGEST_TRIANGLES
+    vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray, triangles: int = MOST_TRIANGLES
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A mesh of at most `triangles` faces: vertices (V,3) that share a cell of a cube grid become their mean.
 
@@ -46,7 +46,7 @@ def mesh_figure(
     colours: np.ndarray | None = None,
     title: str = "",
     height: int = 420,
-    triangles: int = LONGEST_TRIANGLES,
+    triangles: int = MOST_TRIANGLES,
 ) -> go.Figure:
     """One mesh: vertices (V,3) mm, model frame (y up), faces (F,3), colours (V,3) in [0,1] or clay."""
     figure = go.Figure(_trace(vertices, faces, colours, triangles))
@@ -58,7 +58,7 @@ def compare_figure(
     meshes: dict[str, tuple[np.ndarray, np.ndarray | None]],
     faces: np.ndarray,
     height: int = 380,
-    triangles: int = 12_000,
+    triangles: int = MOST_TRIANGLES,
 ) -> go.Figure:
     """Several faces of one topology side by side: {name: (vertices (V,3), colours (V,3) in [0,1] or None)}."""
     from plotly.subplots import make_subplots

@@ -34,7 +34,9 @@ def toy_model() -> MorphableModel:
     """A small ellipsoid 'face' (mm) with 5 identity, 4 expression and 3 albedo modes, for tests of everything else."""
     rows, columns = 17, 21
     theta, height = np.meshgrid(np.linspace(-1.3, 1.3, columns), np.linspace(-1.2, 1.2, rows))
-    mean = np.stack([70 * np.sin(theta) * np.cos(height), 100 * np.sin(height), 80 * np.cos(theta) * np.cos(height)], -1)
+    mean = np.stack(
+        [70 * np.sin(theta) * np.cos(height), 100 * np.sin(height), 80 * np.cos(theta) * np.cos(height)], -1
+    )
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
     faces = np.concatenate([np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from mlanet_lib import checkpoint
 from mlanet_lib.ablation import (
+    Run,
     Scores,
     balanced,
     gather,
@@ -13,6 +16,7 @@ from mlanet_lib.ablation import (
     plan,
     read_scores,
     resampled,
+    shrink,
     write_scores,
 )
 from mlanet_lib.errors import UserError
@@ -74,6 +78,18 @@ def test_gathering_refuses_what_cannot_be_paired(tmp_path):
         gather(tmp_path, ["full", "other"])
     write_scores(tmp_path / "other.csv", scores(0.5))
     assert list(gather(tmp_path, ["full", "other"])) == ["full", "other"]
+
+
+def test_finished_trainings_keep_their_best_weights_in_half_precision(tmp_path):
+    params = load_params(ROOT / "params.yaml")
+    run = Run("ablation/full", 0, params.network, params.train, tmp_path)
+    for name in ("best", "last"):
+        checkpoint.save(tmp_path / f"{name}.safetensors", {"network.w": torch.tensor([1.5])}, {"step": 3})
+    (tmp_path / "history.csv").write_text("step\n3\n")
+    shrink([run])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "history.csv"]
+    tensors, metadata = checkpoint.read(tmp_path / "best.safetensors")
+    assert tensors["network.w"].dtype == torch.float16 and metadata["step"] == 3
 
 
 def test_balanced_mean_weighs_the_bins_alike():

@@ -208,6 +208,28 @@ def test_face_model_check_and_convert(project, tmp_path, capsys):
     refused(["face-model", "convert", "flame", tmp_path, "--out", tmp_path / "x.npz"], capsys, "flame")
 
 
+def test_face_model_build_writes_the_same_twice(tmp_path, toy_model, capsys, monkeypatch):
+    monkeypatch.setattr("mlanet_lib.face_models.anthropometric.build", lambda: toy_model)  # its own tests build it
+    for name in ("a.npz", "b.npz"):
+        assert main(["face-model", "build", "--out", str(tmp_path / name)]) == 0
+    assert "toy, 357 vertices" in capsys.readouterr().out
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_data_check(tmp_path, toy_model, capsys, monkeypatch):
+    root = Path(__file__).resolve().parent.parent
+    (tmp_path / "params.yaml").write_bytes((root / "profiles" / "embedded.yaml").read_bytes())
+    (tmp_path / "dvc.yaml").write_text("")
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    refused(["data", "check"], capsys, "dvc pull data.dvc")
+    toy_model.save(tmp_path / "data" / "face_models" / "anthropometric.npz")
+    assert main(["data", "check"]) == 0
+    out = capsys.readouterr().out
+    assert "toy, 357 vertices" in out and "not here yet" in out
+    (tmp_path / "data" / "face_models" / "anthropometric.npz").write_bytes(b"cut")
+    refused(["data", "check"], capsys, "not a readable face model")
+
+
 def test_profile_list_and_unknown_profile(capsys, monkeypatch):
     monkeypatch.setenv("MLANET_ROOT", str(Path(__file__).resolve().parent.parent))
     assert main(["profile", "list"]) == 0

@@ -98,3 +98,16 @@ def test_a_failed_move_takes_back_what_was_placed(tmp_path):
         (temporary / "a.txt").write_text("1")
         (temporary / "b.txt").write_text("2")
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_triangles_across_the_map_s_border_hide_nothing_and_have_one_colour():
+    """A square whose last triangle joins its far corners the other way round, as at the back of a closed head."""
+    uv = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]])
+    faces = torch.tensor([[0, 3, 1], [0, 1, 4], [1, 2, 4], [2, 3, 4], [3, 0, 4]])
+    values = torch.tensor([[1.0], [0], [0], [1.0], [0.5]])
+    texture = export.bake(uv, faces, values, 16)[..., 0]
+    assert np.allclose(texture, 1 - (np.arange(16) + 0.5) / 16, atol=1e-5)
+    source, opened, placed = export.cut(uv, faces)
+    assert source.tolist() == [0, 1, 2, 3, 4, 0, 3, 1] and opened[0].tolist() == [5, 6, 7]
+    assert (opened[1:] == faces[1:].numpy()).all() and (placed[5:] == 0).all()
+    assert (source[opened] == faces.numpy()).all()

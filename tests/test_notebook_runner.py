@@ -1,6 +1,5 @@
 """The notebook runner, on small notebooks in a project made here (each execution starts a kernel: seconds)."""
 
-import json
 import re
 
 import nbformat
@@ -11,6 +10,7 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.notebook_runner import (
     declared_parameters,
     main,
+    notebook_text,
     parameter_values,
     parse_settings,
     stripped,
@@ -39,7 +39,9 @@ def notebook(*sources):
         cell.outputs = [nbformat.v4.new_output("stream", text="old\n")]
         cell.metadata = nbformat.NotebookNode(collapsed=True, tags=["parameters"] if number == 0 else [])
         cells.append(cell)
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "mine", "display_name": "Mine"}})
+    return nbformat.v4.new_notebook(
+        cells=cells, nbformat_minor=5, metadata={"kernelspec": {"name": "mine", "display_name": "Mine"}}
+    )
 
 
 @pytest.fixture
@@ -171,8 +173,14 @@ def test_injected_cells_of_an_executed_notebook_are_not_kept():
     injected = nbformat.v4.new_code_cell("seed = 3")
     injected.metadata["tags"] = ["injected-parameters"]
     page.cells.insert(2, injected)
-    assert [cell.source for cell in stripped(page).cells] == ["# A title", "seed = 1", "2"]
-    assert json.loads(nbformat.writes(stripped(page)))["metadata"]["kernelspec"]["name"] == "python3"
+    clean = stripped(page)
+    assert [cell["source"] for cell in clean["cells"]] == ["# A title", "seed = 1", "2"]
+    assert clean["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_the_text_is_laid_out_as_jupyter_does():
+    clean = stripped(notebook("seed = 1", "print('ä')\n\n2"))
+    assert notebook_text(clean) == nbformat.writes(nbformat.from_dict(clean)) + "\n"
 
 
 def test_every_kernel_variable_is_text():

@@ -18,7 +18,8 @@ def test_background_is_a_function_of_its_seed(size):
 
 def test_noise_uses_the_whole_range():
     field = scenes.noise(np.random.default_rng(0), 64, octaves=4)
-    assert field.min() == 0 and field.max() == pytest.approx(1)
+    assert 0 <= field.min() < 0.25 and 0.75 < field.max() <= 1
+    assert field.std() > 0.1
 
 
 def test_occluders_stay_near_the_face_and_vary():

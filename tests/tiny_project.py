@@ -1,4 +1,4 @@
-"""The whole study at a tiny size, in a clean clone: made once a test session, used by test_pipeline and test_notebooks."""
+"""The whole study at a tiny size, in a clean clone: made once a test session, for test_pipeline and test_notebooks."""
 
 import functools
 import os
@@ -43,12 +43,13 @@ class Command:
     seconds: float
 
 
-def run(folder: Path, *command: str, timeout: float = 600) -> Command:
-    """Run a command of this environment in `folder`, with the library of that folder."""
+def run(folder: Path, *command: str, library: Path | None = None, timeout: float = 900) -> Command:
+    """Run a command of this environment in `folder`, with the library that lies in that folder, or in `library`."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLANET_"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": str(library or folder),
+        "OMP_NUM_THREADS": "1",  # pictures this small gain nothing from a second thread
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
         "GIT_CONFIG_COUNT": "0",

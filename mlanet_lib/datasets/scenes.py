@@ -15,14 +15,15 @@ SHADES = {"smooth": 2, "clouds": 4, "texture": 6}
 
 
 def noise(rng: np.random.Generator, size: int, octaves: int, persistence: float = 0.55) -> np.ndarray:
-    """Value noise: a sum of bicubically enlarged random grids (2, 4, 8, ... cells); (size, size, 3) float in [0, 1]."""
-    total = np.zeros((size, size, 3), np.float32)
-    for octave in range(octaves):
+    """Value noise: a sum of enlarged random grids (2, 4, 8, ... cells); (size, size, 3) float in [0, 1]."""
+    grid = np.full((1, 1, 3), 128, np.float32)
+    for octave in range(octaves):  # each octave refines the sum of the coarser ones, at its own resolution
         cells = 2 ** (octave + 1)
-        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        total += persistence**octave * np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32)
-    low, high = total.min((0, 1)), total.max((0, 1))
-    return (total - low) / np.maximum(high - low, 1e-6)
+        coarse = Image.fromarray(grid.astype(np.uint8)).resize((cells, cells), Image.Resampling.BICUBIC)
+        step = rng.integers(-128, 128, (cells, cells, 3)) * (0.9 * persistence**octave)
+        grid = np.clip(np.asarray(coarse) + step, 0, 255)
+    picture = Image.fromarray(grid.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture, np.float32) / 255
 
 
 def colour(rng: np.random.Generator) -> tuple[int, int, int]:

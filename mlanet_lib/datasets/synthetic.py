@@ -28,7 +28,8 @@ from mlanet_lib.renderer import decode, landmarks_visible, render_face
 LABELLED, LANDMARKED, UNLABELLED = 0, 1, 2
 YAW_BINS = ((0.0, 30.0), (30.0, 60.0), (60.0, 90.0))
 BATCH = 32
-SUPERSAMPLING = 2
+SUPERSAMPLING, LARGE = 2, 200
+"""Pictures of fewer than LARGE px a side are drawn so many times larger, and averaged."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,11 @@ def draw(
     model: MorphableModel, parameters: FaceParameters, rng: np.random.Generator, size: int, occlude: np.ndarray
 ) -> Drawn:
     """Draw faces into random scenes, `size` px a side; those with `occlude` (B,) true get something before the face."""
-    fine = size * SUPERSAMPLING
+    factor = SUPERSAMPLING if size < LARGE else 1
+    fine = size * factor
     decoded = decode(model, parameters)
     rendered = render_face(model, parameters, fine, decoded=decoded)
-    colours, mask = (torch.nn.functional.avg_pool2d(x, SUPERSAMPLING) for x in (rendered.image, rendered.mask))
+    colours, mask = (torch.nn.functional.avg_pool2d(x, factor) for x in (rendered.image, rendered.mask))
     colours = (colours.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
     mask = mask[:, 0].numpy()
     landmarks = project(decoded.landmarks, parameters.focal, 1, 1).numpy()

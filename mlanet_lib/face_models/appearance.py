@@ -115,7 +115,7 @@ def _masks(mean: np.ndarray, skin: Skin) -> dict[str, np.ndarray]:
     front = _soft(mean[:, 2] - 60, 5)
     streak = 1 + 0.12 * _noise(mean, 4.0, 1)
     masks["brow"] = _soft(width - distance, 1.5) * front * streak
-    masks["brow_wide"] = _soft(width + 1.4 - distance, 1.5) * front * streak - masks["brow"]
+    masks["brow_edge"] = 0.16 * np.exp(-(((distance - width) / 1.6) ** 2)) * front
 
     lids = mean[np.concatenate([skin.rings["left"], skin.rings["right"]])]
     distance, nearest = cKDTree(lids).query(mean)
@@ -133,7 +133,7 @@ def _masks(mean: np.ndarray, skin: Skin) -> dict[str, np.ndarray]:
     distance = cKDTree(edge).query(mean)[0] * np.where(_within(skin.chart, whole), -1, 1)
     distance = distance + 1.2 * _noise(mean, 14.0, 2)
     masks["hair"] = _soft(distance, 3.5)
-    masks["hair_edge"] = 0.28 * np.exp(-((distance / 4.5) ** 2))
+    masks["hair_edge"] = 0.18 * np.exp(-((distance / 4.5) ** 2))
 
     x, y, z = folded.T
     jaw = _soft(-22 - y, 12) * _soft(y + 98, 8) * _soft(z - 25, 15)
@@ -209,18 +209,18 @@ def albedo(mean: np.ndarray, skin: Skin, pocket_depth: np.ndarray, patches: list
     hair, brow = m["hair"], 0.85 * m["brow"].clip(0, 1)
     modes = {
         "skin_tone": np.outer(bare * (1 - 0.25 * m["lips"]), [-0.115, -0.12, -0.12]) * (colour / SKIN),
-        "skin_hue": np.outer(bare, [0.01, -0.006, -0.028]),
+        "skin_hue": np.outer(bare, [0.006, -0.003, -0.018]),
         "cheek_blush": np.outer(m["cheek"] * bare, [0.012, -0.022, -0.017]),
         "nose_redness": np.outer((m["nose"] + 0.6 * m["ear"]) * bare, [0.01, -0.018, -0.018]),
         "lip_redness": np.outer(m["lips"], [0.03, -0.03, -0.018]),
         "lip_darkness": np.outer(m["lips"], [-0.045, -0.035, -0.035]),
         "brow_darkness": 0.35 * m["brow"].clip(0, 1)[:, None] * (HAIR - SKIN) * 0.8,
-        "brow_width": 0.75 * m["brow_wide"][:, None] * (HAIR - SKIN),
-        "beard_shadow": np.outer(m["beard"] + 0.8 * m["moustache"], [-0.075, -0.06, -0.04]),
+        "brow_width": m["brow_edge"][:, None] * (HAIR - SKIN),
+        "beard_shadow": np.outer(m["beard"] + 0.8 * m["moustache"], [-0.05, -0.04, -0.028]),
         "moustache": np.outer(m["moustache"], [-0.09, -0.075, -0.06]),
         "dark_circles": np.outer(m["circles"], [-0.05, -0.05, -0.035]),
         "hair_lightness": np.outer(hair + brow * 0.7, [0.085, 0.064, 0.041]),
-        "hair_red": np.outer(hair + brow * 0.5, [0.025, 0.0, -0.012]),
+        "hair_red": np.outer(hair + brow * 0.5, [0.014, 0.0, -0.006]),
         "hairline": m["hair_edge"][:, None] * (HAIR - SKIN),
         "mottle": np.outer(_noise(mean, 22, 5) * bare, [0.012, 0.014, 0.014]),
     }

@@ -47,11 +47,11 @@ def close_lids(blink: np.ndarray, mean: np.ndarray, skin: Skin) -> np.ndarray:
     """(N,3) mm: the measured displacement of the left eye's full `blink (N,3)`, smoothed along the skin, the upper lid
     brought all the way down to the lower one, and both kept out of the eyeball."""
     ring = skin.rings["left"]
-    rim = mean[ring]
+    rim = mean[ring].round(3)  # ties must not hang on the last bit
     first, last = rim[:, 0].argmin(), rim[:, 0].argmax()
     across, height = (rim[[first, last], k] for k in (0, 1))
     chord = np.interp(rim[:, 0], across, height)
-    upper, lower = ring[rim[:, 1] > chord], ring[rim[:, 1] < chord]
+    upper, lower = ring[rim[:, 1] > chord + 0.05], ring[rim[:, 1] < chord - 0.05]
 
     neighbours = _neighbour_mean(skin.faces, len(mean))
     smooth = blink

@@ -56,7 +56,9 @@ def hull(half: np.ndarray) -> np.ndarray:
     triangles = triangles[(triangles < len(half)).all(1)]
     a, b, c = points[triangles].transpose(1, 0, 2)
     outward = (np.cross(b - a, c - a) * (a + b + c)).sum(1) > 0
-    return np.where(outward[:, None], triangles, triangles[:, ::-1])
+    triangles = np.where(outward[:, None], triangles, triangles[:, ::-1])
+    start = triangles.argmin(1)[:, None]
+    return np.unique(np.take_along_axis(triangles, (start + np.arange(3)) % 3, 1), axis=0)
 
 
 def edge_list(triangles: np.ndarray) -> np.ndarray:
@@ -149,7 +151,7 @@ def build_skin(table: Semilandmarks) -> Skin:
         wanted = size_field(place)
         a, b = edges.T
         ratio = np.linalg.norm(place[a] - place[b], axis=1) / np.minimum(wanted[a], wanted[b])
-        order = np.argsort(-ratio, kind="stable")
+        order = np.argsort(-ratio.round(6), kind="stable")  # no tie may hang on the last bit
         order = order[ratio[order] > 1.38]
         fresh = unit(points[a[order]] + points[b[order]])
         span = np.linalg.norm(points[a[order]] - points[b[order]], axis=1)

@@ -1,0 +1,49 @@
+"""The report's pictures: the right faces in the right group."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mlanet_lib.datasets import aflw2000
+from mlanet_lib.gallery import make_gallery
+from mlanet_lib.network import MLANet
+from mlanet_lib.predictor import Predictor
+
+
+@pytest.fixture
+def predictor(toy_model):
+    torch.manual_seed(0)
+    network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1, levels=(2, 4)).eval()
+    metadata = {"face_model": {"name": "toy"}, "step": 0, "network": dataclasses.asdict(network.config)}
+    return Predictor(network, toy_model, metadata)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(5):  # photo k is grey of its own, so that the pictures tell which one they are
+        points = np.column_stack([rng.uniform(20, 80, (68, 2)), np.zeros(68)])
+        image = np.full((100, 100, 3), 40 * k + 20, np.uint8)
+        pose, middle = np.array([0.0, 10.0 * k, 0.0]), np.array([50.0, 50.0, 0.0])
+        aflw2000.write_sample(tmp_path, f"image{k}", image, points, pose, 0.5, middle)
+    return tmp_path
+
+
+def test_best_median_worst_are_what_they_say(predictor, folder):
+    names, nme = [f"image{k}.jpg" for k in range(5)], [5.0, 1.0, 9.0, 3.0, 7.0]
+    gallery = make_gallery(predictor, folder, names, nme, count=1)
+    assert [title for title, _, _ in gallery.rows] == ["Best", "Median", "Worst"]
+    for (_, figure, _), k in zip(gallery.rows, (1, 0, 2), strict=True):
+        photo = figure.axes[0].images[0].get_array()
+        assert abs(int(photo[112, 112, 0]) - (40 * k + 20)) <= 3
+        assert f"{nme[k]:.2f} %" in figure.axes[0].get_ylabel() and f"{10 * k:+d}°" in figure.axes[0].get_ylabel()
+    assert list(gallery.levels) == [2, 4] and len(gallery.viewer.data) == 3
+    assert all(sum(row) == pytest.approx(1, abs=1e-5) for row in gallery.level_weights.values())
+    assert len([axis for axis in gallery.attention.axes if axis.images]) >= 9
+
+
+def test_fewer_faces_than_asked_for(predictor, folder):
+    gallery = make_gallery(predictor, folder, ["image0.jpg", "image3.jpg"], [2.0, 1.0], count=3)
+    assert len(gallery.rows[0][1].axes) == 10
