@@ -19,7 +19,7 @@ export DVC_NO_ANALYTICS := 1
 # uv trusts the certificates that the machine trusts, as pip does
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help setup repro test lab lint format lock data clean-setup
+.PHONY: help setup repro test lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -63,6 +63,10 @@ format: setup  ## let ruff repair what lint complains of
 data: setup  ## make data/ again from code, and put it into the remote inside the repository
 	@mlanet face-model build
 	@dvc add --quiet data && dvc push --quiet data.dvc
+
+weights: setup  ## ship what `make repro` trained: half precision, into the remote inside the repository
+	@python -c "from mlanet_lib.checkpoint import export_weights; export_weights('outputs/train/best.safetensors', 'weights/anthropometric.safetensors')"
+	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
 lab: setup  ## open JupyterLab on the notebooks
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)

@@ -46,8 +46,8 @@ def bake(
 
 def _uv_fragments(uv: torch.Tensor, faces: torch.Tensor, size: int, backend: str) -> Fragments:
     uv = uv.detach().cpu().float()[faces.cpu()]
-    # triangles that cross the map's cut lie over everything else, the wrong way round: they go underneath
-    depth = 1 + crossing(uv).float()[:, None].expand(-1, 3)
+    # triangles that cross the map's border lie over everything else, the wrong way round: behind the camera, not drawn
+    depth = 1 - 2 * crossing(uv).float()[:, None].expand(-1, 3)
     flat = torch.stack([uv[..., 0] * size, (1 - uv[..., 1]) * size, depth], -1).reshape(1, -1, 3)
     return rasterize(flat, torch.arange(flat.shape[1]).reshape(-1, 3), size, size, backend)
 

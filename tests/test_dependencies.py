@@ -21,8 +21,9 @@ CONDA_NAME = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-pytho
 CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 # floors 1-4 of the design run on a bare machine
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
-SHOWING = {"charts", "figures", "views", "viewer", "widgets", "page", "report", "notebook_runner", "notebook_html"}
-UPPER_FLOORS = {"detector", "predictor", "evaluation", "ablation", "export", "params", "profiles", "cli"} | SHOWING
+SHOWING = {"charts", "figures", "views", "viewer", "gallery", "widgets", "page", "report", "params", "profiles", "cli"}
+STUDY = {"detector", "predictor", "evaluation", "evaluation_florence", "ablation", "export"}
+UPPER_FLOORS = STUDY | SHOWING | {"notebook_runner", "notebook_html"}
 
 
 def locked(python: str = CURRENT) -> dict[str, tuple[str, int]]:

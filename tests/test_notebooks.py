@@ -69,7 +69,7 @@ def test_the_runner_knows_every_notebook_of_the_pipeline():
 
 
 def test_all_run_under_nbval(tmp_path_factory):
-    """Copies prepared by papermill with tiny values, executed by nbval where they lie, two at a time; the report last."""
+    """Copies prepared by papermill with tiny values, executed by nbval where they lie, two at a time."""
     study = tiny_study(tmp_path_factory.getbasetemp())
     assert study.first.code == 0, study.first.text[-6000:]
     project = tmp_path_factory.mktemp("nbval")  # a copy: test_pipeline asks what has changed in the other

@@ -107,6 +107,13 @@ def choose(chart, values, weight, fixed, midline):
     return chosen
 
 
+# ICT-FaceKit's README gives two jawlines. These substitutes for the Multi-PIE points 0-7 and 9-16 lie on the face's own
+# outline, as the points of 300W-LP and AFLW do: on 3,000 AFLW crops (not AFLW2000-3D) the mean shape under the best
+# pose comes as near as 2.89 / 3.32 / 4.00 % (yaw bins), with the Multi-PIE ones 2.97 / 4.33 / 5.81 %.
+JAWLINE = dict(zip(range(8), (1278, 1272, 12, 1834, 243, 781, 2199, 1447), strict=True))
+JAWLINE |= dict(zip(range(9, 17), (3661, 4390, 3022, 2484, 4036, 2253, 3490, 3496), strict=True))
+
+
 def main(folder: Path, out: Path) -> None:
     """Write semilandmarks.csv, expressions.csv and measures.csv into `out`."""
     vertices, triangles = read_obj(folder / "generic_neutral_mesh.obj")
@@ -131,6 +138,7 @@ def main(folder: Path, out: Path) -> None:
     chart[midline, 0] = 0
 
     landmarks = np.array(indices["idx_to_landmark_verts"])
+    landmarks[list(JAWLINE)] = list(JAWLINE.values())
     left = {k: int(vertex) for k, vertex in enumerate(landmarks) if mean[vertex, 0] > -0.5}
     named = {name: int(np.argmin(((mean - place) ** 2).sum(1))) for name, place in POINTS.items()}
     labels: dict[int, list[str]] = {}
