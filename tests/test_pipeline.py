@@ -103,7 +103,7 @@ def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(st
     assert done.code == 0, done.text[-4000:]
     assert [name for name in stages_run(done.text) if not name.startswith("clean@")] == ["train"]
     assert "training starts anew" in done.text and "train.lr" in done.text
-    rows = list(csv.DictReader(curve.open()))
+    rows = list(csv.DictReader(curve.read_text().splitlines()))
     assert curve.read_text() != before and rows[-1]["step"] == "4"
     assert float(rows[-1]["lr"]) <= 1e-4
     stale = set(json.loads(run(study.project, "dvc", "status", "--json").text))

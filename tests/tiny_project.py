@@ -102,7 +102,7 @@ def set_values(project: Path, changes: dict[str, object]) -> None:
     """Change dotted keys of the project's params.yaml."""
     values = merge(read_yaml(project / "params.yaml"), nested(changes))
     with (project / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(values, file)
+        YAML().dump(values, file)  # keeps the order
 
 
 def set_variants(project: Path, variants: dict[str, dict]) -> None:
@@ -110,7 +110,7 @@ def set_variants(project: Path, variants: dict[str, dict]) -> None:
     values = read_yaml(project / "params.yaml")
     values["ablation"]["variants"] = variants
     with (project / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(values, file)
+        YAML().dump(values, file)  # keeps the order
 
 
 @dataclass(frozen=True)
