@@ -5,6 +5,7 @@ learned *this* face model; they are not AFLW2000-3D's or Florence's, and nothing
 """
 
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,20 @@ from mlanet_lib.datasets.synthetic import (
     YAW_BINS,
     SyntheticConfig,
     draw,
-    run_tasks,
     sample_parameters,
     sample_people,
     spread_yaw,
     stream,
     write_split,
 )
+from mlanet_lib.datasets.workers import run_tasks, worker_pool
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.parameters import FaceParameters
 
 PHOTO_SHARE = (0.45, 0.7)
 """Side of the face's crop in sides of the photo, lowest and highest; AFLW2000-3D's lies about in the middle."""
 BATCH = 8
+WORTH_A_POOL = 1000  # training samples; starting processes costs seconds
 SCAN_YAW = {"cooperative": 20.0, "indoor": 45.0, "outdoor": 70.0}
 """Largest |yaw| of the pictures in each of Florence's conditions; the wilder the condition, the wider."""
 SCAN_PICTURES = 3
@@ -43,7 +45,7 @@ def write_aflw2000(
     model: MorphableModel,
     folder: str | Path,
     seed: int,
-    workers: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     progress: bool = True,
 ) -> Path:
     """Write `config.test` photos with `.mat` files, a third in each yaw bin, `config.occluded` of each occluded."""
@@ -63,7 +65,7 @@ def write_aflw2000(
         )
         for i in range(0, count, BATCH)
     ]
-    for _ in run_tasks(_write_photos, model, tasks, workers, "drawing test photos", progress):
+    for _ in run_tasks(_write_photos, model, tasks, pool, "drawing test photos", progress):
         pass
     return folder
 
@@ -105,7 +107,7 @@ def write_florence(
     model: MorphableModel,
     folder: str | Path,
     seed: int,
-    workers: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     progress: bool = True,
 ) -> Path:
     """Write `config.scans` subjects: the neutral head as the scan, and pictures of it in each condition."""
@@ -114,7 +116,7 @@ def write_florence(
         (folder, config.photo_size, f"subject_{i + 1:02d}", [p[i] for p in people], (seed, "scans", str(i)))
         for i in range(config.scans)
     ]
-    for _ in run_tasks(_write_subject, model, tasks, workers, "drawing scans", progress):
+    for _ in run_tasks(_write_subject, model, tasks, pool, "drawing scans", progress):
         pass
     return folder
 
@@ -147,13 +149,15 @@ def generate(
 ) -> dict[str, Path]:
     """Write everything that the embedded study needs: training and validation arrays, and both benchmark sets.
 
-    workers: processes (default: one a core). Returns the folders: train, validation, aflw2000, florence.
+    workers: processes (default: one a core, unless there is little to draw). Returns the folders: train, validation,
+    aflw2000, florence.
     """
-    training, workers = Path(training), workers or os.cpu_count() or 1
-    options = {"seed": seed, "workers": workers, "progress": progress}
-    return {
-        "train": write_split(config, model, training / "train", "train", config.train, **options),
-        "validation": write_split(config, model, training / "validation", "validation", config.validation, **options),
-        "aflw2000": write_aflw2000(config, model, aflw2000_folder, **options),
-        "florence": write_florence(config, model, florence_folder, **options),
-    }
+    training = Path(training)
+    workers = workers or (os.cpu_count() or 1 if config.train >= WORTH_A_POOL else 1)
+    with worker_pool(model, workers) as pool:
+        options = {"seed": seed, "pool": pool, "progress": progress}
+        splits = {"train": config.train, "validation": config.validation}
+        folders = {name: write_split(config, model, training / name, name, n, **options) for name, n in splits.items()}
+        folders["aflw2000"] = write_aflw2000(config, model, aflw2000_folder, **options)
+        folders["florence"] = write_florence(config, model, florence_folder, **options)
+    return folders

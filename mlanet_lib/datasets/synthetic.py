@@ -10,16 +10,15 @@ The distributions (pose, expression, light, occluders) are choices of this proje
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mlanet_lib.camera import DEFAULT_FOCAL, euler_to_matrix, project, to_camera
 from mlanet_lib.datasets import scenes
+from mlanet_lib.datasets.workers import run_tasks
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files import atomic_path
 from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
@@ -202,14 +201,15 @@ def write_split(
     split: str,
     count: int,
     seed: int,
-    workers: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     progress: bool = True,
 ) -> Path:
     """Write one split for training: `images.npy` (N, S, S, 3) uint8 and `labels.npz`; returns the folder.
 
     labels.npz (float32 unless said): the fields of `FaceParameters`; landmarks (N, 68, 2) crop sides; visible (N, 68);
     occluded (N,) share covered; kind (N,) int64 (0 labelled, 1 landmarked, 2 unlabelled); person (N,) int64. What a
-    sample's kind does not know is not in the file: those rows are zero. The result does not depend on `workers`.
+    sample's kind does not know is not in the file: those rows are zero. `pool`: see
+    `workers.worker_pool`; the result does not depend on it.
     """
     rng, folder, size, training = stream(seed, split), Path(folder), config.image_size, split == "train"
     people = sample_people(model, rng, -(-count // config.images_per_person) if training else count)
@@ -235,7 +235,7 @@ def write_split(
             )
             for i in starts
         ]
-        for known in run_tasks(_draw_batch, model, tasks, workers, f"drawing {split}", progress):
+        for known in run_tasks(_draw_batch, model, tasks, pool, f"drawing {split}", progress):
             for name, array in known.items():
                 columns.setdefault(name, []).append(array)
     labels = {name: np.concatenate(arrays) for name, arrays in columns.items()}
@@ -273,39 +273,3 @@ def _draw_batch(model: MorphableModel, task: _Task) -> dict[str, np.ndarray]:
         name: (array * keep.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float32)
         for name, (array, keep) in known.items()
     }
-
-
-def run_tasks(function, model: MorphableModel, tasks: list, workers: int, description: str, progress: bool):
-    """Yield `function(model, task)` for every task, in order, from `workers` processes (1: from this one).
-
-    Each worker computes with one thread: whole batches side by side are faster than threads within small operations.
-    """
-    bar = tqdm(total=len(tasks), desc=description, unit="batch", disable=not progress)
-    with bar:
-        if workers <= 1:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # sums come out the same as in a worker
-            try:
-                for task in tasks:
-                    yield function(model, task)
-                    bar.update()
-            finally:
-                torch.set_num_threads(threads)
-            return
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (model,)) as pool:
-            for result in pool.map(_run_task, [function] * len(tasks), tasks):
-                yield result
-                bar.update()
-
-
-_worker_model: MorphableModel | None = None
-
-
-def _start_worker(model: MorphableModel) -> None:
-    global _worker_model
-    _worker_model = model
-    torch.set_num_threads(1)
-
-
-def _run_task(function, task):
-    return function(_worker_model, task)

@@ -1,0 +1,57 @@
+"""Drawing in several processes: independent batches, each with the face model at hand."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+import torch
+from tqdm.auto import tqdm
+
+from mlanet_lib.face_model import MorphableModel
+
+
+@contextmanager
+def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """A pool for `run_tasks`: None for one worker, that is, this process.
+
+    Each worker computes with one thread: whole batches side by side are faster than threads within small operations.
+    """
+    if workers <= 1:
+        yield None
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (model,)) as pool:
+            yield pool
+
+
+def run_tasks(
+    function, model: MorphableModel, tasks: list, pool: ProcessPoolExecutor | None, what: str, progress: bool
+):
+    """Yield `function(model, task)` for every task, in order, computed in the pool's processes or, without, in this."""
+    with tqdm(total=len(tasks), desc=what, unit="batch", disable=not progress) as bar:
+        if pool is not None:
+            for result in pool.map(_run_task, [function] * len(tasks), tasks):
+                yield result
+                bar.update()
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums come out the same as in a worker
+        try:
+            for task in tasks:
+                yield function(model, task)
+                bar.update()
+        finally:
+            torch.set_num_threads(threads)
+
+
+_worker_model: MorphableModel | None = None
+
+
+def _start_worker(model: MorphableModel) -> None:
+    global _worker_model
+    _worker_model = model
+    torch.set_num_threads(1)
+
+
+def _run_task(function, task):
+    return function(_worker_model, task)
