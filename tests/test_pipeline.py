@@ -33,6 +33,11 @@ def stages_run(text):
     return re.findall(r"^Running stage '(.+)':", text, re.MULTILINE)
 
 
+def stale(study):
+    """Names of the stages that `dvc status` says would run."""
+    return set(json.loads(run(study.project, "dvc", "status", "--json").text))
+
+
 def test_a_clean_clone_reproduces_the_whole_study(study):
     assert [name for name in stages_run(study.first.text) if name.startswith("clean@")] == [
         f"clean@{name}" for name in NOTEBOOKS
@@ -85,14 +90,11 @@ def test_looking_at_an_executed_notebook_and_saving_it_trains_nothing(study):
     assert stages_run(done.text) == ["clean@02_train"]
 
 
-def test_one_more_variant_runs_that_variant_the_gathering_and_the_report(study):
+def test_one_more_variant_asks_for_that_variant_the_gathering_and_the_report(study):
     set_variants(study.project, {**VARIANTS, "last_level_only": {"network": {"levels": [4]}}})
-    done = run(study.project, "dvc", "repro")
-    assert done.code == 0, done.text[-4000:]
-    expected = ["ablation_run@last_level_only", "ablation", "report"]
-    assert [name for name in stages_run(done.text) if not name.startswith("clean@")] == expected
-    rows = json.loads((study.project / "outputs" / "metrics" / "ablation.json").read_text())["variants"]
-    assert [row["name"] for row in rows] == [*VARIANTS, "last_level_only"]
+    assert stale(study) == {"ablation_run@last_level_only", "ablation", "report"}
+    set_variants(study.project, VARIANTS)
+    assert stale(study) == set()
 
 
 def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(study):
@@ -106,17 +108,8 @@ def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(st
     rows = list(csv.DictReader(curve.read_text().splitlines()))
     assert curve.read_text() != before and rows[-1]["step"] == "4"
     assert float(rows[-1]["lr"]) <= 1e-4
-    stale = set(json.loads(run(study.project, "dvc", "status", "--json").text))
-    heavy = {f"ablation_run@{name}" for name in (*VARIANTS, "last_level_only")}
-    assert stale >= heavy | {"benchmark_aflw2000", "benchmark_florence", "report"}
-    assert not stale & {"train", "prepare_data", "explore"}
-
-
-def test_a_typo_in_the_parameters_is_one_line_and_fails_the_stage(study):
-    set_values(study.project, {"train.lrr": 1.0})
-    done = run(study.project, "python", "-m", "mlanet_lib.notebook_runner", "02_train")
-    assert done.code == 2
-    assert done.text.strip().splitlines()[-1] == "params.yaml: train.lrr is unknown, did you mean lr?"
+    assert stale(study) >= {f"ablation_run@{name}" for name in VARIANTS} | {"benchmark_aflw2000", "benchmark_florence"}
+    assert not stale(study) & {"train", "prepare_data", "explore"}
 
 
 # What stages depend on: held to what the notebooks import.

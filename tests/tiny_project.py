@@ -1,15 +1,19 @@
-"""The whole study at a tiny size, in a clean clone: made once a test session, for test_pipeline and test_notebooks."""
+"""The whole study at a tiny size, in a clean clone: made once a session, for test_pipeline and test_notebooks."""
 
 import functools
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
+import papermill
 from ruamel.yaml import YAML
 
+from mlanet_lib.notebook_runner import declared_parameters, parameter_values, read_notebook, stripped
 from mlanet_lib.profiles import merge, nested, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,22 +47,26 @@ class Command:
     seconds: float
 
 
-def run(folder: Path, *command: str, library: Path | None = None, timeout: float = 900) -> Command:
-    """Run a command of this environment in `folder`, with the library that lies in that folder, or in `library`."""
-    environment = {
+def environment(project: Path) -> dict[str, str]:
+    """This process's environment, for commands that use the library of `project`."""
+    return {
         **{key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLANET_"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(library or folder),
+        "PYTHONPATH": str(project),
         "OMP_NUM_THREADS": "1",  # pictures this small gain nothing from a second thread
         "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
+        "DVC_SITE_CACHE_DIR": str(project.parent / "site-cache"),
         "GIT_CONFIG_COUNT": "0",
     }
+
+
+def run(folder: Path, *command: str, timeout: float = 900) -> Command:
+    """Run a command of this environment in the project `folder`."""
     began = time.monotonic()
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=environment(folder),
         text=True,
         timeout=timeout,
         stdout=subprocess.PIPE,
@@ -75,12 +83,8 @@ def git(folder: Path, *arguments: str) -> str:
     return done.text
 
 
-def clone(folder: Path) -> Path:
-    """A clone of this working tree as it is now (what git tracks or would add, committed), into `folder`/clone.
-
-    It goes through a repository of its own, so that nothing that git ignores can come along.
-    """
-    source = folder / "source"
+def commit_tree(source: Path) -> None:
+    """A repository with this working tree as it is now: what git tracks or would add, and nothing that it ignores."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -94,8 +98,6 @@ def clone(folder: Path) -> Path:
     git(source, "init", "--quiet")
     git(source, "add", "--all")
     git(source, "commit", "--quiet", "--message", "as it is")
-    git(folder, "clone", "--quiet", str(source), "clone")
-    return folder / "clone"
 
 
 def set_values(project: Path, changes: dict[str, object]) -> None:
@@ -113,21 +115,65 @@ def set_variants(project: Path, variants: dict[str, dict]) -> None:
         YAML().dump(values, file)  # keeps the order
 
 
+def tiny_clone(source: Path, folder: Path) -> Command:
+    """Clone into `folder`, make it tiny, and pull the free data from the remote inside the repository."""
+    git(source.parent, "clone", "--quiet", str(source), str(folder))
+    set_values(folder, TINY)
+    set_variants(folder, VARIANTS)
+    return run(folder, "dvc", "pull", "data.dvc")
+
+
+def nbval_copies(project: Path) -> list[Path]:
+    """Copies of the notebooks with tiny values, made by papermill; the training also as each variant."""
+    values, copies = read_yaml(project / "params.yaml"), []
+    for path in sorted((project / "notebooks").glob("*.ipynb")):
+        clean = stripped(read_notebook(path))
+        declared = declared_parameters(clean)
+        for variant in (None, *(VARIANTS if "run" in declared else ())):
+            chosen = parameter_values(declared, values, {}, variant and f"ablation/{variant}", path.name)
+            copy = project / "notebooks" / "tiny" / f"{path.stem}{f'_{variant}' if variant else ''}.ipynb"
+            copy.parent.mkdir(exist_ok=True)
+            papermill.execute_notebook(nbformat.from_dict(clean), copy, chosen, prepare_only=True, progress_bar=False)
+            copies.append(copy)
+    return copies
+
+
 @dataclass(frozen=True)
 class TinyStudy:
-    """project: the clone, reproduced; pull, first, second: `dvc pull data.dvc`, `dvc repro`, and `dvc repro` again."""
+    """project: a clone, reproduced; pull, first, second: `dvc pull data.dvc`, `dvc repro`, and `dvc repro` again.
+
+    copies: the notebooks that nbval runs meanwhile in a clone of its own; nbval: what came of that.
+    """
 
     project: Path
     pull: Command
     first: Command
     second: Command
+    copies: list[Path]
+    nbval: Command
 
 
 @functools.cache
 def tiny_study(folder: Path) -> TinyStudy:
-    """Clone, pull the free data from the remote inside the repository, and reproduce everything twice, tiny."""
-    project = clone(folder)
-    set_values(project, TINY)
-    set_variants(project, VARIANTS)
-    pull = run(project, "dvc", "pull", "data.dvc")
-    return TinyStudy(project, pull, run(project, "dvc", "repro"), run(project, "dvc", "repro"))
+    """The study twice at once, for two cores: by DVC in one clone, by nbval, notebook after notebook, in another."""
+    commit_tree(folder / "source")
+    project, other = folder / "clone", folder / "clone_for_nbval"
+    pull = tiny_clone(folder / "source", project)
+    tiny_clone(folder / "source", other)
+    copies = nbval_copies(other)
+    nbval = (
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        "--nbval-cell-timeout=300",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        meanwhile = pool.submit(run, other, sys.executable, *nbval, "--rootdir", str(other), *map(str, copies))
+        first = run(project, "dvc", "repro")
+        second = run(project, "dvc", "repro")
+        return TinyStudy(project, pull, first, second, copies, meanwhile.result())
