@@ -18,8 +18,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    made = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        made = True
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -27,4 +29,5 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if made:
+            temporary.unlink(missing_ok=True)
