@@ -18,7 +18,7 @@ def test_a_success_replaces_and_a_failure_leaves_the_old_file(tmp_path):
 
 def test_what_the_disk_refuses_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="cannot write .*b.txt"), atomic_path(tmp_path / "file" / "b.txt") as path:
+    with pytest.raises(UserError, match=r"cannot write .*b\.txt"), atomic_path(tmp_path / "file" / "b.txt") as path:
         path.write_text("never")
     with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "c.txt"):
         raise OSError(28, "No space left on device")
