@@ -25,7 +25,17 @@ from ruamel.yaml import YAML
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
-from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, parameter_keys, read_yaml, unknown_key, walk
+from mlanet_lib.profiles import (
+    PARAMS_FILE,
+    check_keys,
+    find_root,
+    merge,
+    nested,
+    parameter_keys,
+    read_yaml,
+    unknown_key,
+    walk,
+)
 
 CLEAN, EXECUTED = Path("outputs/clean"), Path("outputs/notebooks")
 RUN_NAME = "run"
@@ -188,7 +198,9 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
     root = root or find_root()
     clean = clean_copy(name, root)
     declared = declared_parameters(clean, f"{name}.ipynb")
-    values = parameter_values(declared, read_yaml(root / PARAMS_FILE), changes or {}, run, f"{name}.ipynb")
+    configuration = read_yaml(root / PARAMS_FILE)
+    check_keys(configuration, root)
+    values = parameter_values(declared, configuration, changes or {}, run, f"{name}.ipynb")
     target = root / EXECUTED / (f"{run}.ipynb" if run else f"{name}.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)

@@ -129,6 +129,21 @@ def _put(target: dict, changes: dict, where: str, prefix: str) -> None:
             target[key] = value
 
 
+def check_keys(values: dict, root: str | Path) -> None:
+    """UserError for the first key of params.yaml that the embedded profile does not have: a typo, read before all else.
+
+    Cheap, and without torch; `params.parse_params` checks types and ranges too. Nothing is checked where there are no
+    profiles.
+    """
+    if EMBEDDED not in profile_names(root):
+        return
+    known = list(dict(walk(read_yaml(Path(root) / "profiles" / f"{EMBEDDED}.yaml"))))
+    for key, _ in walk(values):
+        if key not in known and not key.startswith(tuple(f"{mapping}." for mapping in FREE_MAPPINGS)):
+            parent = key.rpartition(".")[0]
+            raise unknown_key(PARAMS_FILE, key, [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent])
+
+
 FREE_MAPPINGS = ("ablation.base", "ablation.variants")
 """Where names are the user's: a profile replaces these mappings whole."""
 

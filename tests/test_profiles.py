@@ -7,6 +7,7 @@ import pytest
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.profiles import (
+    check_keys,
     find_root,
     merge,
     nested,
@@ -120,3 +121,11 @@ def test_merging_and_naming():
     assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 3}
     assert dict(walk(base)) == {"a": {"b": 1, "c": [1, 2]}, "a.b": 1, "a.c": [1, 2], "d": 3}
     assert parameter_keys(base) == {"a": "a", "a_b": "a.b", "a_c": "a.c", "d": "d"}
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant():
+    values = read_yaml(ROOT / "params.yaml")
+    check_keys(values, ROOT)
+    values["train"]["lrr"] = values["train"].pop("lr")
+    with pytest.raises(UserError, match=r"params\.yaml: train\.lrr is unknown, did you mean lr\?"):
+        check_keys(values, ROOT)
