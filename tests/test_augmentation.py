@@ -3,11 +3,11 @@
 import dataclasses
 
 import torch
-from mlanet_lib.renderer import render_face
 
 from mlanet_lib.augmentation import AugmentConfig, Batch, augment, move
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.renderer import render_face
 
 OFF = AugmentConfig(**{field.name: 0.0 for field in dataclasses.fields(AugmentConfig)})
 

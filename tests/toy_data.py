@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlanet_lib.renderer import render_face
 
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.renderer import render_face
 
 
 def striped(model: MorphableModel) -> MorphableModel:
