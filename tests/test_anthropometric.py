@@ -237,7 +237,7 @@ def test_eyes_do_not_show_through_closed_lids(face_model):
     vertices = shape(face_model, eyeBlinkLeft=1)
     skin = np.arange(len(vertices)) < face_model.n_vertices - 2 * 6 * 33 - 2 * 393
     mean = face_model.mean.numpy()
-    lid = skin & (np.abs(mean[:, 0] - 32) < 9) & (mean[:, 1] > 44) & (mean[:, 1] < 47) & (mean[:, 2] > 88)
+    lid = skin & (np.abs(mean[:, 0] - 32) < 9) & (mean[:, 1] > 43) & (mean[:, 1] < 48) & (mean[:, 2] > 88)
     assert lid.sum() > 20
     assert np.linalg.norm(vertices[lid] - EYE_CENTRE, axis=1).min() > EYE_RADIUS
 
