@@ -65,7 +65,7 @@ def test_what_a_training_leaves_behind(whole, model, folders):
     network, metadata = checkpoint.load_network(whole.best_path, model)
     held_out = TrainingData(folders[1], model, 32)
     again = validate(network, held_out, SparseShape(model, QUICK.vertices))
-    assert again["val_nme"] == whole.best["val_nme"]
+    assert again["val_nme"] == pytest.approx(whole.best["val_nme"], rel=1e-6)  # threads may add in another order
     assert metadata["step"] == whole.best["step"] and metadata["pretrained_weights"] == "random"
     assert metadata["samples"] == {"labelled": 14, "landmarked": 7, "unlabelled": 7}
     assert np.shape(metadata["constant"]["landmarks"]) == (68, 2) and len(metadata["constant"]["pose_degrees"]) == 3
@@ -215,14 +215,14 @@ def test_unlabelled_pictures_are_learned_from(model, tmp_path):
     folder = write_toy_split(model, tmp_path / "free", 16, kinds=(2,))
     held_out = write_toy_split(model, tmp_path / "held_out", 4, seed=1)
     config = TrainConfig(
-        steps=60,
+        steps=120,
         batch_size=16,
-        lr=1e-2,
+        lr=5e-3,
         augment=PLAIN,
         photometric_batch=16,
         photometric_size=16,
         ema=0.7,
-        validate_every=60,
+        validate_every=120,
     )
     result = run(model, (folder, held_out), tmp_path / "out", config)
     assert "landmarks" not in result.history[0] and "identity" not in result.history[0]
