@@ -140,7 +140,7 @@ def nbval_copies(project: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class TinyStudy:
-    """project: a clone, reproduced; pull, first, second: `dvc pull data.dvc weights.dvc`, `dvc repro`, and `dvc repro` again.
+    """project: a clone, reproduced; pull: of data and weights; first, second: `dvc repro`, and `dvc repro` again.
 
     copies: the notebooks that nbval runs meanwhile in a clone of its own; nbval: what came of that.
     """
