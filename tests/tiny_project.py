@@ -116,11 +116,11 @@ def set_variants(project: Path, variants: dict[str, dict]) -> None:
 
 
 def tiny_clone(source: Path, folder: Path) -> Command:
-    """Clone into `folder`, make it tiny, and pull the free data from the remote inside the repository."""
+    """Clone into `folder`, make it tiny, and pull the free data and weights from the remote inside the repository."""
     git(source.parent, "clone", "--quiet", str(source), str(folder))
     set_values(folder, TINY)
     set_variants(folder, VARIANTS)
-    return run(folder, "dvc", "pull", "data.dvc")
+    return run(folder, "dvc", "pull", "data.dvc", "weights.dvc")
 
 
 def nbval_copies(project: Path) -> list[Path]:
