@@ -87,7 +87,7 @@ def move(images: Tensor, landmarks: Tensor, parameters: FaceParameters, shift: T
 
         t_z' = t_z / zoom,   t_xy' = t_xy + shift t_z' / focal
 
-    what lies off that plane by its depth over t_z less exactly (within 0.5 % of the crop for the default strengths).
+    what lies off that plane by its depth over t_z less exactly (within 0.8 % of the crop in the test).
     """
     theta = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / zoom[:, 0]
