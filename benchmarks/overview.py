@@ -23,7 +23,7 @@ def main(target: Path = Path("docs/overview.jpg")) -> None:
     samples = [s for s in aflw2000.read_folder(load_params().paths.aflw2000) if not s.truth.occluded]
     bins = yaw_bin(np.array([sample.pose_degrees[1] for sample in samples]))
     chosen = [samples[int(np.flatnonzero(bins == k)[0])] for k in range(3)]
-    crops = [crop_image(sample.image(), crop_box_from_landmarks(sample.points), 256) for sample in chosen]
+    crops = [crop_image(sample.image(), crop_box_from_landmarks(sample.landmarks), 256) for sample in chosen]
     labels = [f"yaw {sample.pose_degrees[1]:+.0f}°" for sample in chosen]
     figure = figures.reconstructions(predictor.model, crops, predictor.predict_crops(np.stack(crops)), labels)
     target.parent.mkdir(exist_ok=True)

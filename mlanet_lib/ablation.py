@@ -70,17 +70,17 @@ def score(folder: str | Path, model, networks: dict[int, MLANet], batch_size: in
     model: the face model; networks: seed -> trained network, all of one image size, in evaluation mode.
     """
     samples = aflw2000.read_folder(folder)
-    boxes = [crop_box_from_landmarks(sample.points) for sample in samples]
+    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     size = next(iter(networks.values())).config.image_size
     crops = [crop_image(sample.image(), box, size) for sample, box in zip(samples, boxes, strict=True)]
-    truth = np.stack([to_crop(sample.points, box) for sample, box in zip(samples, boxes, strict=True)])
+    truth = np.stack([to_crop(sample.landmarks, box) for sample, box in zip(samples, boxes, strict=True)])
     errors = []
     for network in networks.values():
         with torch.no_grad():
             found = run_batches(lambda x, n=network: prediction(model, n.encode(x)), crops, len(crops), batch_size)
         errors.append(sparse_nme(found.landmarks, truth))
     yaw = np.array([sample.pose_degrees[1] for sample in samples])
-    return Scores([sample.image_path.name for sample in samples], yaw, list(networks), np.stack(errors, 1))
+    return Scores([sample.name for sample in samples], yaw, list(networks), np.stack(errors, 1))
 
 
 def shrink(runs: Sequence[Run]) -> None:

@@ -82,11 +82,11 @@ def evaluate_aflw2000(
     crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
     shapes = all(sample.truth is not None for sample in samples)
     result = run_batches(as_function(system), crops, len(samples), shapes=shapes)
-    truth = np.stack([sample.points for sample in samples])
+    truth = np.stack([sample.landmarks for sample in samples])
     pose = np.stack([sample.pose_degrees for sample in samples])
     bins = metrics.yaw_bin(pose[:, 1])
     predicted = _to_photo(result.landmarks, boxes)
-    rows = pd.DataFrame({"name": [s.image_path.name for s in samples], "yaw": pose[:, 1], "bin": bins})
+    rows = pd.DataFrame({"name": [s.name for s in samples], "yaw": pose[:, 1], "bin": bins})
     rows["nme"] = metrics.sparse_nme(predicted, truth)
     baselines = {}
     if constant and constant.get("landmarks") is not None:
@@ -136,7 +136,7 @@ def _boxes(samples, system, box) -> tuple[list[Box], np.ndarray]:
     if isinstance(box, str) and box not in BOXES:
         raise UserError(f"unknown box {box!r}: one of {', '.join(BOXES)}")
     if box == "truth":
-        return [crop_box_from_landmarks(sample.points) for sample in samples], np.ones(len(samples), bool)
+        return [crop_box_from_landmarks(sample.landmarks) for sample in samples], np.ones(len(samples), bool)
     boxes, found = [], np.ones(len(samples), bool)
     for i, sample in enumerate(tqdm(samples, desc="detecting", unit="photo", leave=False)):
         if isinstance(box, str):
@@ -145,10 +145,10 @@ def _boxes(samples, system, box) -> tuple[list[Box], np.ndarray]:
             found[i] = crop is not None
             height, width = image.shape[:2]
             boxes.append(crop or Box(0.0, 0.0, width, height))
-        elif sample.image_path.name not in box:
-            raise UserError(f"no crop box was given for {sample.image_path.name}")
+        elif sample.name not in box:
+            raise UserError(f"no crop box was given for {sample.name}")
         else:
-            boxes.append(Box(*map(float, box[sample.image_path.name])))
+            boxes.append(Box(*map(float, box[sample.name])))
     return boxes, found
 
 

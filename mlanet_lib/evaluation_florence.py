@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from mlanet_lib import metrics
@@ -53,7 +54,7 @@ def evaluate_florence(
         raise UserError(f"unknown shape {shape!r}: neutral or expression")
     model = model if model is not None else system.model
     predict, size = as_function(system), image_size or system.image_size
-    faces, index = model.faces.cpu().numpy(), model.landmark_index.cpu().numpy()
+    faces = model.faces.cpu().numpy()
     mean = model.mean.detach().cpu().double().numpy()
     rows, undetected, own = [], 0, []
     subjects = florence.read_folder(folder, limit)
@@ -65,7 +66,8 @@ def evaluate_florence(
         own.append(known)
 
         def judge(vertices: np.ndarray, scan=scan, keys=keys, goal=goal) -> dict:
-            arguments = vertices, faces, vertices[index[keys]], scan.vertices, goal, scan.landmarks[florence.NOSE_TIP]
+            points = model.landmarks(torch.as_tensor(vertices)[None].to(model.mean.device))[0, keys].cpu().numpy()
+            arguments = vertices, faces, points, scan.vertices, goal, scan.landmarks[florence.NOSE_TIP]
             return metrics.florence_deng(*arguments, fit_points=fit_points)
 
         crops, pictures = [], []

@@ -30,6 +30,7 @@ _DTYPES = {
     "uv": np.float32,
     "landmark_index": np.int32,
 }
+_POINTS_BETWEEN = {"landmark_weights": np.float32}  # only in models whose points lie between vertices
 _INTEGER_FIELDS = ("faces", "landmark_index")
 
 
@@ -42,8 +43,9 @@ class MorphableModel(torch.nn.Module):
     - `mean (V,3)` mm; `identity_basis (V,3,Ki)` mm per standard deviation; `expression_basis (V,3,Ke)` mm at full
       activation. The bases are rounded to half precision, so that a model and its saved copy are the same model.
     - `albedo_mean (V,3)` RGB in [0,1], display-encoded; `albedo_basis (V,3,Ka)` per standard deviation.
-    - `faces (F,3)` int64, counter-clockwise seen from outside; `uv (V,2)` in [0,1], v up;
-      `landmark_index (68,)` int64, Multi-PIE order.
+    - `faces (F,3)` int64, counter-clockwise seen from outside; `uv (V,2)` in [0,1], v up.
+    - `landmark_index (68,3)` int64 and `landmark_weights (68,3)` >= 0, rows summing to 1: the 68 points, Multi-PIE
+      order, each between three vertices. `landmark_index` may be given as (68,), then they are vertices.
 
     Attributes: `expression_names` (Ke ARKit names), `name`, `fingerprint` (sha256 of all contents, hexadecimal).
     Raises `UserError`, naming the field, where shapes, indices or numbers do not fit together.
@@ -57,6 +59,7 @@ class MorphableModel(torch.nn.Module):
     faces: torch.Tensor
     uv: torch.Tensor
     landmark_index: torch.Tensor
+    landmark_weights: torch.Tensor
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class MorphableModel(torch.nn.Module):
         faces,
         uv,
         landmark_index,
+        landmark_weights=None,
         expression_names: Sequence[str],
         name: str,
     ):
@@ -83,12 +87,19 @@ class MorphableModel(torch.nn.Module):
             "uv": uv,
             "landmark_index": landmark_index,
         }
+        if landmark_weights is not None:
+            given["landmark_weights"] = landmark_weights
         given = {field: np.asarray(torch.as_tensor(value).detach().cpu()) for field, value in given.items()}
         self.name = str(name)
         self.expression_names = [str(expression) for expression in expression_names]
         _check(given, self.expression_names, self.name)
-        stored = {field: np.ascontiguousarray(value.astype(_DTYPES[field])) for field, value in given.items()}
+        types = _DTYPES | _POINTS_BETWEEN
+        stored = {field: np.ascontiguousarray(value.astype(types[field])) for field, value in given.items()}
         self.fingerprint = _fingerprint(stored, self.expression_names, self.name)
+        self.points_between = "landmark_weights" in stored
+        if not self.points_between:
+            stored["landmark_index"] = np.repeat(stored["landmark_index"][:, None], 3, 1)
+            stored["landmark_weights"] = np.tile(np.float32([1, 0, 0]), (N_LANDMARKS, 1))
         for field, value in stored.items():
             dtype = torch.int64 if field in _INTEGER_FIELDS else torch.float32
             self.register_buffer(field, torch.from_numpy(value).to(dtype), persistent=False)
@@ -123,8 +134,9 @@ class MorphableModel(torch.nn.Module):
         return self.albedo_mean + _combine(self.albedo_basis, coefficients)
 
     def landmarks(self, vertices: torch.Tensor) -> torch.Tensor:
-        """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh."""
-        return vertices[:, self.landmark_index]
+        """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh. Any (B,V,...) is read off there alike."""
+        corners = vertices[:, self.landmark_index]
+        return (corners * self.landmark_weights.to(vertices.dtype).reshape(-1, 3, *[1] * (vertices.ndim - 2))).sum(2)
 
     def normals(self, vertices: torch.Tensor) -> torch.Tensor:
         """(B,V,3) -> (B,V,3) unit normals out of the head: area-weighted mean of the faces around each vertex."""
@@ -144,9 +156,22 @@ class MorphableModel(torch.nn.Module):
             self._spread = farthest_points(self.mean.detach().cpu().double().numpy(), n)
         return torch.from_numpy(self._spread[:n].copy()).to(self.faces.device)
 
+    def contents(self) -> dict[str, np.ndarray]:
+        """The arrays of the model by the names of `__init__`'s arguments, in their stored types."""
+        types = _DTYPES | (_POINTS_BETWEEN if self.points_between else {})
+        arrays = {field: getattr(self, field).detach().cpu().numpy().astype(types[field]) for field in types}
+        if not self.points_between:
+            arrays["landmark_index"] = arrays["landmark_index"][:, 0]
+        return arrays
+
+    def replace(self, **changes) -> "MorphableModel":
+        """Another model, with some of `__init__`'s arguments exchanged."""
+        same = {**self.contents(), "expression_names": self.expression_names, "name": self.name}
+        return type(self)(**{**same, **changes})
+
     def save(self, path: str | Path) -> None:
         """Write the model as one `.npz` (no pickles, the same bytes for the same model), atomically."""
-        arrays = {field: getattr(self, field).detach().cpu().numpy().astype(_DTYPES[field]) for field in _DTYPES}
+        arrays = self.contents()
         arrays["expression_names"] = np.array(self.expression_names, dtype=np.str_)
         arrays["name"] = np.array(self.name)
         arrays["format"] = np.array(FORMAT)
@@ -171,7 +196,7 @@ class MorphableModel(torch.nn.Module):
         missing = sorted({*_DTYPES, "expression_names", "name"} - set(arrays))
         if missing:
             raise UserError(f"{path}: the face model has no field {', '.join(missing)}")
-        fields = {field: arrays[field] for field in _DTYPES}
+        fields = {field: arrays[field] for field in (*_DTYPES, *_POINTS_BETWEEN) if field in arrays}
         for field, value in fields.items():
             if not np.issubdtype(value.dtype, np.integer if field in _INTEGER_FIELDS else np.floating):
                 raise UserError(f"{path}: face model field '{field}' has type {value.dtype}")
@@ -202,6 +227,8 @@ def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str
         "uv": (size, 2),
         "landmark_index": (N_LANDMARKS,),
     }
+    if "landmark_weights" in fields:
+        expected["landmark_index"] = expected["landmark_weights"] = (N_LANDMARKS, 3)
     for field, shape in expected.items():
         value = fields[field]
         fits = value.ndim == len(shape) and all(w in (None, g) for g, w in zip(value.shape, shape, strict=True))
@@ -211,8 +238,11 @@ def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str
         if field in _INTEGER_FIELDS:
             if value.min() < 0 or value.max() >= size:
                 raise UserError(f"face model field '{field}' points outside of the {size} vertices")
-        elif not (np.abs(value) <= np.finfo(_DTYPES[field]).max).all():
+        elif not (np.abs(value) <= np.finfo((_DTYPES | _POINTS_BETWEEN)[field]).max).all():
             raise UserError(f"face model field '{field}' holds numbers that are not finite or too large")
+    weights = fields.get("landmark_weights")
+    if weights is not None and (weights.min() < -1e-6 or np.abs(weights.sum(1) - 1).max() > 1e-4):
+        raise UserError("face model field 'landmark_weights' holds rows that are negative or do not sum to 1")
     if len(set(expression_names)) != modes:
         raise UserError("face model field 'expression_names' names one expression twice")
     if not name:

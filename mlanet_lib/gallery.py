@@ -38,7 +38,7 @@ def make_gallery(predictor, folder: str | Path, names: Sequence[str], nme: Seque
     shown = {}
     for title, chosen in groups.items():
         samples = [aflw2000.read_sample(Path(folder) / names[k]) for k in chosen]
-        crops = [crop_image(s.image(), crop_box_from_landmarks(s.points), 256) for s in samples]
+        crops = [crop_image(s.image(), crop_box_from_landmarks(s.landmarks), 256) for s in samples]
         parameters = predictor.predict_crops(np.stack(crops))
         labels = [f"{nme[k]:.2f} %\nyaw {s.pose_degrees[1]:+.0f}°" for k, s in zip(chosen, samples, strict=True)]
         figure = figures.reconstructions(predictor.model, crops, parameters, labels)

@@ -115,9 +115,10 @@ class SparseShape:
     """
 
     def __init__(self, model: MorphableModel, count: int):
-        index = torch.cat([model.landmark_index, model.subset_index(count)])
-        self.mean = model.mean[index]
-        self.bases = torch.cat([model.identity_basis[index], model.expression_basis[index]], 2)
+        index = model.subset_index(count)
+        bases = torch.cat([model.identity_basis, model.expression_basis], 2)
+        self.mean = torch.cat([model.landmarks(model.mean[None])[0], model.mean[index]])
+        self.bases = torch.cat([model.landmarks(bases[None])[0], bases[index]])
 
     def turned(self, parameters: FaceParameters) -> Tensor:
         """(B, 68 + count, 3) mm: the points in the camera's axes, turned by the pose but not translated."""

@@ -53,7 +53,7 @@ class FaceParameters:
             expression=torch.zeros(batch, model.n_expression, **options),
             albedo=torch.zeros(batch, model.n_albedo, **options),
             rotation=rotation,
-            translation=_framing(mean[model.landmark_index].double(), focal).to(**options).repeat(batch, 1),
+            translation=_framing(model.landmarks(mean[None])[0].double(), focal).to(**options).repeat(batch, 1),
             lighting=ambient(batch, **options),
             focal=lengths,
         )

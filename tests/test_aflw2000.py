@@ -9,7 +9,6 @@ from scipy.io import loadmat, savemat
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.datasets import aflw2000
 from mlanet_lib.datasets.aflw2000 import SyntheticTruth, read_folder, read_sample, write_sample
-from mlanet_lib.datasets.sample import from_index
 from mlanet_lib.errors import UserError
 
 
@@ -42,16 +41,15 @@ def test_written_and_read_back(written):
     for leftover in (".image00002.ab12.part.jpg", "._image00002.jpg", "._image00002.mat"):
         (photo.parent / leftover).write_bytes(b"not a photo, and no part of the set")
     (sample,) = read_folder(photo.parent)
-    assert sample.image_path == photo and sample.image().shape == (450, 450, 3)
-    assert np.allclose(sample.points, projected[:68, :2], atol=1e-4)
+    assert sample.name == photo.name and sample.image().shape == (450, 450, 3)
+    assert np.allclose(sample.landmarks, projected[:68, :2], atol=1e-4)
     assert np.allclose(sample.pose_degrees, degrees, atol=1e-4)
     order = np.argsort(projected[:68, 2])
     assert (np.diff(sample.nearness[order]) >= -1e-3).all() and sample.nearness.std() > 5
-    assert np.allclose(sample.landmarks68[:, :2], projected[:68, :2] + 0.5, atol=1e-4)
     assert sample.truth.face_model == known.face_model and sample.truth.occluded is True
     assert np.allclose(sample.truth.identity, known.identity)
     assert np.allclose(sample.truth.expression, known.expression)
-    assert np.isclose(sample.scale, scale / 1000)
+    assert np.isclose(sample.bfm.scale, scale / 1000) and not sample.bfm.shape.any()
 
 
 def test_pose_para_is_the_published_formula(written, toy_model):
@@ -98,12 +96,12 @@ def test_invisible_points_are_minus_one():
 
 def test_real_files(shared_data):
     samples = read_folder(shared_data / "AFLW2000_dev", limit=12)
-    assert len(samples) == 12 and samples[0].image_path.name == "image00019.jpg"
+    assert len(samples) == 12 and samples[0].name == "image00019.jpg"
     for sample in samples:
         assert sample.image().shape == (450, 450, 3)
-        assert sample.landmarks68.shape == (68, 3) and sample.truth is None
-        assert sample.points.min() > 0 and sample.points.max() < 450
-        assert 5e-4 < sample.scale < 3e-3
+        assert sample.landmarks.shape == (68, 2) and sample.nearness.shape == (68,) and sample.truth is None
+        assert sample.landmarks.min() > 0 and sample.landmarks.max() < 450
+        assert 5e-4 < sample.bfm.scale < 3e-3 and np.abs(sample.bfm.shape).max() > 1e4
 
 
 def test_21_points_of_the_real_files_match_the_writers(shared_data):
@@ -125,7 +123,7 @@ def test_signs_of_the_real_files(shared_data):
     def disagreement(signs, depth):
         shapes = []
         for sample in samples:
-            up = np.column_stack([sample.points[:, 0], -sample.points[:, 1], depth * sample.nearness])
+            up = np.column_stack([sample.landmarks[:, 0], -sample.landmarks[:, 1], depth * sample.nearness])
             turn = euler_to_matrix(torch.as_tensor(sample.pose_degrees) * torch.tensor(signs)).numpy()
             shape = (up - up.mean(0)) @ turn
             shapes.append(shape / np.sqrt((shape**2).sum(1).mean()))
@@ -142,13 +140,13 @@ def test_signs_of_the_real_files(shared_data):
 
 def test_300w_lp_files(shared_data):
     sample = read_sample(shared_data / "300W_LP_samples" / "AFW" / "AFW_134212_1_0.jpg")
-    assert np.isnan(sample.landmarks68[:, 2]).all() and np.isfinite(sample.points).all()
+    assert sample.nearness is None and sample.points21 is None and np.isfinite(sample.landmarks).all()
     mirrored = read_sample(shared_data / "300W_LP_samples" / "AFW_Flip" / "AFW_134212_1_0.jpg")
-    assert np.allclose(np.sort(sample.points[:, 0]), np.sort(450 - mirrored.points[:, 0]), atol=1e-4)
+    assert np.allclose(np.sort(sample.landmarks[:, 0]), np.sort(450 - mirrored.landmarks[:, 0]), atol=1e-4)
     assert np.abs(sample.pose_degrees - mirrored.pose_degrees * [1, -1, -1]).max() < 1.5
 
 
-@pytest.mark.parametrize("field", ["pt3d_68", "Pose_Para", "roi", "mlanet_identity", "mlanet_occluded"])
+@pytest.mark.parametrize("field", ["pt3d_68", "Pose_Para", "Exp_Para", "mlanet_identity", "mlanet_occluded"])
 def test_a_missing_field_is_named(written, field):
     path = broken(written[0], **{field: None})
     with pytest.raises(UserError, match=rf"image00002\.mat.*'{field}' is missing"):
@@ -163,7 +161,7 @@ def test_a_missing_field_is_named(written, field):
         ({"pt3d_68": np.ones((3, 68))}, "span no box"),
         ({"Pose_Para": np.ones((1, 6))}, "'Pose_Para' has shape"),
         ({"Pose_Para": "text"}, "'Pose_Para' does not hold numbers"),
-        ({"roi": np.ones((1, 3))}, "'roi' has shape"),
+        ({"Shape_Para": np.ones((198, 1))}, "'Shape_Para' has shape"),
     ],
 )
 def test_a_bad_field_is_named(written, changes, message):
@@ -217,7 +215,6 @@ def test_a_dot_in_the_photo_is_where_the_label_says(tmp_path):
     sample = read_sample(write_sample(tmp_path, "dot", image, points, np.zeros(3), 1.3, np.array([225, 225, 1450.0])))
     weight = np.where(sample.image()[..., 0] > 30, sample.image()[..., 0].astype(float), 0)
     centre = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
-    assert np.abs(centre - sample.points[30]).max() < 0.1
-    assert np.allclose(from_index(sample.landmarks68, 1.0)[:, :2], sample.points)
-    with Image.open(sample.image_path) as opened:
+    assert np.abs(centre - sample.landmarks[30]).max() < 0.1
+    with Image.open(tmp_path / sample.name) as opened:
         assert opened.format == "JPEG"

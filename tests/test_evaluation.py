@@ -60,8 +60,8 @@ def flat(summary):
 def perfect(benchmark, offset=0.0, turn=0.0):
     folder, vertices = benchmark
     samples = aflw2000.read_folder(folder)
-    boxes = [crop_box_from_landmarks(sample.points) for sample in samples]
-    points = [sample.points + offset for sample in samples]
+    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
+    points = [sample.landmarks + offset for sample in samples]
     pose = np.stack([sample.pose_degrees for sample in samples]) + turn
     return replay(boxes, points, pose_degrees=pose, vertices=vertices * 1.1 + 5, neutral=vertices)
 
@@ -83,14 +83,14 @@ def test_known_errors_come_out(benchmark, toy_model):
     samples = aflw2000.read_folder(benchmark[0])
     offset = np.array([3.0, 4.0])
     result = evaluate_aflw2000(benchmark[0], perfect(benchmark, offset, [1, 2, 6]), model=toy_model, image_size=32)
-    sizes = np.array([np.sqrt(np.ptp(sample.points, axis=0).prod()) for sample in samples])
+    sizes = np.array([np.sqrt(np.ptp(sample.landmarks, axis=0).prod()) for sample in samples])
     assert np.allclose(result.images["nme"], 500 / sizes)
     expected = metrics.by_yaw(500 / sizes, np.array([sample.pose_degrees[1] for sample in samples]))
     assert flat(result.summary["sparse_nme"]) == pytest.approx(flat(expected))
     assert result.summary["pose_mae"] == pytest.approx(
         {"pitch": 1, "yaw": 2, "roll": 6, "mean": 3, "images": 9}, abs=1e-6
     )
-    assert np.allclose(result.predicted, [sample.points + offset for sample in samples])
+    assert np.allclose(result.predicted, [sample.landmarks + offset for sample in samples])
     low, high = result.summary["intervals"]["balanced_mean"]
     assert low <= expected["balanced_mean"] <= high
     assert result.summary["intervals"]["pose_mae_mean"] == pytest.approx((3, 3), abs=1e-6)
@@ -102,9 +102,9 @@ def test_constant_baseline_is_placed_by_the_crop_alone(benchmark, toy_model):
     constant = {"landmarks": landmarks.tolist(), "pose_degrees": [0.0, 10.0, 0.0]}
     arguments = {"model": toy_model, "image_size": 32, "constant": constant}
     entry = evaluate_aflw2000(benchmark[0], perfect(benchmark), **arguments).summary["baselines"]["constant"]
-    boxes = [crop_box_from_landmarks(sample.points) for sample in samples]
+    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     points = np.stack([from_crop(landmarks, box) for box in boxes])
-    truth, pose = np.stack([s.points for s in samples]), np.stack([s.pose_degrees for s in samples])
+    truth, pose = np.stack([s.landmarks for s in samples]), np.stack([s.pose_degrees for s in samples])
     nme = metrics.sparse_nme(points, truth)
     assert flat(entry["sparse_nme"]) == pytest.approx(flat(metrics.by_yaw(nme, pose[:, 1])))
     assert entry["uses_the_truth"] is False
@@ -139,8 +139,8 @@ def test_public_system_on_the_real_files(benchmark, shared_data, toy_model):
     folder = shared_data / "AFLW2000_dev"
     stored = np.load(folder / "predictions_3ddfa_v2_mb05.npz")
     samples = aflw2000.read_folder(folder, limit=200)
-    assert [sample.image_path.name for sample in samples] == stored["names"].tolist()
-    boxes = [crop_box_from_landmarks(sample.points) for sample in samples]
+    assert [sample.name for sample in samples] == stored["names"].tolist()
+    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     means = {}
     for first in (ONE_BASED, ZERO_BASED):
         points = from_index(stored["landmarks68"].astype(float), first)
@@ -178,7 +178,7 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
 
             return FaceParameters.neutral(toy_model, len(crops))
 
-    given = {sample.image_path.name: box for sample, box in zip(samples, boxes, strict=True)}
+    given = {sample.name: box for sample, box in zip(samples, boxes, strict=True)}
     by_hand = evaluate_aflw2000(folder, System(), box=given)
     assert np.allclose(
         by_hand.predicted.max((0, 1)) - by_hand.predicted.min((0, 1)), np.array([150, 140]) * 2**-0.5, rtol=0.5

@@ -24,7 +24,7 @@ def scans(tmp_path_factory, toy_model):
     vertices = toy_model.vertices(identity, torch.zeros(4, 4))
     for k in range(4):
         points = vertices[k].double().numpy()
-        landmarks = {i: points[toy_model.landmark_index[i]] for i in POINTS}
+        landmarks = {i: points[toy_model.landmark_index[i, 0]] for i in POINTS}
         image = np.full((40, 40, 3), 50 * k, np.uint8)
         box = Box(4, 4, 32, 32)
         pictures = [("cooperative", image, box), ("indoor", image, box), ("indoor", image, None)]

@@ -9,8 +9,10 @@ from mlanet_lib.face_model import MorphableModel
 
 
 def parts(model, **changes):
-    fields = ("mean", "identity_basis", "expression_basis", "albedo_mean", "albedo_basis", "faces", "uv")
-    given = {field: getattr(model, field).clone() for field in (*fields, "landmark_index")}
+    given = {
+        field: torch.tensor(value.astype(np.float64) if value.dtype.kind == "f" else value)
+        for field, value in model.contents().items()
+    }
     return {**given, "expression_names": list(model.expression_names), "name": model.name, **changes}
 
 
@@ -37,6 +39,27 @@ def test_landmarks_are_vertices(toy_model):
     landmarks = toy_model.landmarks(vertices)
     assert landmarks.shape == (3, 68, 3)
     torch.testing.assert_close(landmarks[:, 67], vertices[:, -1])
+
+
+def test_landmarks_may_lie_between_vertices(toy_model, tmp_path):
+    index = torch.randint(0, toy_model.n_vertices, (68, 3), generator=torch.Generator().manual_seed(0))
+    weights = torch.rand(68, 3, generator=torch.Generator().manual_seed(1))
+    weights /= weights.sum(1, keepdim=True)
+    model = toy_model.replace(landmark_index=index, landmark_weights=weights)
+    vertices = torch.randn(2, toy_model.n_vertices, 3)
+    expected = sum(weights[:, k, None] * vertices[:, index[:, k]] for k in range(3))
+    torch.testing.assert_close(model.landmarks(vertices), expected)
+    basis = model.landmarks(model.identity_basis[None])[0]
+    torch.testing.assert_close(basis[..., 2], model.landmarks(model.identity_basis[None, ..., 2])[0])
+    model.save(tmp_path / "between.npz")
+    again = MorphableModel.load(tmp_path / "between.npz")
+    assert again.fingerprint == model.fingerprint != toy_model.fingerprint
+    torch.testing.assert_close(again.landmark_weights, model.landmark_weights, atol=0, rtol=0)
+    for wrong in (weights * 2, weights - 1):
+        with pytest.raises(UserError, match="'landmark_weights' holds rows"):
+            toy_model.replace(landmark_index=index, landmark_weights=wrong)
+    with pytest.raises(UserError, match="'landmark_index' has shape"):
+        toy_model.replace(landmark_weights=weights)
 
 
 def test_normals_of_a_sphere_point_outwards(toy_model):
@@ -77,9 +100,10 @@ def test_subset_is_spread_and_nested(toy_model):
 def test_save_and_load_are_exact_and_bitwise_repeatable(toy_model, tmp_path):
     toy_model.save(tmp_path / "a" / "model.npz")
     loaded = MorphableModel.load(tmp_path / "a" / "model.npz")
-    for field, value in parts(toy_model).items():
-        again = getattr(loaded, field)
-        assert torch.equal(value, again) if isinstance(value, torch.Tensor) else value == again
+    for field, value in toy_model.contents().items():
+        assert np.array_equal(value, loaded.contents()[field])
+        assert torch.equal(getattr(toy_model, field), getattr(loaded, field))
+    assert (loaded.name, loaded.expression_names) == (toy_model.name, toy_model.expression_names)
     assert loaded.fingerprint == toy_model.fingerprint
     loaded.save(tmp_path / "b.npz")
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a" / "model.npz").read_bytes()

@@ -15,7 +15,7 @@ from mlanet_lib.errors import UserError
 def subject(tmp_path, toy_model):
     """Two subjects written in the layout; the folder of the first."""
     vertices, faces = toy_model.mean.double().numpy(), toy_model.faces.numpy()
-    landmarks = {k: vertices[toy_model.landmark_index[k]] for k in (30, 36, 45, 48, 54)}
+    landmarks = {k: vertices[toy_model.landmark_index[k, 0]] for k in (30, 36, 45, 48, 54)}
     image = np.full((60, 80, 3), 90, np.uint8)
     for name in ("subject_02", "subject_01"):
         pictures = [("indoor", image, Box(5, 6, 40.5, 40.5)), ("outdoor", image, None), ("indoor", image + 9, None)]
@@ -29,7 +29,7 @@ def test_written_and_read_back(subject, toy_model):
     scan = first.scan()
     assert np.allclose(scan.vertices, toy_model.mean, atol=1e-4) and np.array_equal(scan.faces, toy_model.faces)
     assert scan.face_model == "abc" and sorted(scan.landmarks) == [30, 36, 45, 48, 54]
-    assert np.allclose(scan.landmarks[36], toy_model.mean[toy_model.landmark_index[36]], atol=1e-4)
+    assert np.allclose(scan.landmarks[36], toy_model.mean[toy_model.landmark_index[36, 0]], atol=1e-4)
     assert [(p.condition, p.path.name) for p in first.pictures] == [
         ("indoor", "frame_000.jpg"),
         ("indoor", "frame_001.jpg"),

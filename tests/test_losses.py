@@ -116,7 +116,7 @@ def test_sparse_shape_is_the_face_model_at_some_points(toy_model):
     camera = to_camera(vertices, parameters.rotation, parameters.translation)
     turned = shape.turned(parameters)
     assert turned.shape == (4, 98, 3)
-    points = torch.cat([toy_model.landmark_index, toy_model.subset_index(30)])
+    points = torch.cat([toy_model.landmark_index[:, 0], toy_model.subset_index(30)])
     assert torch.allclose(turned + parameters.translation[:, None], camera[:, points], atol=1e-3)
     drawn = project(toy_model.landmarks(camera), parameters.focal, 1, 1)[..., :2]
     assert torch.allclose(shape.landmarks(turned, parameters), drawn, atol=1e-5)

@@ -98,7 +98,7 @@ def test_roll_of_a_turned_photo_follows_its_points(toy, photo):
     for turns in range(4):
         toy._detector = Fixed(found_at(40, 30, 60, turns))
         face = toy.faces(np.ascontiguousarray(np.rot90(photo, -turns)))[0]
-        own = toy.model.mean[toy.model.landmark_index]
+        own = toy.model.landmarks(toy.model.mean[None])[0]
         low, high = int(own[:, 1].argmin()), int(own[:, 1].argmax())
         down = face.landmarks68[low] - face.landmarks68[high]
         from_points = np.degrees(np.arctan2(-down[0], down[1]))  # clockwise from upright, as seen in the picture

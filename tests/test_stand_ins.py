@@ -35,9 +35,9 @@ def test_pose_of_the_mat_file_puts_the_mesh_on_the_landmarks(folders, toy_model)
         )
         points = toy_model.landmarks(toy_model.vertices(identity, expression))[0].double().numpy()
         rotation = euler_to_matrix(torch.tensor(sample.pose_degrees)).numpy()
-        posed = sample.scale * 1000 * points @ rotation.T + sample.translation
+        posed = sample.bfm.scale * 1000 * points @ rotation.T + sample.bfm.translation
         expected = np.stack([posed[:, 0], 90 + 1 - posed[:, 1]], -1)
-        assert np.abs(expected - sample.landmarks68[:, :2]).max() < 0.12 * np.ptp(expected, axis=0).max()
+        assert np.abs(expected - (sample.landmarks + 0.5)).max() < 0.12 * np.ptp(expected, axis=0).max()
 
 
 def test_scans_read_back(folders, toy_model):

@@ -14,10 +14,7 @@ from mlanet_lib.renderer import render_face
 def striped(model: MorphableModel) -> MorphableModel:
     """The toy face with a pattern on it: on its plain skin a pose could hardly be seen."""
     pattern = 0.7 + 0.3 * torch.sign(torch.sin(model.mean[:, :2] / 12)).prod(1, keepdim=True)
-    names = ("mean", "identity_basis", "expression_basis", "albedo_basis", "faces", "uv", "landmark_index")
-    fields = {name: getattr(model, name) for name in names}
-    albedo = model.albedo_mean * pattern
-    return MorphableModel(albedo_mean=albedo, expression_names=model.expression_names, name="striped", **fields)
+    return model.replace(albedo_mean=model.albedo_mean * pattern, name="striped")
 
 
 def toy_parameters(model, count: int, seed: int) -> FaceParameters:

@@ -1,6 +1,6 @@
 """AFLW2000-3D (Zhu et al. 2016): photos with a `.mat` file beside each, reader and writer of the published layout.
 
-Conventions of the labels, kept as they are by the reader (`landmarks68`) and converted by its properties:
+Conventions of the labels, converted by the reader to those of `mlanet_lib.datasets.sample`:
 
 - `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (MATLAB; see `mlanet_lib.datasets.sample`), third
   row depth in the same unit, **larger is nearer**. Photos are 450 x 450.
@@ -15,14 +15,14 @@ readers of the real set run and find BFM's mean face; what only this project kno
 which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from mlanet_lib.datasets.sample import ONE_BASED, from_index, read_image, to_index
+from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, read_image, to_index
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
@@ -32,53 +32,7 @@ _TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46
 _TWENTY_ONE += [48, (62, 66), 54, 8]
 
 
-@dataclass(frozen=True, eq=False)
-class SyntheticTruth:
-    """What is known of a synthetic face beyond the published fields.
-
-    face_model: fingerprint of the morphable model; identity (Ki,), expression (Ke,): its coefficients; occluded:
-    something lies before the face.
-    """
-
-    face_model: str
-    identity: np.ndarray
-    expression: np.ndarray
-    occluded: bool
-
-
-@dataclass(frozen=True, eq=False)
-class AFLWSample:
-    """One labelled photo.
-
-    landmarks68: (68, 3) as stored (x, y counted from 1; depth, larger is nearer; the depth of 300W-LP's points is
-    NaN). pose_degrees: (3,) pitch, yaw, roll. translation: (3,) and scale: the rest of Pose_Para, as stored. roi: (4,)
-    as stored. truth: of a synthetic face, else None.
-    """
-
-    image_path: Path
-    landmarks68: np.ndarray
-    pose_degrees: np.ndarray
-    translation: np.ndarray
-    scale: float
-    roi: np.ndarray
-    truth: SyntheticTruth | None = None
-
-    @property
-    def points(self) -> np.ndarray:
-        """(68, 2) landmarks in this project's pixels: the first pixel's centre is (0.5, 0.5)."""
-        return from_index(self.landmarks68[:, :2], ONE_BASED)
-
-    @property
-    def nearness(self) -> np.ndarray:
-        """(68,) depth in pixels, this project's direction: smaller is nearer; its origin means nothing."""
-        return -self.landmarks68[:, 2]
-
-    def image(self) -> np.ndarray:
-        """The photo, (H, W, 3) uint8, as it is stored (labels know no EXIF rotation). Unreadable: UserError."""
-        return read_image(self.image_path, upright=False)
-
-
-def read_folder(folder: str | Path, limit: int | None = None) -> list[AFLWSample]:
+def read_folder(folder: str | Path, limit: int | None = None) -> list[Sample]:
     """All labelled photos directly in `folder`, by name; `limit`: only the first so many.
 
     A folder that is not there or holds no photo, a photo without a `.mat` or a `.mat` without a photo, and whatever
@@ -97,42 +51,49 @@ def read_folder(folder: str | Path, limit: int | None = None) -> list[AFLWSample
     return [read_sample(photo) for photo in photos[:limit]]
 
 
-def read_sample(photo: str | Path) -> AFLWSample:
-    """One photo's labels, from the `.mat` beside it. The photo itself is read by `AFLWSample.image`."""
+def read_sample(photo: str | Path) -> Sample:
+    """One photo's labels, from the `.mat` beside it. The photo itself is read by `Sample.image`."""
     photo = Path(photo)
     if not photo.with_suffix(".mat").is_file():
         raise UserError(f"{photo}: no {photo.stem}.mat beside it")
-    return AFLWSample(image_path=photo, **read_mat(photo.with_suffix(".mat")))
+    return Sample(photo.name, partial(read_image, photo, upright=False), **read_mat(photo.with_suffix(".mat")))
 
 
 def read_mat(path: str | Path) -> dict:
-    """The labels of one `.mat` file: `AFLWSample`'s fields but for `image_path`.
+    """The labels of one `.mat` file as fields of `Sample`, converted to this project's pixels and directions.
 
     A file that is not a MATLAB 5 file, or lacks a field, or holds one of a wrong shape or with numbers that are not
     finite, is a UserError that names the file and the field.
     """
     path = Path(path)
-    if not path.is_file():
+    mat = load_mat(path)
+    pose = _numbers(path, mat, "Pose_Para", (7,))
+    labels = {"pose_degrees": np.rad2deg(pose[:3]), "truth": _truth(path, mat), "bfm": None}
+    if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
+        stored = _numbers(path, mat, "pt3d_68", (3, 68)).T
+        labels["nearness"] = -stored[:, 2]
+        if np.shape(mat.get("pt2d")) == (2, 21):
+            twenty_one = _numbers(path, mat, "pt2d", (2, 21)).T
+            annotated = (twenty_one != -1).all(1, keepdims=True)
+            labels["points21"] = np.where(annotated, from_index(twenty_one, ONE_BASED), np.nan)
+    else:
+        stored = _numbers(path, mat, "pt2d", (2, 68)).T
+    if np.ptp(stored[:, :2], axis=0).min() <= 0:
+        raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
+    if "Shape_Para" in mat:
+        coefficients = (_numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
+        labels["bfm"] = BfmFit(*coefficients, pose[3:6], float(pose[6]))
+    return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
+
+
+def load_mat(path: str | Path) -> dict:
+    """All fields of a MATLAB 5 file; a missing, foreign or damaged one is a UserError that names it."""
+    if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
-        mat = loadmat(path)
+        return loadmat(path)
     except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
         raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
-    pose, roi = _numbers(path, mat, "Pose_Para", (7,)), _numbers(path, mat, "roi", (4,))
-    if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
-        landmarks = _numbers(path, mat, "pt3d_68", (3, 68)).T
-    else:
-        landmarks = np.concatenate([_numbers(path, mat, "pt2d", (2, 68)).T, np.full((68, 1), np.nan)], 1)
-    if np.ptp(landmarks[:, :2], axis=0).min() <= 0:
-        raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
-    return {
-        "landmarks68": landmarks,
-        "pose_degrees": np.rad2deg(pose[:3]),
-        "translation": pose[3:6],
-        "scale": float(pose[6]),
-        "roi": roi,
-        "truth": _truth(path, mat),
-    }
 
 
 def _numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:

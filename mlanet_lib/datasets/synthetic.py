@@ -126,9 +126,11 @@ def sample_parameters(
         torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
     )
     rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
-    index = model.landmark_index
-    landmarks = model.mean[index] + torch.einsum("vck,bk->bvc", model.identity_basis[index], identity)
-    landmarks += torch.einsum("vck,bk->bvc", model.expression_basis[index], expression)
+    mean, identities, expressions = (
+        model.landmarks(values[None])[0] for values in (model.mean, model.identity_basis, model.expression_basis)
+    )
+    landmarks = mean + torch.einsum("vck,bk->bvc", identities, identity)
+    landmarks += torch.einsum("vck,bk->bvc", expressions, expression)
     translation = frame(landmarks, rotation, focal, jitter[:, :2], jitter[:, 2].exp())
     return FaceParameters(identity, expression, albedo, rotation, translation, scenes.light(rng, count), focal)
 
