@@ -7,7 +7,7 @@ noise, rectangles pasted over the face) leaves labels and the photometric target
 No mirroring: the left and right modes of a face model would have to change places, and not every model has such pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,16 +40,19 @@ class Batch:
     """B samples: what the network sees, and what it is judged by.
 
     images: (B, 3, S, S) in [0, 1], the input; target: the same without what only spoils the input; landmarks:
-    (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; parameters: labels, meaningless in rows whose kind is not 0;
-    kind: (B,) int64 on the CPU, 0 labelled, 1 landmarked, 2 unlabelled.
+    (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], what a point is worth;
+    parameters: labels, meaningless in rows whose kind is not 0; kind: (B,) int64 on the CPU, 0 labelled, 1 landmarked,
+    2 unlabelled; lit: (B,) bool on the CPU, labelled rows whose albedo and lighting are known too.
     """
 
     images: Tensor
     target: Tensor
     landmarks: Tensor
     visible: Tensor
+    confidence: Tensor
     parameters: FaceParameters
     kind: Tensor
+    lit: Tensor
 
 
 def augment(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Batch:
@@ -76,7 +79,7 @@ def augment(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> 
     images = images + normal(*images.shape[1:]) * (uniform(1, 1, 1) * config.noise)
     covered = _rectangles(uniform(4), images.shape[-1]) & (uniform(1, 1, 1) < config.erase)
     images = torch.where(covered, uniform(3, 1, 1), images).clamp(0, 1)
-    return Batch(images, target, landmarks, batch.visible, parameters, batch.kind)
+    return replace(batch, images=images, target=target, landmarks=landmarks, parameters=parameters)
 
 
 def move(images: Tensor, landmarks: Tensor, parameters: FaceParameters, shift: Tensor, zoom: Tensor):

@@ -7,14 +7,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-from mlanet_lib import __version__
+from mlanet_lib import __version__, cli_data, cli_face_model
+from mlanet_lib.cli_face_model import check_writable
 from mlanet_lib.errors import UserError
-
-ANTHROPOMETRIC = "data/face_models/anthropometric.npz"
-CONVERTERS = ("ict_facekit", "bfm2009")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,26 +56,39 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", required=True, type=Path, metavar="OUT")
     verb.add_argument("--box", choices=("truth", "detector"), default="truth", help="where the crop comes from")
     verb.add_argument("--limit", type=int, metavar="N", help="the first N photos only")
+    verb.add_argument("--labels", choices=("original", "reannotated"), default="original", help="which 68 points")
+    verb.add_argument("--reannotated", type=Path, metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy")
+    verb.add_argument("--names", type=Path, metavar="FILE", help="the photos of its rows, a name a line")
+    verb.add_argument("--bfm", type=Path, metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_aflw2000)
+    verb = sets.add_parser("florence", help="scans in MICC Florence's layout, in Deng's form or PRNet's")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--json", required=True, type=Path, metavar="OUT")
+    verb.add_argument("--form", choices=("deng", "prnet"), default="deng", help="not comparable (docs/protocols.md)")
+    verb.add_argument("--yaw", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
+    verb.add_argument("--pitch", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
+    verb.add_argument("--limit", type=int, metavar="N", help="the first N subjects only")
+    _network_options(verb)
+    verb.set_defaults(run=_evaluate_florence)
+    verb = sets.add_parser("scan", help="one textured head scan, drawn at several yaws, in Deng's form")
+    verb.add_argument("obj", type=Path)
+    verb.add_argument("--texture", type=Path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
+    verb.add_argument("--landmarks", required=True, type=Path, metavar="JSON", help="points of the scan, in its unit")
+    verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
+    verb.add_argument("--json", required=True, type=Path, metavar="OUT")
+    verb.add_argument("--yaw", type=float, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
+    verb.add_argument("--pitch", type=float, nargs="+", default=[0], metavar="DEG")
+    verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
+    _network_options(verb)
+    verb.set_defaults(run=_evaluate_scan)
 
-    verb = verbs.add_parser("face-model", help="build, convert or check a face model file")
+    verb = verbs.add_parser("face-model", help="build, fetch, convert or check a face model")
     actions = verb.add_subparsers(required=True, metavar="ACTION")
-    verb = actions.add_parser("build", help="write the anthropometric face model (needs no download)")
-    verb.add_argument("--out", type=Path, default=Path(ANTHROPOMETRIC), metavar="FILE")
-    verb.set_defaults(run=_build_face_model)
-    verb = actions.add_parser("convert", help=f"another face model -> the project's format ({', '.join(CONVERTERS)})")
-    verb.add_argument("kind", metavar="KIND")
-    verb.add_argument("source", type=Path)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
-    verb.set_defaults(run=_convert_face_model)
-    verb = actions.add_parser("check", help="say what a face model file holds, or what is wrong with it")
-    verb.add_argument("file", type=Path, nargs="?", default=Path(ANTHROPOMETRIC))
-    verb.set_defaults(run=_check_face_model)
+    cli_face_model.add_actions(actions)
 
     verb = verbs.add_parser("data", help="check that the data are here and whole")
-    actions = verb.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("check", help="face model, benchmark folders, weights").set_defaults(run=_check_data)
+    cli_data.add_actions(verb.add_subparsers(required=True, metavar="ACTION"))
 
     verb = verbs.add_parser("profile", help="embedded, open or paper: what params.yaml says")
     actions = verb.add_subparsers(required=True, metavar="ACTION")
@@ -101,7 +111,7 @@ def _reconstruct(options) -> int:
     for photo in options.photos:
         if (other := stems.setdefault(photo.stem, photo)) is not photo:
             raise UserError(f"{other} and {photo} would write the same files ({photo.stem}_0.glb): rename one")
-    _check_writable(options.out)
+    check_writable(options.out)
     predictor = _predictor(options)
     from tqdm.auto import tqdm
 
@@ -143,13 +153,56 @@ def _reconstruct_one(photo: Path, predictor, options) -> None:
 
 
 def _evaluate_aflw2000(options) -> int:
-    _check_writable(options.json.parent)
+    check_writable(options.json.parent)
     from mlanet_lib import evaluation
+    from mlanet_lib.face_models.bfm2009_raw import RawBfm
 
+    bfm = RawBfm.load(options.bfm) if options.bfm else None
     predictor = _predictor(options)
-    result = evaluation.evaluate_aflw2000(options.folder, predictor, box=options.box, limit=options.limit)
+    result = evaluation.evaluate_aflw2000(
+        options.folder,
+        predictor,
+        box=options.box,
+        limit=options.limit,
+        labels=options.labels,
+        reannotated=options.reannotated,
+        names=options.names,
+        bfm=bfm,
+    )
     evaluation.write_json(options.json, result)
     print(evaluation.summary(result))
+    print(f"written: {options.json}")
+    return 0
+
+
+def _evaluate_florence(options) -> int:
+    check_writable(options.json.parent)
+    grid = {name: getattr(options, name) for name in ("yaw", "pitch") if getattr(options, name)}
+    if grid and options.form == "deng":
+        raise UserError("--yaw and --pitch belong to --form prnet: Deng's form takes the folder's pictures")
+    from mlanet_lib import evaluation_florence
+    from mlanet_lib.systems import write_json
+
+    forms = {"deng": "evaluate_florence", "prnet": "evaluate_florence_prnet"}
+    evaluate = getattr(evaluation_florence, forms[options.form])
+    result = evaluate(options.folder, _predictor(options), limit=options.limit, **grid)
+    write_json(options.json, result)
+    print(evaluation_florence.summary_text(result))
+    print(f"written: {options.json}")
+    return 0
+
+
+def _evaluate_scan(options) -> int:
+    check_writable(options.json.parent)
+    from mlanet_lib import evaluation_scan
+    from mlanet_lib.datasets.scans import read_scan
+    from mlanet_lib.systems import write_json
+
+    scan = read_scan(options.obj, options.landmarks, options.unit, options.texture)
+    grid = {"yaw": options.yaw, "pitch": options.pitch}
+    result = evaluation_scan.evaluate_scan(scan, _predictor(options), options.obj.name, lit=not options.flat, **grid)
+    write_json(options.json, result)
+    print(evaluation_scan.summary_text(result))
     print(f"written: {options.json}")
     return 0
 
@@ -167,80 +220,6 @@ def _predictor(options):
         raise UserError(f"device {options.device!r} is not to be had here: {str(error).splitlines()[0]}") from error
     choose(options.backend, torch.device("cpu"))
     return Predictor.load(options.weights, device)
-
-
-def _check_writable(folder: Path) -> None:
-    """UserError unless files can be made in `folder`, or the folder itself in its nearest parent. Writes nothing."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"cannot write into {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write into {folder}: {existing} is read-only")
-
-
-def _build_face_model(options) -> int:
-    _check_writable(options.out.parent)
-    from mlanet_lib.face_models import anthropometric
-
-    model = anthropometric.build()
-    model.save(options.out)
-    print(f"{options.out}: {_describe(model)}")
-    return 0
-
-
-def _convert_face_model(options) -> int:
-    present = [kind for kind in CONVERTERS if find_spec(f"mlanet_lib.face_models.{kind}")]
-    if options.kind not in present:
-        raise UserError(f"no converter for {options.kind!r} here; present: {', '.join(present) or 'none'}")
-    _check_writable(options.out.parent)
-    from importlib import import_module
-
-    model = import_module(f"mlanet_lib.face_models.{options.kind}").convert(options.source)
-    model.save(options.out)
-    print(f"{options.out}: {_describe(model)}")
-    return 0
-
-
-def _check_face_model(options) -> int:
-    from mlanet_lib.face_model import MorphableModel
-
-    print(f"{options.file}: {_describe(MorphableModel.load(options.file))}")
-    return 0
-
-
-def _describe(model) -> str:
-    size = (model.mean.amax(0) - model.mean.amin(0)).tolist()
-    return (
-        f"{model.name}, {len(model.mean):,} vertices, {len(model.faces):,} faces, {model.n_identity} identity, "
-        f"{model.n_expression} expression and {model.n_albedo} albedo modes, "
-        f"{' x '.join(f'{side:.0f}' for side in size)} mm, fingerprint {model.fingerprint[:12]}"
-    )
-
-
-def _check_data(options) -> int:
-    from mlanet_lib.face_model import MorphableModel
-    from mlanet_lib.params import load_params
-    from mlanet_lib.predictor import find_weights
-    from mlanet_lib.profiles import find_root
-
-    root = find_root()
-    params = load_params(root / "params.yaml")
-    path = root / params.face_model.path
-    if not path.is_file():
-        raise UserError(f"face model {params.face_model.path} is not here: run dvc pull data.dvc (or make repro)")
-    print(f"face model   {params.face_model.path}: {_describe(MorphableModel.load(path))}")
-    for name in ("training", "aflw2000", "florence"):
-        folder = root / getattr(params.paths, name)
-        files = sum(1 for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-        state = f"{files:,} files" if files else "not here yet (dvc repro makes it)"
-        print(f"{name:12} {getattr(params.paths, name)}: {state}")
-    try:
-        print(f"weights      {find_weights(root).relative_to(root)}")
-    except UserError as error:
-        print(f"weights      {error}")
-    return 0
 
 
 def _use_profile(options) -> int:

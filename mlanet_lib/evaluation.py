@@ -14,13 +14,15 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from mlanet_lib import metrics
+from mlanet_lib import evaluation_dense, metrics
 from mlanet_lib.alignment import scaled_orthographic
 from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.datasets import aflw2000
 from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, crop_image, from_crop
 from mlanet_lib.errors import UserError
+from mlanet_lib.evaluation_dense import DenseJudge, not_computed, why_not_dense
 from mlanet_lib.evaluation_florence import FlorenceResult, evaluate_florence
+from mlanet_lib.evaluation_labels import read_reannotated
 from mlanet_lib.systems import CropPrediction, as_function, detect_box, run_batches, write_json
 
 __all__ = [
@@ -33,7 +35,8 @@ __all__ = [
     "summary",
     "write_json",
 ]
-ORACLE = "oracle-pose mean shape"
+ORACLE = evaluation_dense.ORACLE
+LABELS = ("original", "reannotated")
 BOXES = {
     "truth": "square on the larger side of the ground-truth 68-point box, times sqrt(2) (3DDFA's roi)",
     "detector": "from a face detector",
@@ -61,6 +64,10 @@ def evaluate_aflw2000(
     image_size: int | None = None,
     weights: str | None = None,
     seed: int = 0,
+    labels: str = "original",
+    reannotated: str | Path | None = None,
+    names: Sequence[str] | str | Path | None = None,
+    bfm=None,
 ) -> AFLWResult:
     """AFLW2000-3D's sparse alignment and head pose over a folder in its layout, beside the two baselines.
 
@@ -70,19 +77,29 @@ def evaluate_aflw2000(
     {"landmarks": (68, 2) crop sides, "pose_degrees": (3,)} of the training set; image_size; weights: their name. All
     four default to what the system has (`model`, `metadata["constant"]`, `image_size`, `weights`).
 
+    labels: "original" (`pt3d_68`) or "reannotated", from the file `reannotated` whose rows follow `names` (see
+    `read_reannotated`); crops and yaw bins stay those of the original labels, as in 3DDFA's script. bfm: a `RawBfm`,
+    for the dense and reconstruction errors of a system whose face model is BFM (`mlanet_lib.evaluation_dense`).
+
     The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` (name -> the same, `uses_the_truth`,
     and `difference`: system minus baseline, balanced, paired), `intervals` (95 % bootstrap over images, within bins for
-    the balanced mean), `by_occlusion` and `vertex_error` where the files know, `protocol`, `box`, `weights`, `images`.
+    the balanced mean), `by_occlusion` and `vertex_error` where the files know, `dense`, `sparse_3d_nme` (None: not
+    known), `protocol`, `labels`, `box`, `weights`, `images`.
     """
+    if labels not in LABELS or (labels == "reannotated") != (reannotated is not None):
+        raise UserError(f"labels are one of {', '.join(LABELS)}, the second with a file of them and the first without")
     samples = aflw2000.read_folder(folder, limit)
+    truth = np.stack([sample.landmarks for sample in samples])
+    if reannotated is not None:
+        truth = read_reannotated(reannotated, folder, samples, names)
     model = model if model is not None else getattr(system, "model", None)
     constant = constant or getattr(system, "metadata", {}).get("constant")
     size = image_size or system.image_size
     boxes, detected = _boxes(samples, system, box)
     crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
     shapes = all(sample.truth is not None for sample in samples)
-    result = run_batches(as_function(system), crops, len(samples), shapes=shapes)
-    truth = np.stack([sample.landmarks for sample in samples])
+    judge = None if callable(system) else DenseJudge(system, samples, boxes, bfm)
+    result = run_batches(judge or as_function(system), crops, len(samples), shapes=shapes)
     pose = np.stack([sample.pose_degrees for sample in samples])
     bins = metrics.yaw_bin(pose[:, 1])
     predicted = _to_photo(result.landmarks, boxes)
@@ -120,8 +137,16 @@ def evaluate_aflw2000(
             "uses_the_truth": cheats,
         }
     summary |= _known_truth(samples, result, model, rows, pose, seed)
+    if judge is not None:
+        summary |= judge.results(pose[:, 1], seed)
+        for name, errors in judge.errors.items():
+            rows[name.replace("_", " ")] = errors
+    else:
+        summary |= {"sparse_3d_nme": None, "dense": not_computed(why_not_dense(system, samples, bfm))}
+    sparse = metrics.PROTOCOLS["sparse_nme" if labels == "original" else "sparse_nme_reannotated"]
     summary |= {
-        "protocol": {name: metrics.PROTOCOLS[name] for name in ("sparse_nme", "pose_mae")},
+        "protocol": {"sparse_nme": sparse, "pose_mae": metrics.PROTOCOLS["pose_mae"]},
+        "labels": labels,
         "box": BOXES[box] if isinstance(box, str) else "given by the caller",
         "undetected": int((~detected).sum()),
         "weights": weights or str(getattr(system, "weights", "unnamed")),
@@ -238,4 +263,7 @@ def summary(result: AFLWResult) -> str:
         lines.append(f"minus {name}: {d['difference']:+.2f} ({d['low']:+.2f} to {d['high']:+.2f}), {d['verdict']}")
     if any(entry["uses_the_truth"] for entry in data["baselines"].values()):
         lines.append("* uses the truth")
-    return "\n".join([*lines, f"crop: {data['box']}", f"protocol: {data['protocol']['sparse_nme']}"])
+    lines += evaluation_dense.lines(data)
+    return "\n".join(
+        [*lines, f"labels: {data['labels']}", f"crop: {data['box']}", f"protocol: {data['protocol']['sparse_nme']}"]
+    )

@@ -5,14 +5,13 @@ Lengths in mm; model frame: x to the subject's left (the image's right in a fron
 """
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mlanet_lib.arrays import read_npz
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
@@ -185,12 +184,7 @@ class MorphableModel(torch.nn.Module):
         path = Path(path)
         if not path.is_file():
             raise UserError(f"face model not found: {path}")
-        try:
-            with path.open("rb") as file:
-                archive = np.load(file, allow_pickle=False)
-                arrays = {field: archive[field] for field in getattr(archive, "files", ())}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is not a readable face model (.npz): {error}") from error
+        arrays = read_npz(path, "face model (.npz)")
         if str(arrays.pop("format", "")) != FORMAT:
             raise UserError(f"{path} is not an mlanet face model: its field 'format' is not '{FORMAT}'")
         missing = sorted({*_DTYPES, "expression_names", "name"} - set(arrays))
@@ -198,7 +192,9 @@ class MorphableModel(torch.nn.Module):
             raise UserError(f"{path}: the face model has no field {', '.join(missing)}")
         fields = {field: arrays[field] for field in (*_DTYPES, *_POINTS_BETWEEN) if field in arrays}
         for field, value in fields.items():
-            if not np.issubdtype(value.dtype, np.integer if field in _INTEGER_FIELDS else np.floating):
+            fields[field] = value.astype(value.dtype.newbyteorder("="))
+            kind = np.integer if field in _INTEGER_FIELDS else np.floating
+            if not np.issubdtype(value.dtype, kind) or value.dtype.itemsize > 8:
                 raise UserError(f"{path}: face model field '{field}' has type {value.dtype}")
         try:
             return cls(**fields, expression_names=arrays["expression_names"].tolist(), name=str(arrays["name"]))
@@ -255,6 +251,16 @@ def _fingerprint(stored: dict[str, np.ndarray], expression_names: list[str], nam
         digest.update(f"{field}{value.shape}{value.dtype.str}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def landmark_twins() -> np.ndarray:
+    """(68,) for each Multi-PIE point the one on the other side of the face."""
+    twins = np.arange(68)
+    for first, last in ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67)):
+        twins[first : last + 1] = np.arange(last, first - 1, -1)
+    for right, left in {36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46}.items():
+        twins[right], twins[left] = left, right
+    return twins
 
 
 def farthest_points(points: np.ndarray, n: int) -> np.ndarray:

@@ -131,16 +131,20 @@ class SparseShape:
         return project(turned[:, :68] + parameters.translation[:, None], parameters.focal, 1, 1)[..., :2]
 
 
-def supervised_terms(predicted: FaceParameters, truth: FaceParameters) -> dict[str, Tensor]:
-    """The parameter losses by name, for samples whose parameters are known."""
-    return {
+def supervised_terms(predicted: FaceParameters, truth: FaceParameters, lit: Tensor) -> dict[str, Tensor]:
+    """The parameter losses by name, for samples whose parameters are known; albedo and lighting where `lit` (B,) bool,
+    on the CPU, says that those are."""
+    terms = {
         "identity": coefficient_loss(predicted.identity, truth.identity),
         "expression": coefficient_loss(predicted.expression, truth.expression),
-        "albedo": coefficient_loss(predicted.albedo, truth.albedo),
         "rotation": rotation_loss(predicted.rotation, truth.rotation),
         "translation": translation_loss(predicted, truth),
-        "lighting": lighting_loss(predicted.lighting, truth.lighting),
     }
+    if lit.any():
+        predicted, truth = (predicted, truth) if lit.all() else (predicted[lit], truth[lit])
+        terms["albedo"] = coefficient_loss(predicted.albedo, truth.albedo)
+        terms["lighting"] = lighting_loss(predicted.lighting, truth.lighting)
+    return terms
 
 
 def prior_terms(predicted: FaceParameters) -> dict[str, Tensor]:
@@ -159,17 +163,20 @@ def semi_supervised_terms(
     """All loss terms of a batch by name, unweighted, and their weighted sum as "total".
 
     Labelled rows: parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled
-    rows: picture, regularisers. Of the rows without parameters the first `photometric_batch` are rendered.
+    rows: picture, regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
+    Of the rows that the picture judges the first `photometric_batch` are rendered.
     config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
     """
-    known, pointed, free = (torch.nonzero(mask).flatten() for mask in (batch.kind == 0, batch.kind <= 1, batch.kind))
+    masks = (batch.kind == 0, batch.kind <= 1, ~batch.lit)
+    known, pointed, free = (torch.nonzero(mask).flatten() for mask in masks)
     turned, terms = shape.turned(predicted), {}
     if len(known):
         truth = batch.parameters[known]
-        terms |= supervised_terms(predicted[known], truth)
+        terms |= supervised_terms(predicted[known], truth, batch.lit[known])
         terms["vertices"] = vertex_loss(turned[known, 68:], shape.turned(truth)[:, 68:])
     if len(pointed):
         weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
+        weights = weights * batch.confidence[pointed]
         found = shape.landmarks(turned, predicted)[pointed]
         terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
     if len(free):

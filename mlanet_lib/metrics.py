@@ -8,23 +8,40 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlanet_lib.alignment import Similarity, icp, similarity
-from mlanet_lib.errors import UserError
-from mlanet_lib.surface import Surface
+from mlanet_lib import scan_metrics
+from mlanet_lib.alignment import similarity
+from mlanet_lib.scan_metrics import florence_deng as florence_deng
+from mlanet_lib.scan_metrics import florence_prnet as florence_prnet
+from mlanet_lib.scan_metrics import surface_distances as surface_distances
 
-PROTOCOLS = {
-    "sparse_nme": (
-        "AFLW2000-3D sparse alignment (3DDFA): 68 points in 2D, mean distance / sqrt(w*h) of the tight box around the "
-        "ground-truth points, %; bins by |yaw| of Pose_Para: <=30, (30,60], >60 degrees; balanced_mean = unweighted "
-        "mean of the three bins, image_mean = mean over images; original labels (pt3d_68)"
+_BINS = (
+    "bins by |yaw| of Pose_Para: <=30, (30,60], >60 degrees; balanced_mean = unweighted mean of the three bins, "
+    "image_mean = mean over images"
+)
+_SPARSE = (
+    "AFLW2000-3D sparse alignment (3DDFA): 68 points in 2D, mean distance / sqrt(w*h) of the tight box around the "
+    f"ground-truth points, %; {_BINS}"
+)
+PROTOCOLS = scan_metrics.PROTOCOLS | {
+    "sparse_nme": f"{_SPARSE}; original labels (pt3d_68)",
+    "sparse_nme_reannotated": f"{_SPARSE}; reannotated labels (3DDFA's AFLW2000-3D-Reannotated.pts68)",
+    "sparse_3d_nme": (
+        "AFLW2000-3D sparse alignment in 3D (SADRNet): 68 points, mean 3D distance after subtracting the mean depth "
+        f"from both / sqrt(w*h) of the ground-truth 68-point box, %; {_BINS}; original labels (pt3d_68)"
+    ),
+    "dense_nme": (
+        "AFLW2000-3D dense alignment (SADRNet): vertices of BFM in known correspondence, mean 3D distance after "
+        "subtracting the mean depth from both / sqrt(w*h) of the tight box around the dense ground truth, %; "
+        f"ground truth from Shape_Para, Exp_Para, Pose_Para with BFM; {_BINS}"
+    ),
+    "reconstruction_nme": (
+        "AFLW2000-3D reconstruction (SADRNet): vertices of BFM in known correspondence, similarity alignment with "
+        "scale (no ICP), mean 3D distance / 3D outer-eye distance (points 36 and 45) of the ground truth, %; ground "
+        f"truth from Shape_Para, Exp_Para, Pose_Para with BFM; {_BINS}"
     ),
     "pose_mae": (
         "AFLW2000-3D head pose: mean absolute error of pitch, yaw, roll in degrees (3DDFA's R = Rx Ry Rz) and their "
         "mean; images with a ground-truth angle beyond 99 degrees left out"
-    ),
-    "florence_deng": (
-        "MICC Florence (Deng et al. 2019): scan cropped to 95 mm around the nose tip, similarity from landmarks, ICP "
-        "with isotropic scale, point-to-plane distance from scan vertices to the predicted surface, RMSE in mm"
     ),
     "vertex_error": (
         "per-vertex error: known correspondence, similarity alignment with scale over all vertices, mean Euclidean "
@@ -48,6 +65,50 @@ def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         raise ValueError(f"sparse_nme compares (N, 68, 2) with (N, 68, 2), not {predicted.shape} with {truth.shape}")
     area = (truth.max(1) - truth.min(1)).prod(1)
     return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(area)
+
+
+def sparse_3d_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Sparse alignment error in 3D in percent, (N,): SADRNet's protocol for AFLW2000-3D.
+
+    predicted, truth: (N, 68, 3): x, y and depth, all in the same pixels. Each side's mean depth over the points is
+    subtracted, then the mean 3D distance is taken over sqrt(w * h), the sides of the ground-truth points' tight box.
+    """
+    if np.shape(truth)[1:2] != (68,):
+        raise ValueError(f"sparse_3d_nme compares 68 points, not {np.shape(truth)[1:2]}")
+    return dense_nme(predicted, truth)
+
+
+def dense_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Dense alignment error in percent, (N,): SADRNet's protocol for AFLW2000-3D.
+
+    predicted, truth: (N, V, 3) corresponding vertices: x, y and depth, all in the same pixels. Each side's mean depth
+    over the vertices is subtracted, then the mean 3D distance is taken over sqrt(w * h), the sides of the tight box
+    around all ground-truth vertices.
+    """
+    predicted, truth = _corresponding(predicted, truth)
+    difference = predicted - truth
+    difference[..., 2] -= difference[..., 2].mean(1, keepdims=True)
+    area = np.ptp(truth[..., :2], axis=1).prod(1)
+    return 100 * np.linalg.norm(difference, axis=2).mean(1) / np.sqrt(area)
+
+
+def reconstruction_nme(predicted: np.ndarray, truth: np.ndarray, outer_eyes: np.ndarray) -> np.ndarray:
+    """Reconstruction error in percent, (N,): SADRNet's protocol for AFLW2000-3D.
+
+    predicted, truth: (N, V, 3) corresponding vertices, each in any unit and pose. Each prediction is brought onto its
+    truth by the similarity of all vertices (Umeyama; scale, no reflection, no ICP), then the mean 3D distance is taken
+    over the distance of the outer eye corners. outer_eyes: (N, 2, 3), points 36 and 45 of the truth.
+    """
+    predicted, truth = _corresponding(predicted, truth)
+    distance = np.linalg.norm(similarity(predicted, truth).apply(predicted) - truth, axis=2).mean(1)
+    return 100 * distance / np.linalg.norm(np.diff(np.asarray(outer_eyes, np.float64), axis=1)[:, 0], axis=1)
+
+
+def _corresponding(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 3:
+        raise ValueError(f"corresponding points are (N, V, 3) twice, not {predicted.shape} and {truth.shape}")
+    return predicted, truth
 
 
 def yaw_bin(yaw_degrees: np.ndarray) -> np.ndarray:
@@ -101,60 +162,6 @@ def vertex_error(predicted: np.ndarray, truth: np.ndarray, scale: bool = True) -
     """
     predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     return np.linalg.norm(similarity(predicted, truth, scale=scale).apply(predicted) - truth, axis=-1).mean(-1)
-
-
-def florence_deng(
-    predicted_vertices: np.ndarray,
-    faces: np.ndarray,
-    predicted_landmarks: np.ndarray,
-    scan_points: np.ndarray,
-    scan_landmarks: np.ndarray,
-    nose_tip: np.ndarray,
-    crop_mm: float = 95.0,
-    fit_points: int = 4000,
-    trim: float = 0.05,
-) -> dict:
-    """Reconstruction error against a scan: Deng et al.'s protocol for MICC Florence.
-
-    predicted_vertices (V, 3), faces (F, 3): the predicted mesh, any unit and pose. predicted_landmarks, scan_landmarks:
-    (L, 3), the same L >= 3 points on both. scan_points (P, 3), scan_landmarks, nose_tip (3,): the scan, mm.
-
-    The scan is cropped to `crop_mm` around its nose tip; the prediction is brought onto it by the similarity of the
-    landmarks, then by ICP with isotropic scale on `fit_points` of the cropped points (seeded choice; the farthest
-    `trim` and pairs on the mesh's rim left out of the *fit*). `rmse_mm` is over **all** cropped points: distance to
-    the plane of the surface at its nearest point, which is the true distance, also at edges and at the rim.
-    Also returns `mean_mm`, `points`, `border_share` (points beyond the mesh's rim: their distance says that the mesh
-    ends, not that it is wrong), `scale`, `converged`, `protocol`. Landmarks that fit no similarity, or a crop that
-    holds fewer than 100 points, are a UserError.
-    """
-    scan_points = np.asarray(scan_points, np.float64)
-    cropped = scan_points[np.linalg.norm(scan_points - np.asarray(nose_tip), axis=1) <= crop_mm]
-    if len(cropped) < 100:
-        raise UserError(f"only {len(cropped)} scan points within {crop_mm:g} mm of the nose tip: is the scan in mm?")
-    chosen = cropped
-    if len(cropped) > fit_points:
-        chosen = cropped[np.random.default_rng(0).choice(len(cropped), fit_points, replace=False)]
-    try:
-        initial = similarity(predicted_landmarks, scan_landmarks)
-        fit = icp(predicted_vertices, faces, chosen, initial, trim=trim, tolerance=1e-5)
-    except ValueError as error:
-        raise UserError(f"the prediction cannot be laid onto the scan: {error}") from error
-    distances, border = surface_distances(fit.surface, fit.transform, cropped)
-    return {
-        "rmse_mm": float(np.sqrt((distances**2).mean())),
-        "mean_mm": float(distances.mean()),
-        "points": len(cropped),
-        "border_share": float(border.mean()),
-        "scale": float(fit.transform.scale),
-        "converged": fit.converged,
-        "protocol": PROTOCOLS["florence_deng"],
-    }
-
-
-def surface_distances(surface: Surface, transform: Similarity, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (P,) from points to a mesh moved by `transform`, in the points' unit, and which end on its rim."""
-    closest = surface.closest(transform.inverse().apply(points))
-    return closest.distances * float(transform.scale), surface.on_border(closest)
 
 
 def bootstrap_interval(

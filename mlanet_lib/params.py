@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.datasets.sources import DataConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, parameter_keys, read_yaml, unknown_key, walk
@@ -24,10 +24,13 @@ from mlanet_lib.training import TrainConfig
 class Paths:
     """Folders, relative to the project's root or absolute.
 
-    training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published layouts;
-    outputs: where stages write.
+    bfm: folder of 3DDFA's Model_Shape.mat and Model_Exp.mat, or None; manifest: what photos there are, as `mlanet data
+    check` wrote it; training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published
+    layouts; outputs: where stages write.
     """
 
+    bfm: str | None
+    manifest: str
     training: str
     aflw2000: str
     florence: str
@@ -70,7 +73,7 @@ class Params:
     seed: int
     paths: Paths
     face_model: FaceModelParams
-    data: SyntheticConfig
+    data: DataConfig
     network: NetworkConfig
     train: TrainConfig
     ablation: AblationParams

@@ -17,7 +17,7 @@ from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.profiles import find_root
 from mlanet_lib.views import landmarks, overlay_in_photo
 
-FACE_MODELS = "data/face_models"
+FACE_MODELS = ("data/face_models", "licensed/face_models")
 TRAINED_HERE = "outputs/train/best.safetensors"
 
 
@@ -54,7 +54,7 @@ class Predictor:
     @classmethod
     def load(cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None) -> "Predictor":
         """weights: a checkpoint, or "auto": the shipped ones, else those trained here. face_model: an .npz, or None:
-        the one in data/face_models that the checkpoint names.
+        the one that the checkpoint names, see `find_face_model`.
 
         Raises UserError with what to run where one of the two is missing, and for a checkpoint of another face model.
         """
@@ -194,11 +194,13 @@ def find_weights(root: Path | None = None) -> Path:
 
 
 def find_face_model(name: str, root: Path | None = None) -> Path:
-    """Path of the face model called `name` (data/face_models/NAME.npz); UserError says what to run."""
-    path = (root or find_root(_home())) / FACE_MODELS / f"{name}.npz"
-    if not path.is_file():
-        raise UserError(f"face model {name!r} is not here ({FACE_MODELS}/{name}.npz): run dvc pull data.dvc")
-    return path
+    """Path of the face model called `name`: NAME.npz in the first of FACE_MODELS; UserError says what to run."""
+    root = root or find_root(_home())
+    for folder in FACE_MODELS:
+        if (path := root / folder / f"{name}.npz").is_file():
+            return path
+    run = "mlanet face-model fetch ict" if name.startswith("ict_facekit") else "dvc pull data.dvc"
+    raise UserError(f"face model {name!r} is not here ({' or '.join(FACE_MODELS)}/{name}.npz): run {run}")
 
 
 def _home() -> Path | None:

@@ -144,7 +144,7 @@ def check_keys(values: dict, root: str | Path) -> None:
             raise unknown_key(PARAMS_FILE, key, [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent])
 
 
-FREE_MAPPINGS = ("ablation.base", "ablation.variants")
+FREE_MAPPINGS = ("ablation.base", "ablation.variants", "data.sources")
 """Where names are the user's: a profile replaces these mappings whole."""
 
 

@@ -114,7 +114,7 @@ def fit(
     """
     began, out = time.monotonic(), Path(out_folder)
     data = TrainingData(train_folder, model, network_config.image_size, config.kinds, device)
-    held_out = TrainingData(validation_folder, model, network_config.image_size, ("labelled",), device)
+    held_out = TrainingData(validation_folder, model, network_config.image_size, KINDS[:2], device)
     fingerprint = {
         "train": asdict(config) | {"kinds": list(config.kinds)},
         "network": asdict(network_config) | {"levels": list(network_config.levels)},
@@ -208,10 +208,11 @@ def fit(
 
 @torch.no_grad()
 def validate(network: MLANet, data: TrainingData, shape: SparseShape, batch_size: int = 128) -> dict[str, float]:
-    """Figures of a network on labelled samples, none of them augmented.
+    """Figures of a network on labelled and landmarked samples, none of them augmented.
 
-    nme: mean over samples of the 68 points' NME, %; pose_mae: mean of pitch, yaw and roll, degrees; vertices: mean
-    distance in mm, turned but not translated; identity, albedo (sd) and expression (activation): root mean square.
+    nme: mean over samples of the 68 points' NME, %, landmarked samples (photos) alone where there are any. Of the
+    labelled ones: pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance in mm, turned but not
+    translated; identity, albedo (sd) and expression (activation): root mean square, albedo where it is known.
     """
     predicted, truth, marks, distance = [], [], [], []
     for rows in torch.arange(len(data)).split(batch_size):
@@ -223,11 +224,18 @@ def validate(network: MLANet, data: TrainingData, shape: SparseShape, batch_size
         predicted.append(found)
         truth.append(batch.parameters)
     found, known = FaceParameters.cat(predicted), FaceParameters.cat(truth)
-    pose = pose_mae(found.pose_degrees().double().cpu().numpy(), known.pose_degrees().double().cpu().numpy())
     nme = sparse_nme(*(torch.cat(side).double().cpu().numpy() for side in zip(*marks, strict=True)))
-    figures = {"val_nme": np.mean(nme), "val_pose_mae": pose["mean"], "val_vertices": torch.cat(distance).mean()}
-    for name in ("identity", "expression", "albedo"):
-        figures[f"val_{name}"] = (getattr(found, name) - getattr(known, name)).square().mean().sqrt()
+    photos = (data.kind == 1).numpy()
+    figures = {"val_nme": np.mean(nme[photos] if photos.any() else nme)}
+    labelled = torch.nonzero(data.kind == 0).flatten()
+    if len(labelled):
+        pose = (side.pose_degrees()[labelled].double().cpu().numpy() for side in (found, known))
+        figures["val_pose_mae"] = pose_mae(*pose)["mean"]
+        figures["val_vertices"] = torch.cat(distance)[labelled].mean()
+    for name, rows in (("identity", labelled), ("expression", labelled), ("albedo", torch.nonzero(data.lit).flatten())):
+        if len(rows):
+            squares = (getattr(found, name) - getattr(known, name))[rows].square()
+            figures[f"val_{name}"] = squares.mean().sqrt()
     return {name: float(value) for name, value in figures.items()}
 
 

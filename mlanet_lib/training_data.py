@@ -1,11 +1,13 @@
 """Training arrays, resident in memory, and the order in which they are visited.
 
 A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks`
-(N, 68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled.
+(N, 68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled; where
+points differ in worth also `confidence` (N, 68) in [0, 1]. Labelled rows know pose and shape; albedo and lighting may
+be NaN (a fit to landmarks says nothing of them): those rows are then judged by their picture, too. Where no row is
+labelled, the parameters may be left out. A split may have several such folders within it, one a data set.
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,41 +15,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mlanet_lib.arrays import read_npz
 from mlanet_lib.augmentation import Batch
+from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.errors import UserError
 from mlanet_lib.parameters import FaceParameters
 
 KINDS = ("labelled", "landmarked", "unlabelled")
+_LABELS = (*FaceParameters.names(), "landmarks", "visible", "confidence")
 
 
 class TrainingData:
     """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `fingerprint` of the files.
 
-    folder: where the two files lie; model: the face model that the labels must fit; side: the crops are resized to it,
-    px; kinds: names of the kinds that are kept; device: where all of it is held. What is missing, unreadable or does
-    not fit is a UserError.
+    folder: where the two files lie, or folders with them; model: the face model that the labels must fit; side: the
+    crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held. What is
+    missing, unreadable or does not fit is a UserError.
     """
 
     def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu"):
         folder = Path(folder)
         if unknown := set(kinds) - set(KINDS):
             raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
-        images, labels = _read(folder)
-        self.fingerprint = _fingerprint(folder)
-        self._check(folder, images, labels, model)
-        keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
-        if not len(keep):
+        parts = [part for part in (folder, *sorted(folder.glob("*/"))) if (part / "images.npy").is_file()] or [folder]
+        pictures, columns = [], []
+        for part in parts:
+            images, labels = _read(part)
+            labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
+            self._check(part, images, labels, model)
+            keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
+            if len(keep):
+                pictures.append(_resized(torch.from_numpy(images[keep]), side))
+            columns.append({name: labels[name][keep] for name in ("kind", *_LABELS)})
+        self.fingerprint = hashlib.sha256("".join(map(_fingerprint, parts)).encode()).hexdigest()
+        labels = {name: np.concatenate([column[name] for column in columns]) for name in ("kind", *_LABELS)}
+        self.kind = torch.from_numpy(labels.pop("kind")).long()
+        if not len(self.kind):
             raise UserError(f"{folder} holds no {' or '.join(kinds)} sample")
-        self.images = _resized(torch.from_numpy(images[keep]), side).to(device)
-        self.kind = torch.from_numpy(labels.pop("kind")[keep]).long()
+        self.images = torch.cat(pictures).to(device)
+        lit = np.isfinite(labels["lighting"]).all((1, 2)) & np.isfinite(labels["albedo"]).all(1)
+        self.lit = torch.from_numpy(lit) & (self.kind == 0)
         self.labels = {
-            name: torch.from_numpy(np.nan_to_num(value[keep].astype(np.float32))).to(device)
-            for name, value in labels.items()
-            if name in (*FaceParameters.names(), "landmarks", "visible")
+            name: torch.from_numpy(np.nan_to_num(value.astype(np.float32))).to(device) for name, value in labels.items()
         }
 
     @staticmethod
     def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model) -> None:
+        """UserError unless all fits together. Parameters that no row needs to know may be missing: they are put in."""
         count = len(images)
         shapes = {
             "kind": (count,),
@@ -60,10 +74,13 @@ class TrainingData:
             "focal": (count,),
             "landmarks": (count, 68, 2),
             "visible": (count, 68),
+            "confidence": (count, 68),
         }
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
             raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
         for name, shape in shapes.items():
+            if name in FaceParameters.names() and name not in labels and labels["kind"].all():
+                labels[name] = np.full(shape, DEFAULT_FOCAL if name == "focal" else np.nan, np.float32)
             if name not in labels:
                 raise UserError(f"{folder / 'labels.npz'} has no field '{name}'")
             if labels[name].shape != shape:
@@ -71,8 +88,8 @@ class TrainingData:
                     f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
                     f"the face model '{model.name}' need {shape}"
                 )
-            needed = labels["kind"] <= (1 if name in ("landmarks", "visible") else 0)
-            if not np.isfinite(labels[name][needed]).all():
+            needed = labels["kind"] <= (1 if name in ("landmarks", "visible", "confidence") else 0)
+            if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
                 raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
 
     def __len__(self) -> int:
@@ -85,7 +102,8 @@ class TrainingData:
         images = self.images[at].permute(0, 3, 1, 2).float() / 255
         labels = {name: value[at] for name, value in self.labels.items()}
         parameters = FaceParameters.from_tensors(labels)
-        return Batch(images, images, labels["landmarks"], labels["visible"], parameters, self.kind[rows])
+        points = (labels[name] for name in ("landmarks", "visible", "confidence"))
+        return Batch(images, images, *points, parameters, self.kind[rows], self.lit[rows])
 
     def constant(self) -> dict[str, list]:
         """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, and mean pose, degrees."""
@@ -113,12 +131,11 @@ def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:
 def _read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        with (folder / "labels.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return images, {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"training data not found: {error.filename}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"unreadable training data in {folder}: {error}") from error
+    return images, read_npz(folder / "labels.npz", "file of training labels")
 
 
 def _fingerprint(folder: Path) -> str:

@@ -26,6 +26,12 @@ def landmarks(model, **kwargs):
 
 
 @pytest.fixture(scope="module")
+def face_model():
+    """With the 68 points on lids, lips and brows as anatomy has them; where photos have them: test_landmarks."""
+    return anthropometric.build(calibrated=False)
+
+
+@pytest.fixture(scope="module")
 def twin(face_model):
     """(V,) the vertex at each vertex's mirror image."""
     from scipy.spatial import cKDTree

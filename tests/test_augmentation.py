@@ -25,7 +25,14 @@ def drawn_batch(model, count: int = 6, size: int = 64) -> Batch:
     drawing = render_face(model, parameters, size)
     images = drawing.image * drawing.mask + 0.2 * (1 - drawing.mask)
     return Batch(
-        images, images, points(model, parameters), torch.ones(count, 68), parameters, torch.zeros(count).long()
+        images,
+        images,
+        points(model, parameters),
+        torch.ones(count, 68),
+        torch.ones(count, 68),
+        parameters,
+        torch.zeros(count).long(),
+        torch.ones(count, dtype=torch.bool),
     )
 
 

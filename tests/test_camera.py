@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlanet_lib.camera import (
     euler_to_matrix,
@@ -39,6 +41,46 @@ def test_euler_round_trip():
     degrees = angles(2000)
     assert (matrix_to_euler(euler_to_matrix(degrees)) - degrees).abs().max() < 1e-10
     assert (matrix_to_euler(euler_to_matrix(degrees.float())) - degrees).abs().max() < 0.02
+
+
+degree = st.floats(-720, 720, allow_nan=False)
+coordinate = st.floats(-1e3, 1e3, allow_nan=False)
+
+
+@settings(deadline=None)
+@given(st.tuples(degree, degree, degree))
+def test_any_angles_give_a_rotation_that_its_own_angles_give_again(degrees):
+    """Also beyond 90 degrees of yaw, where other angles come back, and at the gimbal lock."""
+    matrix = euler_to_matrix(torch.tensor(degrees, dtype=torch.float64))
+    assert torch.allclose(matrix @ matrix.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
+    assert abs(float(torch.linalg.det(matrix)) - 1) < 1e-12
+    again = matrix_to_euler(matrix)
+    assert torch.allclose(euler_to_matrix(again), matrix, atol=3e-6)  # at the lock, roll is given up below 1e-6
+    assert (again.abs() <= 180 + 1e-9).all() and again[1].abs() <= 90 + 1e-9
+
+
+@settings(deadline=None)
+@given(st.tuples(degree, degree, degree), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), coordinate)
+def test_any_rotation_comes_back_from_its_six_numbers(degrees, first, second, shear):
+    """Whatever length the two columns have, and whatever share of the first is in the second."""
+    matrix = euler_to_matrix(torch.tensor(degrees, dtype=torch.float64))
+    six = matrix_to_rotation_6d(matrix)
+    assert torch.allclose(rotation_6d_to_matrix(six), matrix, atol=1e-12)
+    stretched = torch.cat([first * six[:3], second * six[3:] + 1e-3 * shear * second * six[:3]])
+    assert torch.allclose(rotation_6d_to_matrix(stretched), matrix, atol=1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(coordinate, min_size=6, max_size=6))
+def test_any_six_numbers_that_span_a_plane_give_a_rotation(values):
+    six = torch.tensor(values, dtype=torch.float64)
+    a, b = six[:3], six[3:]
+    if float(torch.linalg.cross(a, b).norm()) < 1e-6 * max(1.0, float(a.norm() * b.norm())):
+        return  # parallel columns leave the rotation open
+    matrix = rotation_6d_to_matrix(six)
+    assert torch.allclose(matrix.T @ matrix, torch.eye(3, dtype=torch.float64), atol=1e-8)
+    assert abs(float(torch.linalg.det(matrix)) - 1) < 1e-8
+    assert float((matrix[:, 0] * a).sum()) > 0 and float((matrix[:, 1] * b).sum()) > 0
 
 
 @pytest.mark.parametrize("yaw", [90.0, -90.0])

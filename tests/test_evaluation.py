@@ -194,6 +194,24 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
         evaluate_aflw2000(folder, System(), box="guess")
 
 
+def test_reannotated_labels_judge_but_do_not_crop(benchmark, toy_model, tmp_path):
+    """The second label set is another truth for the points: crops and bins stay, and the summary says which it is."""
+    folder = benchmark[0]
+    samples, moved = aflw2000.read_folder(folder), np.array([3.0, 4.0])
+    np.save(tmp_path / "re.npy", np.stack([(sample.landmarks + 0.5 + moved).T for sample in samples]))
+    given = {"labels": "reannotated", "reannotated": tmp_path / "re.npy", "model": toy_model, "image_size": 16}
+    result = evaluate_aflw2000(folder, perfect(benchmark), limit=4, **given)
+    sizes = np.array([np.sqrt(np.ptp(sample.landmarks, axis=0).prod()) for sample in samples[:4]])
+    assert np.allclose(result.images["nme"], 500 / sizes) and result.summary["labels"] == "reannotated"
+    assert "reannotated" in result.summary["protocol"]["sparse_nme"] and result.summary["images"] == 4
+    assert "labels: reannotated" in summary(result) and "original labels" not in summary(result)
+    original = evaluate_aflw2000(folder, perfect(benchmark), model=toy_model, image_size=16)
+    assert original.summary["labels"] == "original" and "original labels" in summary(original)
+    for wrong in ({"labels": "reannotated"}, {"reannotated": "re.npy"}, {"labels": "new", "reannotated": "re.npy"}):
+        with pytest.raises(UserError, match="labels are one of original, reannotated"):
+            evaluate_aflw2000(folder, perfect(benchmark), **wrong)
+
+
 def test_json_and_table(benchmark, toy_model, tmp_path):
     result = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0), model=toy_model, image_size=16, limit=2)
     write_json(tmp_path / "out.json", result)

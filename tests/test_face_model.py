@@ -168,7 +168,7 @@ def save_bare_array(path):
         (lambda path: path.write_bytes(b""), "not a readable face model"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "not a readable face model"),
         (lambda path: np.savez(path, a=np.zeros(3)), "not an mlanet face model"),
-        (save_bare_array, "not an mlanet face model"),
+        (save_bare_array, "not a readable face model"),
         (lambda path: rewrite(path, faces=None), "no field faces"),
         (lambda path: rewrite(path, faces=np.array([[0, 1, 9999]])), "'faces' points outside"),
         (lambda path: rewrite(path, faces=np.zeros((4, 3))), "'faces' has type float64"),

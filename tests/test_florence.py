@@ -1,4 +1,4 @@
-"""Florence's layout: written and read back, OBJ files of every make, and every way a folder can be wrong."""
+"""Florence's layout: written and read back, and every way a folder can be wrong."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from mlanet_lib.datasets.florence import Scan, read_folder, read_obj, read_scan, write_obj, write_subject
+from mlanet_lib.datasets.florence import Scan, read_folder, read_scan, write_subject
 from mlanet_lib.datasets.sample import Box, read_image
 from mlanet_lib.errors import UserError
 
@@ -45,72 +45,6 @@ def test_the_obj_opens_elsewhere(subject, toy_model):
     assert len(mesh.vertices) == len(toy_model.mean) and len(mesh.faces) == len(toy_model.faces)
 
 
-def test_objs_of_every_make(tmp_path):
-    text = """# comment
-mtllib x.mtl
-v 0 0 0 0.5 0.5 0.5
-v 1 0 0
-v 1 1 0
-v 0 1 0
-v 0.5 0.5 1e0
-vt 0 0
-vn 0 0 1
-g head
-usemtl skin
-f 1/1/1 2/1/1 3/1/1 4/1/1
-f 1//1 2//1 5//1
-f -1 -2 -3
-s off
-f 1 2 3 4 5
-"""
-    (tmp_path / "a.obj").write_text(text)
-    vertices, faces = read_obj(tmp_path / "a.obj")
-    assert vertices.shape == (5, 3) and vertices[4].tolist() == [0.5, 0.5, 1]
-    expected = [[0, 1, 2], [0, 2, 3], [0, 1, 4], [4, 3, 2], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
-    assert faces.tolist() == expected
-    (tmp_path / "cloud.obj").write_text("v 0 0 0\nv 1 2 3\n")
-    assert read_obj(tmp_path / "cloud.obj")[1].shape == (0, 3)
-
-
-def test_obj_round_trip_is_exact_to_its_digits(tmp_path, toy_model):
-    write_obj(tmp_path / "a.obj", toy_model.mean, toy_model.faces)
-    vertices, faces = read_obj(tmp_path / "a.obj")
-    assert np.abs(vertices - toy_model.mean.numpy()).max() <= 0.5e-4 + 1e-9
-    assert np.array_equal(faces, toy_model.faces)
-
-
-def test_a_real_scan(shared_data):
-    """The head scan that stands beside the project: an OBJ or a glTF; only an OBJ is of use here."""
-    files = sorted((shared_data / "head_scan").rglob("*.obj"))
-    if not files:
-        pytest.skip("the head scan is not an OBJ")
-    vertices, faces = read_obj(files[0])
-    ours = trimesh.Trimesh(vertices, faces, process=False)
-    theirs = trimesh.load(files[0], process=False, force="mesh")
-    assert len(faces) == len(theirs.faces) and np.isclose(ours.area, theirs.area, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no vertices"),
-        ("a text file\n", "no vertices"),
-        ("v 1 2\n", "line 1"),
-        ("v 0 0 0\nv 1 x 0\n", "line 2"),
-        ("v 0 0 0\nf 1 2 3\n", "names vertex 3 of 1"),
-        ("v 0 0 0\nf 1 1\n", "line 2"),
-        ("v 0 0 0\nf 0 1 1\n", "line 2"),
-        ("v nan 0 0\n", "not finite"),
-    ],
-)
-def test_bad_objs(tmp_path, text, message):
-    (tmp_path / "bad.obj").write_text(text)
-    with pytest.raises(UserError, match=rf"bad\.obj.*{message}"):
-        read_obj(tmp_path / "bad.obj")
-    with pytest.raises(UserError, match=r"missing\.obj"):
-        read_obj(tmp_path / "missing.obj")
-
-
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -141,6 +75,7 @@ def test_bad_folders(subject, tmp_path):
     assert read_folder(tmp_path)[0].pictures[0].box is None
     for picture in subject.rglob("*.jpg"):
         picture.unlink()
+    assert read_folder(tmp_path, need_pictures=False)[0].pictures == []
     with pytest.raises(UserError, match="subject_01: no pictures"):
         read_folder(tmp_path)
     (subject / "Model" / "frontal1" / "landmarks.json").unlink()

@@ -35,7 +35,8 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
     with torch.no_grad():
         images = render_face(model, truth, size).image
     landmarks = shape.landmarks(shape.turned(truth), truth)
-    return Batch(images, images, landmarks, torch.ones(len(kind), 68), truth, torch.tensor(kind))
+    ones, kind = torch.ones(len(kind), 68), torch.tensor(kind)
+    return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0)
 
 
 def test_coefficients_are_a_mean_square():
@@ -165,6 +166,34 @@ def test_labels_of_rows_without_labels_are_never_read(toy_model):
         guess, dataclasses.replace(batch, parameters=spoiled, landmarks=landmarks), shape, toy_model, CONFIG
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_labelled_row_without_light_is_judged_by_its_picture_too(toy_model):
+    truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
+    shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 0])
+    dark = dataclasses.replace(batch, lit=torch.tensor([False, True]))
+    terms = losses.semi_supervised_terms(guess, dark, shape, toy_model, CONFIG)
+    assert {"identity", "albedo", "photometric", "prior_albedo"} <= set(terms)
+    one = losses.semi_supervised_terms(guess[1], some_batch(toy_model, truth[1], [0]), shape, toy_model, CONFIG)
+    assert torch.isclose(terms["albedo"], one["albedo"]) and torch.isclose(terms["lighting"], one["lighting"])
+    none = losses.semi_supervised_terms(
+        guess, dataclasses.replace(batch, lit=torch.zeros(2, dtype=torch.bool)), shape, toy_model, CONFIG
+    )
+    assert "albedo" not in none and "lighting" not in none
+
+
+def test_a_point_without_confidence_counts_nothing(toy_model):
+    truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
+    shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [1, 1])
+    confidence = torch.ones(2, 68)
+    confidence[:, :17] = 0
+    moved = batch.landmarks.clone()
+    moved[:, :17] += 0.3
+    unsure = dataclasses.replace(batch, landmarks=moved, confidence=confidence)
+    terms = losses.semi_supervised_terms(guess, unsure, shape, toy_model, CONFIG)
+    found = shape.landmarks(shape.turned(guess), guess)
+    expected = losses.landmark_loss(found[:, 17:], batch.landmarks[:, 17:], torch.ones(2, 51))
+    assert torch.isclose(terms["landmarks"], expected)
 
 
 def test_a_term_without_a_weight_is_refused():

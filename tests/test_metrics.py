@@ -161,3 +161,46 @@ def test_arguments_stay_as_they_are():
     metrics.sparse_nme(predicted, truth)
     metrics.vertex_error(predicted[..., [0, 1, 1]], truth[..., [0, 1, 0]])
     assert np.array_equal(predicted, copies[0]) and np.array_equal(truth, copies[1])
+
+
+def test_dense_and_sparse_3d_against_loops():
+    """SADRNet's 3D errors, point by point: a shift in depth costs nothing, one in the picture does."""
+    rng = np.random.default_rng(7)
+    truth = rng.uniform(0, 200, (3, 68, 3))
+    predicted = truth + rng.normal(size=truth.shape) * 4 + [2, -1, 300]
+    expected = []
+    for p, t in zip(predicted, truth, strict=True):
+        width, height = (max(t[:, k]) - min(t[:, k]) for k in (0, 1))
+        p_depth, t_depth = (sum(points[:, 2]) / 68 for points in (p, t))
+        total = 0.0
+        for a, b in zip(p, t, strict=True):
+            total += ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + ((a[2] - p_depth) - (b[2] - t_depth)) ** 2) ** 0.5
+        expected.append(100 * total / 68 / (width * height) ** 0.5)
+    assert np.allclose(metrics.sparse_3d_nme(predicted, truth), expected)
+    assert np.allclose(metrics.dense_nme(predicted, truth), expected)
+    assert np.allclose(metrics.dense_nme(5 * predicted, 5 * truth), expected)
+    aside, deeper = np.array([1.0, 0, 0]), np.array([0, 0, 77.0])
+    assert metrics.dense_nme(truth + deeper, truth).max() < 1e-9 < metrics.dense_nme(truth + aside, truth).min()
+    with pytest.raises(ValueError, match="68 points"):
+        metrics.sparse_3d_nme(predicted[:, :50], truth[:, :50])
+    with pytest.raises(ValueError, match="corresponding"):
+        metrics.dense_nme(predicted[..., :2], truth[..., :2])
+
+
+def test_reconstruction_nme_judges_shape_over_the_eyes():
+    rng = np.random.default_rng(8)
+    truth = rng.normal(size=(2, 300, 3)) * 60
+    eyes = np.array([[[-45.0, 0, 0], [45, 0, 0]], [[0, -40, 30], [0, 40, 30]]])
+    turned = truth @ Rotation.random(2, rng=rng).as_matrix() * 0.3 + [5, 6, 700]
+    assert metrics.reconstruction_nme(turned, truth, eyes).max() < 1e-9
+    noisy = turned + rng.normal(size=truth.shape) * 0.3 * 2
+    expected = []
+    for n, t, (first, second) in zip(noisy, truth, eyes, strict=True):
+        rotation, _ = Rotation.align_vectors(t - t.mean(0), n - n.mean(0))
+        moved = rotation.apply(n - n.mean(0))
+        scale = (moved * (t - t.mean(0))).sum() / (moved**2).sum()
+        distances = [np.linalg.norm(scale * m + t.mean(0) - p) for m, p in zip(moved, t, strict=True)]
+        expected.append(100 * np.mean(distances) / np.linalg.norm(first - second))
+    assert np.allclose(metrics.reconstruction_nme(noisy, truth, eyes), expected)
+    mirrored = truth * [-1, 1, 1]
+    assert metrics.reconstruction_nme(mirrored, truth, eyes).min() > 10

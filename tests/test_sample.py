@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from toy_data import toy_parameters
 
+from mlanet_lib.camera import project, to_camera
 from mlanet_lib.datasets.sample import (
     ONE_BASED,
     ZERO_BASED,
     Box,
     crop_box_from_landmarks,
     crop_image,
+    crop_parameters,
     from_crop,
     from_index,
     read_image,
@@ -17,6 +23,12 @@ from mlanet_lib.datasets.sample import (
     to_index,
 )
 from mlanet_lib.errors import UserError
+from mlanet_lib.lighting import irradiance
+
+places = st.floats(-1000, 1000)
+boxes = st.builds(Box, places, places, st.floats(1, 2000), st.floats(1, 2000))
+point_lists = st.lists(st.tuples(places, places, places), min_size=1, max_size=20).map(np.array)
+bases = st.sampled_from([ZERO_BASED, 0.5, ONE_BASED])
 
 
 def gaussian_dot(height, width, centre, sigma):
@@ -174,3 +186,93 @@ def test_bad_boxes():
             crop_image(image, box, 8)
     with pytest.raises(ValueError, match="padding"):
         crop_image(image, Box(0, 0, 5, 5), 8, "mirror")
+
+
+@given(points=point_lists, box=boxes, size=st.floats(1, 1024))
+def test_to_crop_and_from_crop_undo_each_other(points, box, size):
+    assert np.allclose(from_crop(to_crop(points, box, size), box, size), points, rtol=0, atol=1e-7)
+    assert np.allclose(to_crop(from_crop(points, box, size), box, size), points, rtol=0, atol=1e-5)
+    corners = np.array([[box.x, box.y], [box.x + box.w, box.y + box.h]])
+    assert np.allclose(to_crop(corners, box, size), [[0, 0], [size, size]], atol=1e-6 * size)
+
+
+@given(points=point_lists, box=boxes, size=st.floats(1, 512), inner=boxes)
+def test_a_crop_of_a_crop_is_a_crop(points, box, size, inner):
+    outer = Box(*(from_crop(np.array([inner[:2]]), box, size)[0]), inner.w * box.w / size, inner.h * box.h / size)
+    assert np.allclose(to_crop(to_crop(points, box, size), inner), to_crop(points, outer), atol=1e-6, rtol=1e-6)
+
+
+@given(points=point_lists, first=bases)
+def test_from_index_and_to_index_undo_each_other(points, first):
+    pixels = from_index(points, first)
+    assert np.allclose(to_index(pixels, first), points, atol=1e-9) and np.array_equal(pixels[:, 2], points[:, 2])
+    assert np.allclose(from_index(np.full((1, 2), first), first), 0.5)
+    assert np.allclose(pixels[:, :2] - points[:, :2], 0.5 - first, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    share=st.tuples(st.floats(0.25, 0.75), st.floats(0.25, 0.75)),
+    corner=st.tuples(st.floats(-30, 60), st.floats(-30, 60)),
+    side=st.tuples(st.floats(40, 160), st.floats(40, 160)),
+    size=st.integers(24, 140),
+)
+def test_a_dot_lands_where_to_crop_says_in_any_box(share, corner, side, size):
+    box = Box(*corner, *side)
+    point = np.array([box.x + share[0] * box.w, box.y + share[1] * box.h])
+    assume(point.min() > 15 and point[0] < 115 and point[1] < 95)  # the whole dot is in the picture
+    reach = 3.5 * 2.0 + 2 * max(side) / size  # and in the crop
+    assume(min(share[0] * box.w, (1 - share[0]) * box.w, share[1] * box.h, (1 - share[1]) * box.h) > reach)
+    crop = crop_image(gaussian_dot(110, 130, point, sigma=2.0), box, size)
+    assert np.abs(centroid(crop) - to_crop(point, box, size)).max() < 0.06
+
+
+def in_photo(model, focal, centre, share, width=450, height=400):
+    """Three toy faces whose origin stands at `centre` (2,) px of a photo and whose 200 mm take `share` of its width."""
+    faces = toy_parameters(model, 3, seed=1).to(torch.float64)
+    depth = focal * 200 / share
+    place = (torch.tensor(centre) - torch.tensor([width / 2, height / 2])) * depth / (focal * width)
+    translation = torch.tensor([[*place.tolist(), depth]], dtype=torch.float64).repeat(3, 1)
+    return faces.replace(translation=translation, focal=torch.full((3,), focal, dtype=torch.float64))
+
+
+def shifts(model, faces, box, width=450, height=400):
+    """What the vertices move by, in px of the photo, between the photo's camera cropped and the crop's camera."""
+    vertices = model.vertices(faces.identity.float(), faces.expression.float()).double()
+    photo = project(to_camera(vertices, faces.rotation, faces.translation), faces.focal, height, width)
+    crop = crop_parameters(faces, box, width, height)
+    seen = project(to_camera(vertices, crop.rotation, crop.translation), crop.focal, 1, 1)
+    return (seen[..., :2].numpy() - to_crop(photo[..., :2].numpy(), box)) * box.w
+
+
+@settings(max_examples=30, deadline=None)
+@given(zoom=st.floats(0.2, 1.5), focal=st.floats(1.5, 12), share=st.floats(0.1, 0.6))
+def test_the_crops_camera_is_exact_about_the_photos_centre(toy_model, zoom, focal, share):
+    side = 450 * zoom
+    box = Box(225 - side / 2, 200 - side / 2, side, side)
+    assert np.abs(shifts(toy_model, in_photo(toy_model, focal, (225, 200), share), box)).max() < 1e-3
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.floats(0, 450), y=st.floats(0, 400), share=st.floats(0.1, 0.6))
+def test_the_crops_camera_anywhere(toy_model, x, y, share):
+    """Below 0.01 px where the photo's camera is nearly orthographic; 0.2 % of the crop for an ordinary one."""
+    side = 450 * share * 1.4
+    box = Box(x - side / 2, y - side / 2, side, side)
+    assert np.abs(shifts(toy_model, in_photo(toy_model, 400.0, (x, y), share), box)).max() < 0.01
+    if abs(x - 225) < 450 / 4 and abs(y - 200) < 450 / 4:
+        assert np.abs(shifts(toy_model, in_photo(toy_model, 4.5, (x, y), share), box)).max() < 0.002 * side
+
+
+def test_the_light_turns_with_the_crops_camera(toy_model):
+    faces = in_photo(toy_model, 2.0, (400, 50), 0.3)
+    faces = faces.replace(
+        lighting=torch.randn(3, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    )
+    crop = crop_parameters(faces, Box(350, 0, 100, 100), 450, 400)
+    normals = torch.nn.functional.normalize(torch.randn(3, 50, 3, dtype=torch.float64), dim=2)
+    before, after = (irradiance(normals @ p.rotation.transpose(1, 2), p.lighting) for p in (faces, crop))
+    assert torch.allclose(before, after, atol=1e-6)
+    eye = torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(crop.rotation @ crop.rotation.transpose(1, 2), eye.expand(3, 3, 3), atol=1e-6)
+    assert not torch.allclose(crop.lighting, faces.lighting, atol=1e-2)

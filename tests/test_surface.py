@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
 
+from mlanet_lib.alignment import Similarity
+from mlanet_lib.metrics import surface_distances
 from mlanet_lib.surface import Surface
 
 
@@ -72,6 +75,26 @@ def test_against_a_minimiser():
         best = minimize(distance, np.full(3, 1 / 3), bounds=[(0, 1)] * 3, constraints=constraint, options=options)
         closest = Surface(triangle, [[0, 1, 2]]).closest(point[None])
         assert abs(closest.distances[0] - np.sqrt(best.fun)) < 1e-5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_point_to_plane_distances_of_a_moved_mesh_against_brute_force(seed):
+    """What the Florence metrics measure: scan points to the mesh under a similarity, all pairs, in the scan's unit."""
+    rng = np.random.default_rng(seed)
+    vertices, faces = grid_mesh(13)
+    move = Similarity(np.asarray(rng.uniform(20, 90)), Rotation.random(rng=rng).as_matrix(), rng.normal(size=3) * 50)
+    moved = move.apply(vertices)
+    points = moved[rng.integers(0, len(moved), 500)] + rng.normal(size=(500, 3)) * 15
+    distances, border = surface_distances(Surface(vertices, faces), move, points)
+    assert np.abs(distances - brute_force(points, moved, faces)).max() < 1e-9
+    assert 0 < border.sum() < len(points)
+    # inside a face the distance is the one to its plane
+    closest = Surface(moved, faces).closest(points)
+    inside = (closest.barycentric > 1e-9).all(1)
+    normals = Surface(moved, faces).normals(closest.face_index)
+    height = np.abs(((points - moved[faces[closest.face_index, 0]]) * normals).sum(1))
+    assert inside.sum() > 50 and np.allclose(distances[inside], height[inside], atol=1e-9)
+    assert (distances >= height - 1e-9).all()
 
 
 def test_border_of_an_open_sheet():

@@ -73,7 +73,8 @@ def test_rows_without_labels_may_hold_anything(split, toy_model, tmp_path):
         ({"identity": np.zeros((12, 9), np.float32)}, "identity.*toy"),
         ({"landmarks": None}, "no field 'landmarks'"),
         ({"kind": np.zeros(11, np.int64)}, "kind"),
-        ({"lighting": np.full((12, 9, 3), np.nan, np.float32)}, "lighting.*finite"),
+        ({"rotation": np.full((12, 3, 3), np.nan, np.float32)}, "rotation.*finite"),
+        ({"confidence": np.ones((12, 67), np.float32)}, r"'confidence' has shape \(12, 67\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_named(split, toy_model, tmp_path, changes, message):
@@ -81,12 +82,36 @@ def test_labels_that_do_not_fit_are_named(split, toy_model, tmp_path, changes, m
         TrainingData(rewrite(split, tmp_path, **changes), toy_model, 32)
 
 
+def test_labels_may_know_the_shape_and_not_the_light(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    lighting = labels["lighting"].copy()
+    lighting[:2] = np.nan
+    data = TrainingData(rewrite(split, tmp_path, lighting=lighting), toy_model, 32)
+    batch = data.batch(torch.arange(12))
+    assert batch.lit.tolist() == [kind == 0 and k > 1 for k, kind in enumerate(labels["kind"])]
+    assert batch.parameters.lighting.isfinite().all()
+
+
+def test_a_split_of_several_data_sets_is_their_sum(split, toy_model, tmp_path):
+    worth = np.linspace(0, 1, 12 * 68, dtype=np.float32).reshape(12, 68)
+    rewrite(split, tmp_path / "a")
+    rewrite(split, tmp_path / "b", confidence=worth, kind=np.full(12, 1))
+    np.save(tmp_path / "b" / "images.npy", np.load(split / "images.npy")[:, ::2, ::2])  # crops of another size
+    data = TrainingData(tmp_path, toy_model, 32)
+    assert len(data) == 24 and data.images.shape == (24, 32, 32, 3)
+    assert data.kind[12:].tolist() == [1] * 12
+    batch = data.batch(torch.tensor([0, 17]))
+    assert (batch.confidence[0] == 1).all() and np.allclose(batch.confidence[1], worth[5])
+    assert len(TrainingData(tmp_path, toy_model, 32, ("unlabelled",))) == 3
+    assert data.fingerprint != TrainingData(tmp_path / "a", toy_model, 32).fingerprint
+
+
 def test_missing_damaged_and_empty_data_are_user_errors(split, toy_model, tmp_path):
     with pytest.raises(UserError, match=r"images\.npy"):
         TrainingData(tmp_path / "nothing", toy_model, 32)
     folder = rewrite(split, tmp_path / "damaged")
     (folder / "labels.npz").write_bytes(b"PK\x03\x04 not a zip")
-    with pytest.raises(UserError, match="unreadable"):
+    with pytest.raises(UserError, match="not a readable file of training labels"):
         TrainingData(folder, toy_model, 32)
     labelled = rewrite(split, tmp_path / "labelled", kind=np.zeros(12, np.int64))
     with pytest.raises(UserError, match="no unlabelled sample"):

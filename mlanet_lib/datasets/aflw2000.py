@@ -15,18 +15,24 @@ readers of the real set run and find BFM's mean face; what only this project kno
 which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
 """
 
+import math
+import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat
+from scipy.io import loadmat, savemat, whosmat
+from scipy.io.matlab import matfile_version
 
 from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, read_image, to_index
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
 PICTURES = (".jpg", ".jpeg", ".png")
+_COMPRESSED = 15  # the tag of a compressed element of a .mat file
+_PLAIN = {"double", "single", "logical", "char"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 # AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
 _TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46, 47), 45, None, 31, 30, 35, None]
 _TWENTY_ONE += [48, (62, 66), 54, 8]
@@ -86,14 +92,46 @@ def read_mat(path: str | Path) -> dict:
     return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
 
 
-def load_mat(path: str | Path) -> dict:
-    """All fields of a MATLAB 5 file; a missing, foreign or damaged one is a UserError that names it."""
-    if not Path(path).is_file():
+def load_mat(path: str | Path, largest: int = 1 << 26) -> dict:
+    """The fields of a MATLAB 5 file that hold numbers or text; cells, structs, functions and objects are left unread.
+
+    largest: bytes that the file may unpack to. A missing, foreign, damaged or larger file is a UserError that names
+    it; neither a claimed size nor what its compressed parts would unpack to is believed.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return loadmat(path)
+        if matfile_version(path)[0] != 1:
+            raise ValueError("not of MATLAB's version 5; save it with -v7")
+        if (size := _unpacked_size(path, largest)) > largest:
+            raise ValueError(f"it unpacks to more than {largest >> 20} MB")
+        fields = [(name, shape) for name, shape, kind in whosmat(path) if kind in _PLAIN]
+        for name, shape in fields:
+            if min(shape, default=0) < 0 or math.prod(shape) > size:
+                raise ValueError(f"field '{name}' claims the shape {shape}")
+        return loadmat(path, variable_names=[name for name, _ in fields])
     except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
         raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
+
+
+def _unpacked_size(path: Path, largest: int) -> int:
+    """Bytes of a MATLAB 5 file with its compressed elements unpacked, counted until it is more than `largest`."""
+    size = path.stat().st_size
+    if size > largest:
+        return size
+    data = path.read_bytes()
+    order, at = "<" if data[126:128] == b"IM" else ">", 128
+    while at + 8 <= len(data) and size <= largest:
+        kind, length = struct.unpack_from(f"{order}II", data, at)
+        unpacking = zlib.decompressobj()
+        for start in range(at + 8, min(at + 8 + length, len(data)), 1 << 16) if kind == _COMPRESSED else ():
+            piece = data[start : min(start + (1 << 16), at + 8 + length)]
+            while piece and size <= largest:
+                size += len(unpacking.decompress(piece, 1 << 20))
+                piece = unpacking.unconsumed_tail
+        at += 8 + length
+    return size
 
 
 def _numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -122,7 +160,10 @@ def _truth(path: Path, mat: dict) -> SyntheticTruth | None:
     counts = {field: np.size(mat[field]) for field in ("mlanet_identity", "mlanet_expression")}
     identity, expression = (_numbers(path, mat, field, (count,)) for field, count in counts.items())
     occluded = bool(_numbers(path, mat, "mlanet_occluded", (1,))[0])
-    return SyntheticTruth(str(np.ravel(mat["mlanet_face_model"])[0]), identity, expression, occluded)
+    name = np.ravel(mat["mlanet_face_model"])
+    if name.size != 1 or name.dtype.kind != "U":
+        raise UserError(f"{path}: field 'mlanet_face_model' is not one text")
+    return SyntheticTruth(str(name[0]), identity, expression, occluded)
 
 
 def write_sample(

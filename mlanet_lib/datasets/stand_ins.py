@@ -149,15 +149,18 @@ def generate(
 ) -> dict[str, Path]:
     """Write everything that the embedded study needs: training and validation arrays, and both benchmark sets.
 
-    workers: processes (default: one a core, unless there is little to draw). Returns the folders: train, validation,
-    aflw2000, florence.
+    workers: processes (default: one a core, unless there is little to draw). What `config` wants none of is left out.
+    Returns the folders: train, validation, aflw2000, florence.
     """
     training = Path(training)
     workers = workers or (os.cpu_count() or 1 if config.train >= WORTH_A_POOL else 1)
     with worker_pool(model, workers) as pool:
         options = {"seed": seed, "pool": pool, "progress": progress}
         splits = {"train": config.train, "validation": config.validation}
+        splits = {name: count for name, count in splits.items() if count}
         folders = {name: write_split(config, model, training / name, name, n, **options) for name, n in splits.items()}
-        folders["aflw2000"] = write_aflw2000(config, model, aflw2000_folder, **options)
-        folders["florence"] = write_florence(config, model, florence_folder, **options)
+        if config.test:
+            folders["aflw2000"] = write_aflw2000(config, model, aflw2000_folder, **options)
+        if config.scans:
+            folders["florence"] = write_florence(config, model, florence_folder, **options)
     return folders

@@ -2,30 +2,20 @@
 
 import numpy as np
 
-from mlanet_lib.face_model import MorphableModel, farthest_points
-from mlanet_lib.face_models import motion, parts, semilandmarks, topology
+from mlanet_lib.face_model import MorphableModel, farthest_points, landmark_twins
+from mlanet_lib.face_models import landmarks, motion, parts, semilandmarks, topology
 from mlanet_lib.face_models.appearance import albedo
 from mlanet_lib.face_models.chart import MIRROR
 from mlanet_lib.face_models.identity import identity_modes
 
 NAME = "anthropometric"
-# mirror images among the 68 points: (first, last) of a block whose members pair up from both ends
-_BLOCKS = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
-_EYES = {36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46}
 
 
-def landmark_twins() -> np.ndarray:
-    """(68,) for each Multi-PIE point the one on the other side of the face."""
-    twins = np.arange(68)
-    for first, last in _BLOCKS:
-        twins[first : last + 1] = np.arange(last, first - 1, -1)
-    for right, left in _EYES.items():
-        twins[right], twins[left] = left, right
-    return twins
+def build(calibrated: bool = True) -> MorphableModel:
+    """Build the model; the same bits every time on one machine.
 
-
-def build() -> MorphableModel:
-    """Build the model; the same bits every time on one machine."""
+    calibrated: the 68 points where photos' labels have them (`landmarks`), else at the vertices that ICT-FaceKit names.
+    """
     table = semilandmarks.load()
     skin = topology.build_skin(table)
     names = [name for name in table.expressions if name not in motion.LEFT_OUT]
@@ -55,8 +45,8 @@ def build() -> MorphableModel:
         motion.rest_on_eyeball(identities[0], mean, motion.eye_centre(ring), shift)
         identities.append(np.broadcast_to(shift, (len(patch.points), *shift.shape)))
         expressions.append(np.zeros((len(patch.points), 3, len(names))))
-    for patch, landmarks in zip(rows, ((51, 33), (57, 8)), strict=True):
-        anchor = [skin.labels[f"lm{k}"] for k in landmarks]
+    for patch, points in zip(rows, ((51, 33), (57, 8)), strict=True):
+        anchor = [skin.labels[f"lm{k}"] for k in points]
         shift = identities[0][anchor].mean(0)
         shift[0] = 0 * shift[0]
         identities.append(np.broadcast_to(shift, (len(patch.points), *shift.shape)))
@@ -76,7 +66,7 @@ def build() -> MorphableModel:
         ]
     )
     albedo_mean, albedo_basis = albedo(mean, skin, depth, patches)
-    return MorphableModel(
+    model = MorphableModel(
         mean=np.concatenate(vertices).astype(np.float32),
         identity_basis=np.concatenate(identities),
         expression_basis=np.concatenate(expressions),
@@ -88,6 +78,7 @@ def build() -> MorphableModel:
         expression_names=names,
         name=NAME,
     )
+    return landmarks.placed(model, landmarks.load(NAME)) if calibrated else model
 
 
 def _unwrap(skin: topology.Skin, source: np.ndarray, depth: np.ndarray, patches: list) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""A folder of any photos: no labels, but a detector says where the faces are."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from mlanet_lib.datasets.sample import Box, Sample, read_image
+from mlanet_lib.errors import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SHOWN = 5
+
+
+def read_folder(folder: str | Path, detector, limit: int | None = None, progress: bool = False) -> list[Sample]:
+    """The faces in the photos of a folder and its subfolders, by path, the largest of a photo first; no labels.
+
+    detector: `detect(photo) -> list` of detections with `crop()` (4,) x, y, w, h, the training crop, in
+    `numpy.rot90(photo, turns)`, and `turns` (`mlanet_lib.detector.Detector`). `Sample.box` is that crop, and
+    `Sample.image` the photo turned upright: by its EXIF orientation and by `turns`. Names are paths below the folder,
+    with "#2", "#3", ... for a photo's further faces. limit: only the first so many photos.
+
+    Photos without a face, and pictures that cannot be read, are counted and the first few named on stderr. A folder
+    that is not there or holds no picture, or in which no face is found, is a UserError.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    visible = (p for p in folder.rglob("*") if not any(x.startswith(".") for x in p.relative_to(folder).parts))
+    paths = sorted(p for p in visible if p.suffix.lower() in PICTURES and p.is_file())
+    if not paths:
+        raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
+    samples, empty, broken = [], [], []
+    for path in tqdm(paths[:limit], "finding faces", unit="photo", disable=not progress):
+        try:
+            found = detector.detect(read_image(path, upright=True))
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not found:
+            empty.append(name)
+        for number, face in enumerate(found, 1):
+            box = Box(*(float(value) for value in face.crop()))
+            read = partial(_read, path, face.turns)
+            samples.append(Sample(name if number == 1 else f"{name}#{number}", read, box=box))
+    for what, names in (("show no face that the detector finds", empty), ("cannot be read", broken)):
+        if names:
+            more = ", ..." if len(names) > _SHOWN else ""
+            print(f"{folder}: {len(names)} pictures {what}: {', '.join(names[:_SHOWN])}{more}", file=sys.stderr)
+    if not samples:
+        raise UserError(f"{folder}: no face found in {len(paths[:limit])} pictures")
+    return samples
+
+
+def _read(path: Path, turns: int) -> np.ndarray:
+    return np.ascontiguousarray(np.rot90(read_image(path, upright=True), turns))

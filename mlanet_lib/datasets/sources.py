@@ -1,0 +1,187 @@
+"""Real data sets as training splits: read, split by photo, packed, and where wished labelled by fits of the face model.
+
+A source's arrays go to `train/NAME` and `validation/NAME` within the folder of the training data, where `TrainingData`
+finds them beside the synthetic ones.
+"""
+
+import dataclasses
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlanet_lib.camera import DEFAULT_FOCAL
+from mlanet_lib.datasets import aflw2000, crops, packing, photos, w300lp
+from mlanet_lib.datasets.sample import Sample
+from mlanet_lib.datasets.synthetic import LABELLED, LANDMARKED, SyntheticConfig
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_models.bfm2009_raw import RawBfm
+from mlanet_lib.files import atomic_path
+from mlanet_lib.fitting import fit_landmarks
+from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.renderer import landmarks_visible
+
+LAYOUTS = ("crops", "300w_lp", "aflw2000", "photos")
+LABELS = ("none", "landmarks", "fit", "bfm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A real data set and what is learned from it.
+
+    layout: "crops" (images.zip and labels.npz), "300w_lp", "aflw2000" (photos with .mat files; never the benchmark
+    itself) or "photos" (a folder of pictures); path: its folder. labels: "none" (the picture alone judges),
+    "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits to `worst_fit`
+    % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that very BFM, else
+    fitted to the landmarks that BFM gives). ridge: of the fits, see `mlanet_lib.fitting`. validation: share of the
+    photos held out; agreement: crops whose estimated and hand-annotated points differ by more than this many % are left
+    out; limit: the first so many samples; leave_out: names of samples that are not used (doubles of benchmark photos:
+    `mlanet data check` finds them).
+    """
+
+    layout: str
+    path: str
+    labels: str = "landmarks"
+    validation: float = 0.05
+    agreement: float | None = None
+    worst_fit: float = 3.0
+    ridge: float = 1e-3
+    limit: int | None = None
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, known in (("layout", LAYOUTS), ("labels", LABELS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if not 0 <= self.validation < 1 or self.worst_fit <= 0 or self.ridge <= 0:
+            raise UserError("a source needs 0 <= validation < 1, worst_fit > 0 and ridge > 0")
+
+
+@dataclass(frozen=True)
+class DataConfig(SyntheticConfig):
+    """The synthetic faces (`train: 0` draws none), and the real data sets beside them. sources: by name."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+
+
+def read(source: Source, detector=None) -> list[Sample]:
+    """The samples of a source; `detector` finds the faces of "photos". What is missing or broken is a UserError."""
+    if source.layout == "photos":
+        samples = photos.read_folder(source.path, detector)
+    else:
+        reader = {"crops": crops.read_archive, "300w_lp": w300lp.read_folder, "aflw2000": aflw2000.read_folder}
+        samples = reader[source.layout](source.path)
+    if source.agreement is not None:
+        samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
+    left = set(source.leave_out)
+    return [sample for sample in samples if sample.name not in left][: source.limit]
+
+
+def held_out(source: Source, name: str, seed: int) -> bool:
+    """Whether a photo is kept for validation: a function of its name, so that more data moves nothing. All pictures
+    that 300W-LP made of one photo, and all numbered frames of a clip (NAME_12.jpg), go the same way."""
+    photo = w300lp.original(name) if source.layout == "300w_lp" else re.sub(r"_\d+$", "", Path(name).stem)
+    return zlib.crc32(f"{seed}/{photo}".encode()) < source.validation * 2**32
+
+
+def prepare(
+    sources: dict[str, Source],
+    model: MorphableModel,
+    folder: str | Path,
+    size: int,
+    seed: int = 0,
+    bfm: str | Path | None = None,
+    detector=None,
+    progress: bool = True,
+) -> list[dict]:
+    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
+
+    bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
+    """
+    rows = []
+    for name, source in sources.items():
+        samples = read(source, detector)
+        raw = None
+        if source.labels == "bfm":
+            if not bfm:
+                raise UserError(f"source {name}: labels bfm need paths.bfm, the folder of Model_Shape.mat")
+            raw = RawBfm.load(bfm)
+            points = raw_at_landmarks(raw)
+            samples = [with_bfm_points(sample, points) for sample in samples]
+        apart = np.array([held_out(source, s.name, seed) for s in samples], bool)
+        for split, chosen in (("train", ~apart), ("validation", apart)):
+            part = [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
+            if not part:
+                continue
+            if source.labels == "none":
+                part = [dataclasses.replace(s, landmarks=None, box=s.crop()) for s in part]
+            packed = packing.pack(part, Path(folder) / split / name, size, progress=progress)
+            if source.labels in ("fit", "bfm"):
+                add_fits(packed, model, source, {s.name: s for s in part}, raw)
+            kind = np.load(packed / "labels.npz")["kind"]
+            counts = np.bincount(kind, minlength=3).tolist()
+            rows.append(
+                {"source": name, "split": split, "pictures": len(kind), "broken": len(part) - len(kind)}
+                | dict(zip(("labelled", "landmarked", "unlabelled"), counts, strict=True))
+            )
+    return rows
+
+
+def raw_at_landmarks(raw: RawBfm) -> RawBfm:
+    """BFM's 68 points alone, so that posing them costs next to nothing."""
+    fields = {name: getattr(raw, name)[raw.landmarks] for name in ("mean", "shape_basis", "expression_basis")}
+    return dataclasses.replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
+
+
+def with_bfm_points(sample: Sample, points: RawBfm) -> Sample:
+    """The sample with the 68 points of its BFM fit, which also the turned pictures of 300W-LP have.
+
+    points: see `raw_at_landmarks`.
+    """
+    if sample.bfm is None:
+        raise UserError(f"{sample.name}: no BFM fit (Shape_Para, Exp_Para) in its .mat file")
+    posed = points.posed(sample.bfm, sample.pose_degrees, sample.image().shape[0])
+    return dataclasses.replace(sample, landmarks=posed[:, :2], nearness=posed[:, 2], confidence=None)
+
+
+def add_fits(
+    folder: Path, model: MorphableModel, source: Source, samples: dict[str, Sample], raw: RawBfm | None = None
+) -> None:
+    """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
+
+    The fits are made in the crop, with the network's camera. Albedo and lighting stay unknown.
+    """
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        labels = {name: archive[name] for name in archive.files}
+    rows = np.flatnonzero(labels["kind"] == LANDMARKED)
+    if not len(rows):
+        return
+    points, weights = labels["landmarks"][rows], labels["confidence"][rows]
+    known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
+    fit = fit_landmarks(model, points, weights, source.ridge, focal=DEFAULT_FOCAL, coefficients=known)
+    trusted = np.where(weights[..., None] > 0, points, fit.points)
+    good = sparse_nme(fit.points, trusted) <= source.worst_fit
+    parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
+    labels["kind"][chosen] = LABELLED
+    for name, value in parameters.as_tensors().items():
+        labels[name] = np.full((len(labels["kind"]), *value.shape[1:]), np.nan, np.float32)
+        if name not in ("albedo", "lighting"):
+            labels[name][chosen] = value.numpy()
+    labels["focal"][:] = DEFAULT_FOCAL
+    for start in range(0, len(chosen), 32):
+        at = slice(start, start + 32)
+        labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
+    with atomic_path(folder / "labels.npz") as path:
+        np.savez(path, **labels)
+
+
+def _coefficients(raw: RawBfm, model: MorphableModel, samples: list[Sample]) -> np.ndarray | None:
+    """(N, Ki + Ke) standard deviations of BFM fits, if `model` is that BFM with as many modes; else None."""
+    if raw.correspondence(model) is None:
+        return None
+    known = [np.concatenate(raw.standard(sample.bfm)) for sample in samples]
+    return np.stack(known) if len(known[0]) == model.n_identity + model.n_expression else None

@@ -1,0 +1,61 @@
+"""AFLW2000-3D's second label set, the reannotated points of 3DDFA's release."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlanet_lib import metrics
+from mlanet_lib.datasets.aflw2000 import PICTURES
+from mlanet_lib.datasets.sample import ONE_BASED, Sample, from_index
+from mlanet_lib.errors import UserError
+
+DISORDER = 10.0
+"""NME in % between the label sets, median over the photos, beyond which rows are taken for those of other photos; the
+two sets differ by 2.8 to 4.1 %."""
+
+
+def read_reannotated(
+    path: str | Path, folder: str | Path, samples: Sequence[Sample], names: Sequence[str] | str | Path | None = None
+) -> np.ndarray:
+    """The reannotated points of AFLW2000-3D for some of a folder's photos: (N, 68, 2) pixels, first centre at 0.5.
+
+    path: `AFLW2000-3D-Reannotated.pts68.npy` of 3DDFA's release, (R, 2 or 3, 68), in the same pixels as `pt3d_68`
+    (3DDFA's script compares the same prediction with either). Its rows are the photos in the order of their names:
+    `names` (a list, or a text file with a name a line, as `AFLW2000-3D_crop.list`), by default all photos of `folder`.
+    Another number of rows, a photo without a row, or points that are not those of the photos (they lie farther from
+    the original labels than the label sets do from each other) are a UserError.
+    """
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(names, str | Path):
+            names = Path(names).read_text(encoding="utf-8").split()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"reannotated labels cannot be read: {error}") from error
+    shape = getattr(stored, "shape", "an archive of arrays")
+    if len(shape) != 3 or shape[1] not in (2, 3) or shape[2] != 68:
+        raise UserError(f"{path}: reannotated labels are (2000, 2 or 3, 68), not {shape}")
+    if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
+        raise UserError(f"{path}: reannotated labels that are not finite numbers")
+    listed = [Path(name).name for name in names] if names is not None else _photo_names(Path(folder))
+    if len(listed) != len(stored):
+        whose = "the list names" if names is not None else f"{Path(folder).name} has"
+        raise UserError(
+            f"{path} has {len(stored):,} rows, {whose} {len(listed):,} photos: a row cannot be matched to its photo "
+            "(give the list of names that the rows follow)"
+        )
+    row = {name: k for k, name in enumerate(listed)}
+    if len(row) != len(listed):
+        raise UserError(f"{path}: the list of names holds a name twice")
+    if missing := [sample.name for sample in samples if sample.name not in row]:
+        raise UserError(f"{path}: no row for {missing[0]}: the list of names does not hold it")
+    chosen = stored[[row[sample.name] for sample in samples], :2].astype(np.float64)
+    points = from_index(chosen.transpose(0, 2, 1), ONE_BASED)
+    apart = float(np.median(metrics.sparse_nme(points, np.stack([sample.landmarks for sample in samples]))))
+    if apart > DISORDER:
+        raise UserError(f"{path}: its points lie {apart:.0f} % from the original ones: its rows are of other photos")
+    return points
+
+
+def _photo_names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))

@@ -1,0 +1,212 @@
+"""Fitting a face model to 68 points, no network: pose, identity and expression.
+
+    minimise  sum_k w_k |q_k - p_k|^2 / size^2  +  ridge (|a|^2 + |e|^2)
+    q_k = c + (s R x_k(a, e) + o - c)_xy / (1 - kappa (s R x_k)_z)
+
+x_k: the model's point k, z towards the camera; size: sqrt(w h) of the points' box, so that the first sum is in squared
+NME and `ridge` is the variance of a point's noise in that unit (1e-4: 1 % of the face), a and e being counted in
+standard deviations. kappa = 0 is scaled orthography, kappa = 1 / focal the perspective camera of `mlanet_lib.camera`
+with s = focal / t_z. What a fit leaves is the floor that a model and its definition of the points put under any network
+that predicts it. `calibrated` moves the points to where labels have them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mlanet_lib.alignment import ScaledOrthographic, rotation_vector, scaled_orthographic
+from mlanet_lib.face_model import MorphableModel, landmark_twins
+from mlanet_lib.face_models.landmarks import patch, placed
+from mlanet_lib.lighting import ambient
+from mlanet_lib.parameters import FaceParameters
+
+BLOCK = 256  # samples fitted at once: bounds memory
+
+
+class LandmarkFit(NamedTuple):
+    """Fits of N faces. pose: s, R, o above (`ScaledOrthographic`; its plane is y-up: a picture's y, negated); identity:
+    (N, Ki) and expression: (N, Ke), standard deviations and activations; points: (N, 68, 2), the fitted points, y down;
+    focal: of the camera, or None."""
+
+    pose: ScaledOrthographic
+    identity: np.ndarray
+    expression: np.ndarray
+    points: np.ndarray
+    focal: float | None
+
+    def parameters(self, model: MorphableModel) -> FaceParameters:
+        """The fits as parameters of a picture (perspective fits only); albedo is the mean's, light is ambient."""
+        scale, rotation, offset = self.pose
+        place = (offset - [0.5, -0.5]) / scale[:, None] * [1, -1]
+        arrays = (self.identity, self.expression, np.zeros((len(scale), model.n_albedo)), rotation)
+        arrays += (np.column_stack([place, self.focal / scale]),)
+        tensors = [torch.as_tensor(array, dtype=torch.float32) for array in arrays]
+        return FaceParameters(*tensors, ambient(len(scale)), torch.full((len(scale),), self.focal))
+
+
+def fit_landmarks(
+    model: MorphableModel,
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    ridge: float = 1e-4,
+    iterations: int = 15,
+    focal: float | None = None,
+    coefficients: np.ndarray | None = None,
+) -> LandmarkFit:
+    """Fit pose, identity and expression to points (N, 68, 2), y down; weights: (N, 68) >= 0.
+
+    focal: None for scaled orthography, in any pixels; else the camera's in picture widths, and the points are in
+    picture widths too, [0, 1] inside. coefficients: (N, Ki + Ke) where the shapes are known: then the pose alone is
+    fitted. Starts from the mean shape's best orthographic pose, then Gauss-Newton on everything at once. Points that
+    are not finite or span no box are a ValueError.
+    """
+    points = np.asarray(points, np.float64)
+    size = np.sqrt(np.ptp(points, axis=1).prod(1))
+    if points.shape[1:] != (68, 2) or not (np.isfinite(points).all() and (size > 0).all()):
+        raise ValueError("points are (N, 68, 2), finite, and span a box each")
+    weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
+    mean, basis = landmark_basis(model)
+    shapes = np.broadcast_to(mean, (len(points), 68, 3))
+    if coefficients is not None:
+        shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
+        basis = basis[..., :0]
+    blocks = []
+    for i in range(0, len(points), BLOCK):
+        at = slice(i, i + BLOCK)
+        blocks.append(_fit(shapes[at], basis, points[at] * [1, -1], weights[at], size[at], ridge, iterations, focal))
+    pose = ScaledOrthographic(*(np.concatenate(column) for column in zip(*(b[0] for b in blocks), strict=True)))
+    found, fitted = (np.concatenate([b[k] for b in blocks]) for k in (1, 2))
+    coefficients = found if coefficients is None else np.asarray(coefficients, np.float64)
+    return LandmarkFit(pose, *np.split(coefficients, [model.n_identity], 1), fitted * [1, -1], focal)
+
+
+def landmark_basis(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
+    """The 68 points of the mean face, (68, 3) mm, and what each coefficient adds, (68, 3, Ki + Ke)."""
+    fields = (model.mean, model.identity_basis, model.expression_basis)
+    mean, *bases = (model.landmarks(field[None])[0].detach().cpu().double().numpy() for field in fields)
+    return mean, np.concatenate(bases, 2)
+
+
+def _project(pose, shape, focal):
+    """Points (N, K, 2), y up, of shapes (N, K, 3); the turned and scaled shapes; their divisors (N, K, 1)."""
+    placed_shape = pose.scale[:, None, None] * (shape @ np.swapaxes(pose.rotation, 1, 2))
+    if focal is None:
+        return placed_shape[..., :2] + pose.offset[:, None], placed_shape, np.ones((*shape.shape[:2], 1))
+    centre, divisor = np.array([0.5, -0.5]), 1 - placed_shape[..., 2:] / focal
+    return centre + (placed_shape[..., :2] + pose.offset[:, None] - centre) / divisor, placed_shape, divisor
+
+
+def _fit(mean, basis, goal, weights, size, ridge, iterations, focal):
+    count, modes = len(goal), basis.shape[2]
+    pose = scaled_orthographic(mean.mean(0), goal)
+    coefficients = np.zeros((count, modes))
+    root = (np.sqrt(weights) / size[:, None])[..., None]
+    penalty = np.diag(np.concatenate([np.full(6, 1e-9), np.full(modes, ridge)]))
+    for _ in range(iterations):
+        fitted, turned, divisor = _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)
+        moved = np.zeros((count, 68, 3, 6 + modes))  # how s R x + o moves
+        x, y, z = np.moveaxis(turned, -1, 0)
+        moved[:, :, 0, 1], moved[:, :, 0, 2] = z, -y  # a turn about the camera's axes: w x (s R x)
+        moved[:, :, 1, 0], moved[:, :, 1, 2] = -z, x
+        moved[:, :, 2, 0], moved[:, :, 2, 1] = y, -x
+        moved[..., 3] = turned  # the log scale
+        moved[:, :, 0, 4] = moved[:, :, 1, 5] = size[:, None]  # the offset, in face sizes
+        moved[..., 6:] = np.einsum("nij,kjm->nkim", pose.scale[:, None, None] * pose.rotation, basis)
+        jacobian = moved[:, :, :2] / divisor[..., None]
+        if focal is not None:
+            jacobian += ((fitted - [0.5, -0.5]) / (focal * divisor))[..., None] * moved[:, :, 2:]
+        jacobian = (jacobian * root[..., None]).reshape(count, 136, -1)
+        transposed = np.swapaxes(jacobian, 1, 2)
+        gradient = transposed @ ((goal - fitted) * root).reshape(count, 136, 1)
+        gradient[:, 6:, 0] -= ridge * coefficients
+        step = np.linalg.solve(transposed @ jacobian + penalty, gradient)[..., 0]
+        step *= np.minimum(1, 0.5 / np.abs(step[:, :4]).max(1).clip(1e-12))[:, None]  # no more than 30 degrees at once
+        pose = ScaledOrthographic(
+            pose.scale * np.exp(step[:, 3]),
+            rotation_vector(step[:, :3]) @ pose.rotation,
+            pose.offset + step[:, 4:6] * size[:, None],
+        )
+        coefficients = coefficients + step[:, 6:]
+    return pose, coefficients, _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)[0]
+
+
+def calibrated(
+    model: MorphableModel,
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    ridge: float = 1e-2,
+    rounds: int = 6,
+    reach_mm: float = 12.0,
+    stay: float = 0.05,
+) -> MorphableModel:
+    """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
+
+    points: (N, 68, 2) pixels, y down, of faces turned every way; weights: (N, 68). In each round all faces are fitted,
+    and each point goes to the place of the surface, within `reach_mm` of where it was at first, that lies nearest to
+    its labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`):
+    what all faces have in common is for the points to explain. Left and right are moved alike: mirror images
+    are averaged on the mean face. `stay`: what a move over the size of a face costs, beside the mean squared NME: it
+    keeps points from drifting together, which pose and shape could follow.
+    """
+    points = np.asarray(points, np.float64)
+    weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
+    size = np.sqrt(np.ptp(points, axis=1).prod(1))
+    start, twins = model, landmark_twins()
+    mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
+    rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
+    for _ in range(rounds):
+        fit = fit_landmarks(model, points, weights, ridge)
+        residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
+        trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
+        places = np.empty((68, 3))
+        for k in range(68):
+            vertices, corners = np.unique(patch(start, k, reach_mm), return_inverse=True)
+            drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
+            places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
+        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2, reach_mm)
+    return model
+
+
+def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.ndarray:
+    """(N, M, 2): where vertices of the model lie in the pictures of the fits, y down."""
+    mean, identity, expression = (
+        field[vertices].detach().cpu().double().numpy()
+        for field in (model.mean, model.identity_basis, model.expression_basis)
+    )
+    shape = (
+        mean + np.einsum("vcm,nm->nvc", identity, fit.identity) + np.einsum("vcm,nm->nvc", expression, fit.expression)
+    )
+    return _project(fit.pose, shape, fit.focal)[0] * [1, -1]
+
+
+def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
+    """(3,) mm on the mean face: the point of the triangles `corners` with the least cost.
+
+    mean: (M, 3) mm; drawn: (N, M, 2) their pictures; labels: (N, 2); trust: (N,); home: (3,) mm.
+
+    sum_n trust_n |q_n - label_n|^2 + rest |x - home|^2 is quadratic in the barycentrics: solved in each triangle, and
+    on its edges where the solution lies outside.
+    """
+    best, place = np.inf, home
+    scale = np.sqrt(trust)[:, None, None]
+    rows = np.concatenate([(drawn * scale).transpose(0, 2, 1).reshape(-1, len(mean)), np.sqrt(rest) * mean.T])
+    goal = np.concatenate([(labels * scale[:, 0]).ravel(), np.sqrt(rest) * home])
+    gram, moment, constant = rows.T @ rows, rows.T @ goal, goal @ goal
+    for triangle in corners:
+        for free in ((0, 1, 2), (0, 1), (1, 2), (2, 0)):
+            at = triangle[list(free)]
+            edges = np.eye(len(at))[:, 1:] - np.eye(len(at))[:, :1]  # barycentrics = e_0 + edges t
+            matrix = edges.T @ gram[np.ix_(at, at)] @ edges
+            t = np.linalg.lstsq(matrix, edges.T @ (moment[at] - gram[at, at[0]]), rcond=None)[0]
+            weights = np.eye(len(at))[0] + edges @ t
+            if len(free) == 2:
+                weights = np.clip(weights, 0, 1)
+            elif weights.min() < 0:
+                continue
+            cost = weights @ gram[np.ix_(at, at)] @ weights - 2 * moment[at] @ weights + constant
+            if cost < best:
+                best, place = cost, weights @ mean[at]
+            if len(free) == 3:
+                break  # the inner solution is the triangle's best
+    return place

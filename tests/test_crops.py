@@ -1,0 +1,204 @@
+"""Zips of crops: what is read, in which pixels, and every way the two files can be wrong."""
+
+import io
+import pickle
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlanet_lib.datasets import crops
+from mlanet_lib.datasets.crops import read_archive
+from mlanet_lib.errors import UserError
+
+
+def jpeg(seed: int, side: int = 24) -> bytes:
+    stream = io.BytesIO()
+    colour = np.random.default_rng(seed).integers(0, 256, 3)
+    Image.new("RGB", (side, side), tuple(int(c) for c in colour)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def labels(count: int = 3, **changes) -> dict:
+    rng = np.random.default_rng(0)
+    fields = {
+        "names": np.array([f"face{i}.jpg" for i in range(count)]),
+        "landmarks68": rng.uniform(0, 24, (count, 68, 3)).astype(np.float16),
+        "landmarks21": rng.uniform(0, 24, (count, 21, 2)).astype(np.float16),
+        "visible21": rng.random((count, 21)) < 0.7,
+        "yaw_degrees": np.linspace(-60, 60, count).astype(np.float16),
+        "agreement": np.linspace(2, 9, count).astype(np.float16),
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not None}
+
+
+def write(folder, fields=None, members=None, compression=zipfile.ZIP_STORED):
+    folder.mkdir(exist_ok=True)
+    np.savez_compressed(folder / "labels.npz", **(fields or labels()))
+    with zipfile.ZipFile(folder / "images.zip", "w", compression) as archive:
+        for name, data in members or [(f"face{i}.jpg", jpeg(i)) for i in range(3)]:
+            archive.writestr(name, data)
+    return folder
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_what_is_read(tmp_path, compression):
+    fields = labels()
+    samples = read_archive(write(tmp_path / "crops", fields, compression=compression))
+    assert [sample.name for sample in samples] == ["face0.jpg", "face1.jpg", "face2.jpg"]
+    for i, sample in enumerate(samples):
+        assert np.array_equal(sample.landmarks, fields["landmarks68"][i, :, :2].astype(float) + 0.5)
+        assert np.array_equal(sample.nearness, -fields["landmarks68"][i, :, 2].astype(float))
+        assert np.array_equal(np.isnan(sample.points21), np.repeat(~fields["visible21"][i][:, None], 2, 1))
+        assert np.array_equal(sample.points21[fields["visible21"][i]], fields["landmarks21"][i][fields["visible21"][i]])
+        assert np.isnan(sample.pose_degrees[[0, 2]]).all() and sample.pose_degrees[1] == fields["yaw_degrees"][i]
+        assert sample.agreement == fields["agreement"][i] and sample.confidence is None
+        expected = np.asarray(Image.open(io.BytesIO(jpeg(i))))
+        assert np.array_equal(sample.image(), expected)
+        assert np.array_equal(pickle.loads(pickle.dumps(sample)).image(), expected)  # into a worker process
+
+
+def test_a_jaw_on_the_contour_is_not_believed(tmp_path):
+    flat = labels()["landmarks68"][..., :2].astype(np.float32)
+    fields = labels(landmarks68=flat, landmarks21=None, visible21=None, yaw_degrees=None, agreement=None)
+    (sample, *_) = read_archive(write(tmp_path / "crops", fields))
+    assert sample.confidence.tolist() == [0.0] * 17 + [1.0] * 51
+    assert np.array_equal(sample.landmarks, flat[0] - 0.5)
+    assert sample.nearness is None and sample.points21 is None and sample.pose_degrees is None
+
+
+def test_many_threads_read_the_same_zip(tmp_path):
+    members = [(f"face{i}.jpg", jpeg(i)) for i in range(40)]
+    samples = read_archive(write(tmp_path / "crops", labels(40), members)) * 10
+    with ThreadPoolExecutor(8) as pool:
+        colours = list(pool.map(lambda sample: sample.image()[0, 0], samples))
+    assert np.array_equal(colours, [sample.image()[0, 0] for sample in samples])
+    assert len(np.unique(colours, axis=0)) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": None}, "'names' is missing"),
+        ({"landmarks68": None}, "'landmarks68' is missing"),
+        ({"visible21": None}, "'visible21' is missing"),
+        ({"names": np.array(["face0.jpg", "face1.jpg", "face0.jpg"])}, "'face0.jpg' more than once"),
+        ({"names": np.array(["face0.jpg", "face1.jpg", "face7.jpg"])}, r"images\.zip: no picture 'face7.jpg'"),
+        ({"names": np.arange(3)}, "'names' is not a list of names"),
+        ({"names": np.array([b"a", b"b", b"c"], object)}, "labels.*pickle"),
+        ({"landmarks68": np.zeros((3, 68))}, r"'landmarks68' has shape \(3, 68\)"),
+        ({"landmarks68": np.zeros((2, 68, 3))}, r"'landmarks68' has shape \(2, 68, 3\), not \(3, 68, 3\)"),
+        ({"landmarks68": np.zeros((3, 68, 3), complex)}, "'landmarks68' has the wrong type"),
+        ({"yaw_degrees": np.array(["a", "b", "c"])}, "'yaw_degrees' has the wrong type"),
+        ({"visible21": np.ones((3, 21))}, "'visible21' has the wrong type"),
+        ({"agreement": np.zeros(4)}, r"'agreement' has shape \(4,\)"),
+    ],
+)
+def test_a_bad_field_is_named(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        read_archive(write(tmp_path / "crops", labels(**changes)))
+
+
+@pytest.mark.parametrize("name", ["../face0.jpg", "/face0.jpg", "a/../../face0.jpg", "C:\\face0.jpg", "a\\..\\b.jpg"])
+def test_a_name_that_leaves_the_folder(tmp_path, name):
+    members = [(f"face{i}.jpg", jpeg(i)) for i in range(3)] + [(name, jpeg(4))]
+    with pytest.raises(UserError, match=r"images\.zip: member .* leaves its folder"):
+        read_archive(write(tmp_path / "crops", members=members))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_doubles_lies_and_encryption_in_the_zip(tmp_path):
+    members = [(f"face{i}.jpg", jpeg(i)) for i in (0, 1, 2, 1)]
+    with pytest.raises(UserError, match=r"member 'face1.jpg' is there more than once"):
+        read_archive(write(tmp_path / "crops", members=members))
+    archive = write(tmp_path / "crops") / "images.zip"
+    whole = archive.read_bytes()
+    entry = whole.index(b"PK\1\2")
+    for place, value, message in (
+        (24, (10**9).to_bytes(4, "little"), "'face0.jpg' claims 1,000,000,000 bytes"),
+        (8, b"\1\0", "'face0.jpg' is encrypted"),
+        (10, b"\x0c\0", "'face0.jpg' is packed in an unknown way"),
+    ):
+        archive.write_bytes(whole[: entry + place] + value + whole[entry + place + len(value) :])
+        with pytest.raises(UserError, match=message):
+            read_archive(archive.parent)
+
+
+def test_damaged_pictures_are_found_when_they_are_read(tmp_path):
+    archive = write(tmp_path / "crops") / "images.zip"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:200] + b"\0" * 50 + whole[250:])
+    with pytest.raises(UserError, match=r"images\.zip: 'face0.jpg': damaged"):
+        read_archive(archive.parent)[0].image()
+    entry = whole.index(b"PK\1\2")
+    archive.write_bytes(whole[: entry + 42] + b"\7" + whole[entry + 43 :])  # where the member is said to begin
+    with pytest.raises(UserError, match=r"images\.zip"):
+        read_archive(archive.parent)[0].image()
+    members = [(f"face{i}.jpg", b"no picture") for i in range(3)]
+    with pytest.raises(UserError, match=r"images\.zip: 'face0.jpg': not a readable picture"):
+        read_archive(write(tmp_path / "text", members=members))[0].image()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_files_that_are_missing_damaged_or_huge(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"labels\.npz: no such file"):
+        read_archive(tmp_path)
+    for name in ("labels.npz", "images.zip"):
+        folder = write(tmp_path / "crops")
+        whole = (folder / name).read_bytes()
+        for content in (b"", b"no zip", whole[: len(whole) // 2], whole[len(whole) // 2 :]):
+            (folder / name).write_bytes(content)
+            with pytest.raises(UserError, match=name):
+                read_archive(folder)
+    folder = write(tmp_path / "crops")
+    with zipfile.ZipFile(folder / "labels.npz", "a") as archive:  # a header that claims 10^12 rows
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+        archive.writestr("agreement.npy", header.getvalue() + b"\0" * 64)
+    with pytest.raises(UserError, match=r"labels\.npz.*twice"):
+        read_archive(folder)
+    with zipfile.ZipFile(folder / "labels.npz", "w") as archive:
+        archive.writestr("names.npy", header.getvalue() + b"\0" * 64)
+    with pytest.raises(UserError, match=r"labels\.npz.*claims"):
+        read_archive(folder)
+    monkeypatch.setattr(crops, "LARGEST_LABELS", 100)
+    with pytest.raises(UserError, match=r"labels\.npz.*claims to hold more"):
+        read_archive(write(folder))
+
+
+def test_single_rows_are_not_judged_here(tmp_path):
+    """A NaN is the data check's to report: the other rows are whole."""
+    marks = labels()["landmarks68"]
+    marks[1] = np.nan
+    samples = read_archive(write(tmp_path / "crops", labels(landmarks68=marks)))
+    assert np.isnan(samples[1].landmarks).all() and np.isfinite(samples[2].landmarks).all()
+
+
+@pytest.mark.parametrize(("name", "count"), [("aflw_crops", 17_757), ("youtube_faces", 3_462)])
+def test_real_archives(shared_data, name, count):
+    samples = read_archive(shared_data / name)
+    assert len(samples) == count
+    for sample in samples[:: count // 20]:
+        height, width = sample.image().shape[:2]
+        assert sample.landmarks.min() > -0.35 * width and sample.landmarks.max() < 1.35 * height
+        assert (sample.nearness is None) == (name == "youtube_faces") == (sample.confidence is not None)
+
+
+def test_estimated_and_annotated_points_are_counted_alike(shared_data):
+    """What the docstring says of the pixels: read so, the two label sets of near-frontal crops agree in x, on average.
+
+    Left and right points are judged together, and both directions of yaw alike, so that what the two sets understand
+    by an eye or a mouth cancels. Read as if they were counted alike, they are half a pixel apart.
+    """
+    offsets = {-1: [], 1: []}
+    for sample in read_archive(shared_data / "aflw_crops"):
+        points, yaw = sample.points21[[7, 10, 6, 11, 17, 19]], sample.pose_degrees[1]
+        if abs(yaw) < 20 and np.isfinite(points).all():
+            eyes = [sample.landmarks[[37, 38, 40, 41]].mean(0), sample.landmarks[[43, 44, 46, 47]].mean(0)]
+            estimated = np.array([*eyes, *sample.landmarks[[36, 45, 48, 54]]])
+            offsets[1 if yaw > 0 else -1].append((estimated - points)[:, 0].mean())
+    offset = np.mean([np.mean(side) for side in offsets.values()])
+    assert min(map(len, offsets.values())) > 1000
+    assert abs(offset) < 0.3 < abs(offset - 0.5)

@@ -1,0 +1,110 @@
+"""Fits to 68 points: exact where a model made them, in both cameras; calibration finds points that were moved."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlanet_lib.camera import euler_to_matrix, project, to_camera
+from mlanet_lib.face_model import landmark_twins
+from mlanet_lib.face_models.landmarks import placed
+from mlanet_lib.fitting import calibrated, fit_landmarks, landmark_basis
+from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.parameters import FaceParameters
+
+
+def faces(model, count, seed=0, size=0.5):
+    """Random faces of a model, perspective parameters of a crop, yaw up to 75 degrees."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(count, *shape, generator=generator)
+
+    neutral = FaceParameters.neutral(model, count)
+    degrees = (torch.rand(count, 3, generator=generator) * 2 - 1) * torch.tensor([25.0, 75.0, 25.0])
+    return neutral.replace(
+        identity=normal(model.n_identity) * size,
+        expression=normal(model.n_expression).abs() * size,
+        rotation=euler_to_matrix(degrees),
+        translation=neutral.translation * (1 + 0.05 * normal(1)) + normal(3) * torch.tensor([3.0, 3.0, 0.0]),
+    )
+
+
+def drawn(model, parameters):
+    vertices = model.vertices(parameters.identity, parameters.expression)
+    camera = to_camera(model.landmarks(vertices), parameters.rotation, parameters.translation)
+    return project(camera, parameters.focal, 1, 1)[..., :2].double().numpy()
+
+
+def test_perspective_points_are_fitted_and_come_back_as_parameters(toy_model):
+    truth = faces(toy_model, 20)
+    points = drawn(toy_model, truth)
+    fit = fit_landmarks(toy_model, points, ridge=1e-9, iterations=30, focal=4.5)
+    assert sparse_nme(fit.points, points).max() < 0.01
+    found = fit.parameters(toy_model)
+    assert np.abs(drawn(toy_model, found) - fit.points).max() < 1e-4
+    assert (found.rotation - truth.rotation).abs().max() < 0.02
+    assert ((found.translation - truth.translation).norm(dim=1) / truth.translation[:, 2]).max() < 0.02
+
+
+def test_orthographic_points_are_fitted_in_pixels(toy_model):
+    truth = faces(toy_model, 12, seed=1)
+    shape = toy_model.landmarks(toy_model.vertices(truth.identity, truth.expression)) @ truth.rotation.mT
+    points = shape[..., :2].double().numpy() * [1.7, -1.7] + [200, 300]
+    fit = fit_landmarks(toy_model, points, ridge=1e-9, iterations=30)
+    assert sparse_nme(fit.points, points).max() < 0.01
+    assert np.allclose(fit.pose.scale, 1.7, rtol=0.02)
+    perspective = fit_landmarks(toy_model, drawn(toy_model, truth), ridge=1e-9)
+    assert sparse_nme(perspective.points, drawn(toy_model, truth)).max() > 0.02  # another camera leaves something
+
+
+def test_where_the_shape_is_known_the_pose_is_fitted(toy_model):
+    truth = faces(toy_model, 10, seed=4)
+    points = drawn(toy_model, truth)
+    known = torch.cat([truth.identity, truth.expression], 1).double().numpy()
+    fit = fit_landmarks(toy_model, points, iterations=30, focal=4.5, coefficients=known)
+    assert sparse_nme(fit.points, points).max() < 1e-3
+    found = fit.parameters(toy_model)
+    assert (found.rotation - truth.rotation).abs().max() < 1e-3
+    assert torch.allclose(found.translation, truth.translation, rtol=1e-3, atol=0.1)
+    assert torch.equal(found.identity, truth.identity)
+
+
+def test_a_larger_ridge_stays_nearer_to_the_mean_and_weights_count(toy_model):
+    points = drawn(toy_model, faces(toy_model, 8, seed=2))
+    rng = np.random.default_rng(0)
+    noisy = points + rng.normal(0, 0.01, points.shape)
+    spread = [
+        float((fit_landmarks(toy_model, noisy, ridge=ridge, focal=4.5).identity ** 2).mean())
+        for ridge in (1e-6, 1e-4, 1e-2, 1)
+    ]
+    assert spread == sorted(spread, reverse=True) and spread[-1] < 0.1 * spread[0]
+    broken = points.copy()
+    broken[:, :17] += 0.2
+    weights = np.ones((8, 68))
+    weights[:, :17] = 0
+    fit = fit_landmarks(toy_model, broken, weights, ridge=1e-7, iterations=30, focal=4.5)
+    assert np.linalg.norm(fit.points - points, axis=2)[:, 17:].max() < 2e-3
+
+
+def test_wrong_points_are_refused(toy_model):
+    for points in (np.zeros((2, 68, 2)), np.full((1, 68, 2), np.nan), np.zeros((1, 67, 2))):
+        with pytest.raises(ValueError, match="68, 2"):
+            fit_landmarks(toy_model, points)
+
+
+def test_calibration_finds_points_that_sit_elsewhere(face_model):
+    """Labels from a model whose outer brows and mouth corners sit 3 mm off: calibrated, the points are there again."""
+    mean, _ = landmark_basis(face_model)
+    moved = mean.copy()
+    moved[[18, 25], 1] += 3
+    moved[[48, 54], 0] += [-3, 3]
+    other = placed(face_model, moved)
+    points = drawn(other, faces(other, 90, seed=3, size=0.4))
+    found = calibrated(face_model, points, ridge=1e-4, rounds=3)
+    before, after, wanted = (landmark_basis(model)[0] for model in (face_model, found, other))
+    changed = [18, 25, 48, 54]
+    distance = np.linalg.norm(after - wanted, axis=1)
+    assert np.linalg.norm(before - wanted, axis=1)[changed].mean() > 2.5
+    assert distance[changed].mean() < 1.0
+    assert np.delete(distance, changed).mean() < 0.6
+    assert np.abs(after - after[landmark_twins()] * [-1, 1, 1]).max() < 0.2
