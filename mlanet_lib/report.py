@@ -279,14 +279,18 @@ def _configuration(page: Page, inputs: Inputs, aflw, florence) -> None:
             section.details(f"{name}: the whole result as JSON", value)
 
 
+def _dense(aflw) -> bool:
+    return bool(aflw and (aflw.get("dense") or {}).get("computed"))
+
+
 def _missing(page: Page, aflw, florence, rows, history, inputs: Inputs, others) -> None:
     section = page.section("What was not run")
     real = [value for value in (aflw, *others.values()) if value and not is_synthetic(value)]
     missing = {
         "AFLW2000-3D, real photos": not real,
         "MICC Florence's scans (gated)": not florence or _stand_in(florence),
-        "Dense and 3D protocols of AFLW2000-3D (they need BFM and its correspondence)": True,
-        "PRNet's protocol for Florence": True,
+        "Dense and reconstruction protocols of AFLW2000-3D (they need BFM and its correspondence)": not _dense(aflw),
+        "PRNet's protocol for Florence (mlanet evaluate florence --form prnet)": True,
         "Sparse alignment": not aflw,
         "Ablation": not rows,
         "Training curves": history is None,

@@ -18,7 +18,13 @@ from mlanet_lib.face_models.bfm2009 import RawBfm, convert
 
 pytestmark = pytest.mark.timeout(900)
 SMALLER = {name: value for name, value in TINY.items() if not name.startswith("data.")}
-SMALLER |= {"data.image_size": 32, "network.backbone": "resnet10t", "network.pretrained": False, "ablation.seeds": [0]}
+SMALLER |= {
+    "data.image_size": 32,
+    "data.sources.300w_lp.validation": 0.3,
+    "network.backbone": "resnet10t",
+    "network.pretrained": False,
+    "ablation.seeds": [0],
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def test_the_whole_study_runs_on_files_of_the_published_structure(project):
     done = run(project, "dvc", "repro")
     assert done.code == 0, done.text[-6000:]
     kind = np.load(project / "outputs" / "data" / "train" / "300w_lp" / "labels.npz")["kind"]
-    assert len(kind) > 20 and (kind == 0).all()  # BFM's own parameters
+    assert len(kind) >= 20 and (kind == 0).all()  # BFM's own parameters
     metrics = json.loads((project / "outputs" / "metrics" / "aflw2000.json").read_text())
     assert metrics["sparse_nme"]["images"] == [2, 2, 2, 6]
     assert metrics["dense"]["computed"] and metrics["dense"]["dense_nme"]["balanced_mean"] > 0

@@ -132,7 +132,8 @@ def _write_subject(model: MorphableModel, task: tuple) -> None:
     neutral = model.vertices(parameters.identity[:1], torch.zeros(1, model.n_expression))
     points = model.landmarks(neutral)[0].numpy()
     marks = {k: points[k] for k in SCAN_LANDMARKS}
-    scan = Scan(neutral[0].numpy(), model.faces.numpy(), marks, model.fingerprint)
+    skin = model.albedo(parameters.albedo[:1])[0].clamp(0, 1).numpy()
+    scan = Scan(neutral[0].numpy(), model.faces.numpy(), marks, model.fingerprint, colours=skin)
     boxes = [crop_box_from_landmarks(landmarks * size) for landmarks in drawn.landmarks[..., :2]]
     florence.write_subject(folder, subject, scan, zip(conditions, drawn.images, boxes, strict=True))
 
