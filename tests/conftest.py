@@ -10,6 +10,23 @@ import torch
 from mlanet_lib.face_model import MorphableModel
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # the studies that the tests start keep the other cores busy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _paper_study(request, tmp_path_factory):
+    """Begins the study of the paper profile where one of its tests was asked for; see `paper_study`."""
+    if not any(item.path.name == "test_paper_profile.py" for item in request.session.items):
+        return None
+    import paper_study
+
+    return paper_study.begin(tmp_path_factory.mktemp("paper"), request.getfixturevalue("toy_model"))
+
+
+@pytest.fixture(scope="session")
+def paper_study(_paper_study):
+    """The finished study (`paper_study.PaperStudy`)."""
+    return _paper_study.result(timeout=900)
 
 
 @pytest.fixture(scope="session")
