@@ -23,7 +23,7 @@ CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
 SHOWING = {"charts", "figures", "views", "viewer", "gallery", "widgets", "page", "report", "params", "profiles", "cli"}
 STUDY = {"detector", "predictor", "evaluation", "evaluation_florence", "ablation", "export"}
-UPPER_FLOORS = STUDY | SHOWING | {"notebook_runner", "notebook_html", "fetch", "cli_face_model"}
+UPPER_FLOORS = STUDY | SHOWING | {"notebook_runner", "notebook_html", "fetch", "cli_face_model", "cli_data"}
 
 
 def locked(python: str = CURRENT) -> dict[str, tuple[str, int]]:

@@ -233,7 +233,7 @@ def test_lids_and_lips_of_a_frontal_face_are_visible(face_model):
     parameters = FaceParameters.neutral(face_model, 2)
     degrees = torch.tensor([[0.0, 0.0, 0.0], [0.0, 60.0, 0.0]])
     visible = landmarks_visible(face_model, parameters.replace(rotation=euler_to_matrix(degrees)))
-    assert visible[0].all()
+    assert visible[0, 17:].all()  # the ends of the jaw lie beyond the cheeks' outline
     far, near = [0, 1, 2, 3, 36, 39], [13, 14, 15, 16, 42, 45]  # jaw and eye corners
     assert not visible[1, far].any() and visible[1, near].all()
 

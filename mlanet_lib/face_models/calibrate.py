@@ -1,8 +1,8 @@
-"""Where landmarks.csv comes from: python -m mlanet_lib.face_models.calibrate CROPS_FOLDER ICT_FACEXMODEL
+"""Where landmarks.csv comes from: python -m mlanet_lib.face_models.calibrate CROPS_FOLDER ICT_FACEXMODEL [NAME ...]
 
 The 68 points of the anthropometric model and of ICT-FaceKit are moved by `mlanet_lib.fitting.calibrated` to where the
-labels of AFLW's photos have them. What profiles/open.yaml leaves out, photos of the benchmark that AFLW holds twice, is
-left out here too.
+labels of AFLW's photos have them. NAME: crops left out, those that `leave_out` in profiles/open.yaml lists: photos of the
+benchmark that AFLW holds twice.
 """
 
 import csv
@@ -16,16 +16,13 @@ from mlanet_lib.face_models import anthropometric, ict_facekit
 from mlanet_lib.face_models.landmarks import TABLE
 from mlanet_lib.fitting import calibrated, fit_landmarks
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
-from mlanet_lib.profiles import find_root, read_yaml
 
 CALIBRATION = {"per_bin": 1000, "agreement": 6.0, "seed": 0}
 """Crops taken in each yaw bin; largest mean distance, %, of their estimated from their hand-annotated points; seed."""
 
 
-def main(crops: Path, ict: Path) -> None:
+def main(crops: Path, ict: Path, *left_out: str) -> None:
     """Calibrate and write the table; prints what the points' move leaves of the fits' NME on other crops."""
-    source = read_yaml(find_root() / "profiles" / "open.yaml")["data"]["sources"]["aflw_crops"]
-    left_out = set(source["leave_out"])
     samples = [s for s in read_archive(crops) if s.agreement <= CALIBRATION["agreement"] and s.name not in left_out]
     order = np.random.default_rng(CALIBRATION["seed"]).permutation(len(samples))
     bins = yaw_bin([samples[i].pose_degrees[1] for i in order])
@@ -51,4 +48,4 @@ def main(crops: Path, ict: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:3]), *sys.argv[3:])
