@@ -1,8 +1,8 @@
 """Where landmarks.csv comes from: python -m mlanet_lib.face_models.calibrate CROPS_FOLDER ICT_FACEXMODEL [NAME ...]
 
 The 68 points of the anthropometric model and of ICT-FaceKit are moved by `mlanet_lib.fitting.calibrated` to where the
-labels of AFLW's photos have them. NAME: crops left out, those that `leave_out` in profiles/open.yaml lists: photos of the
-benchmark that AFLW holds twice.
+labels of AFLW's photos have them. NAME: crops left out, those that `leave_out` in profiles/open.yaml lists: photos of
+the benchmark that AFLW holds twice.
 """
 
 import csv
