@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from mlanet_lib.alignment import ScaledOrthographic, rotation_vector, scaled_orthographic
 from mlanet_lib.face_model import MorphableModel, landmark_twins
@@ -53,6 +54,7 @@ def fit_landmarks(
     iterations: int = 15,
     focal: float | None = None,
     coefficients: np.ndarray | None = None,
+    progress: bool = False,
 ) -> LandmarkFit:
     """Fit pose, identity and expression to points (N, 68, 2), y down; weights: (N, 68) >= 0.
 
@@ -72,7 +74,7 @@ def fit_landmarks(
         shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
         basis = basis[..., :0]
     blocks = []
-    for i in range(0, len(points), BLOCK):
+    for i in tqdm(range(0, len(points), BLOCK), "fitting", unit="block", disable=not progress):
         at = slice(i, i + BLOCK)
         blocks.append(_fit(shapes[at], basis, points[at] * [1, -1], weights[at], size[at], ridge, iterations, focal))
     pose = ScaledOrthographic(*(np.concatenate(column) for column in zip(*(b[0] for b in blocks), strict=True)))

@@ -210,9 +210,10 @@ def fit(
 def validate(network: MLANet, data: TrainingData, shape: SparseShape, batch_size: int = 128) -> dict[str, float]:
     """Figures of a network on labelled and landmarked samples, none of them augmented.
 
-    nme: mean over samples of the 68 points' NME, %, landmarked samples (photos) alone where there are any. Of the
-    labelled ones: pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance in mm, turned but not
-    translated; identity, albedo (sd) and expression (activation): root mean square, albedo where it is known.
+    nme: mean over samples of the 68 points' NME, %, photos alone where there are any (samples whose light nobody
+    knows). Of the others, whose parameters are known and not fitted (of the fitted ones, where there are no others):
+    pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance in mm, turned but not translated; identity,
+    albedo (sd) and expression (activation): root mean square, albedo where it is known.
     """
     predicted, truth, marks, distance = [], [], [], []
     for rows in torch.arange(len(data)).split(batch_size):
@@ -225,9 +226,9 @@ def validate(network: MLANet, data: TrainingData, shape: SparseShape, batch_size
         truth.append(batch.parameters)
     found, known = FaceParameters.cat(predicted), FaceParameters.cat(truth)
     nme = sparse_nme(*(torch.cat(side).double().cpu().numpy() for side in zip(*marks, strict=True)))
-    photos = (data.kind == 1).numpy()
+    photos = (~data.lit).numpy()
     figures = {"val_nme": np.mean(nme[photos] if photos.any() else nme)}
-    labelled = torch.nonzero(data.kind == 0).flatten()
+    labelled = torch.nonzero(data.lit if data.lit.any() else data.kind == 0).flatten()
     if len(labelled):
         pose = (side.pose_degrees()[labelled].double().cpu().numpy() for side in (found, known))
         figures["val_pose_mae"] = pose_mae(*pose)["mean"]

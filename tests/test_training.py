@@ -210,6 +210,24 @@ def test_overfits_a_small_set(model, tmp_path):
     assert result.best["val_vertices"] < before["val_vertices"] / 2
 
 
+def test_photos_are_judged_by_their_points_and_drawn_faces_by_their_parameters(model, tmp_path):
+    """Rows whose light nobody knows are photos: the NME is theirs alone, errors of parameters are the others'."""
+    network, shape = MLANet(model, NETWORK).eval(), SparseShape(model, 20)
+    drawn = write_toy_split(model, tmp_path / "both" / "drawn", 6, seed=1)
+    photos = write_toy_split(model, tmp_path / "both" / "photos", 5, seed=2, kinds=(0, 1))
+    with np.load(photos / "labels.npz") as archive:
+        labels = {name: archive[name] for name in archive.files}
+    labels["lighting"][:] = np.nan
+    np.savez(photos / "labels.npz", **labels)
+    both, first, second = (
+        validate(network, TrainingData(folder, model, 32), shape) for folder in (tmp_path / "both", drawn, photos)
+    )
+    assert both["val_nme"] == pytest.approx(second["val_nme"]) != first["val_nme"]
+    for name in ("val_pose_mae", "val_vertices", "val_identity", "val_albedo"):
+        assert both[name] == pytest.approx(first[name], rel=1e-5)
+    assert "val_albedo" not in second and second["val_pose_mae"] > 0  # of the fitted ones, where there are no others
+
+
 def test_unlabelled_pictures_are_learned_from(model, tmp_path):
     """From pictures alone: the photometric error on the unlabelled samples falls by a tenth at least."""
     folder = write_toy_split(model, tmp_path / "free", 16, kinds=(2,))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.datasets import aflw2000, crops, packing, photos, w300lp
@@ -121,7 +122,7 @@ def prepare(
                 part = [dataclasses.replace(s, landmarks=None, box=s.crop()) for s in part]
             packed = packing.pack(part, Path(folder) / split / name, size, progress=progress)
             if source.labels in ("fit", "bfm"):
-                add_fits(packed, model, source, {s.name: s for s in part}, raw)
+                add_fits(packed, model, source, {s.name: s for s in part}, raw, progress)
             kind = np.load(packed / "labels.npz")["kind"]
             counts = np.bincount(kind, minlength=3).tolist()
             rows.append(
@@ -149,7 +150,12 @@ def with_bfm_points(sample: Sample, points: RawBfm) -> Sample:
 
 
 def add_fits(
-    folder: Path, model: MorphableModel, source: Source, samples: dict[str, Sample], raw: RawBfm | None = None
+    folder: Path,
+    model: MorphableModel,
+    source: Source,
+    samples: dict[str, Sample],
+    raw: RawBfm | None = None,
+    progress: bool = True,
 ) -> None:
     """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
 
@@ -162,7 +168,9 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
-    fit = fit_landmarks(model, points, weights, source.ridge, focal=DEFAULT_FOCAL, coefficients=known)
+    fit = fit_landmarks(
+        model, points, weights, source.ridge, focal=DEFAULT_FOCAL, coefficients=known, progress=progress
+    )
     trusted = np.where(weights[..., None] > 0, points, fit.points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
@@ -172,7 +180,7 @@ def add_fits(
         if name not in ("albedo", "lighting"):
             labels[name][chosen] = value.numpy()
     labels["focal"][:] = DEFAULT_FOCAL
-    for start in range(0, len(chosen), 32):
+    for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch", disable=not progress):
         at = slice(start, start + 32)
         labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
     with atomic_path(folder / "labels.npz") as path:
