@@ -73,21 +73,21 @@ def read_mat(path: str | Path) -> dict:
     """
     path = Path(path)
     mat = load_mat(path)
-    pose = _numbers(path, mat, "Pose_Para", (7,))
+    pose = numbers(path, mat, "Pose_Para", (7,))
     labels = {"pose_degrees": np.rad2deg(pose[:3]), "truth": _truth(path, mat), "bfm": None}
     if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
-        stored = _numbers(path, mat, "pt3d_68", (3, 68)).T
+        stored = numbers(path, mat, "pt3d_68", (3, 68)).T
         labels["nearness"] = -stored[:, 2]
         if np.shape(mat.get("pt2d")) == (2, 21):
-            twenty_one = _numbers(path, mat, "pt2d", (2, 21)).T
+            twenty_one = numbers(path, mat, "pt2d", (2, 21)).T
             annotated = (twenty_one != -1).all(1, keepdims=True)
             labels["points21"] = np.where(annotated, from_index(twenty_one, ONE_BASED), np.nan)
     else:
-        stored = _numbers(path, mat, "pt2d", (2, 68)).T
+        stored = numbers(path, mat, "pt2d", (2, 68)).T
     if np.ptp(stored[:, :2], axis=0).min() <= 0:
         raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
     if "Shape_Para" in mat:
-        coefficients = (_numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
+        coefficients = (numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
         labels["bfm"] = BfmFit(*coefficients, pose[3:6], float(pose[6]))
     return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
 
@@ -134,7 +134,8 @@ def _unpacked_size(path: Path, largest: int) -> int:
     return size
 
 
-def _numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
+def numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Field `field` of a `.mat` file as finite float64 of `shape` (a vector may lie or stand); else a UserError."""
     if field not in mat:
         raise UserError(f"{path}: field '{field}' is missing")
     value = np.asarray(mat[field])
@@ -158,8 +159,8 @@ def _truth(path: Path, mat: dict) -> SyntheticTruth | None:
         if field not in mat:
             raise UserError(f"{path}: field '{field}' is missing")
     counts = {field: np.size(mat[field]) for field in ("mlanet_identity", "mlanet_expression")}
-    identity, expression = (_numbers(path, mat, field, (count,)) for field, count in counts.items())
-    occluded = bool(_numbers(path, mat, "mlanet_occluded", (1,))[0])
+    identity, expression = (numbers(path, mat, field, (count,)) for field, count in counts.items())
+    occluded = bool(numbers(path, mat, "mlanet_occluded", (1,))[0])
     name = np.ravel(mat["mlanet_face_model"])
     if name.size != 1 or name.dtype.kind != "U":
         raise UserError(f"{path}: field 'mlanet_face_model' is not one text")

@@ -5,10 +5,10 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from mlanet_lib.datasets.photos import PICTURES
 from mlanet_lib.datasets.w300lp import FLIP, SUBSETS
 from mlanet_lib.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 TRAINING, BENCHMARK, OTHER = "training", "benchmark", "-"
 LAYOUTS = {
     "crops": ("landmarked crops", TRAINING),

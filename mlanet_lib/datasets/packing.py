@@ -12,10 +12,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mlanet_lib.datasets.sample import Sample, crop_image, to_crop
+from mlanet_lib.datasets.synthetic import LANDMARKED, UNLABELLED
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
-LANDMARKED, UNLABELLED = 1, 2
 _AHEAD = 256  # pictures that are decoded before the first of them is written
 _SHOWN = 5
 

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mlanet_lib.datasets.aflw2000 import _numbers, load_mat, read_mat
+from mlanet_lib.datasets.aflw2000 import load_mat, numbers, read_mat
 from mlanet_lib.datasets.sample import ONE_BASED, Sample, crop_box_from_landmarks, from_index, read_image
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import landmark_twins
@@ -63,7 +63,7 @@ def read_sample(photo: str | Path) -> Sample:
     annotated = labels.pop("landmarks")
     points = photo.parent.parent / "landmarks" / subset / f"{photo.stem}_pts.mat"
     if points.is_file():
-        landmarks = from_index(_numbers(points, load_mat(points), "pts_3d", (68, 2)), ONE_BASED)
+        landmarks = from_index(numbers(points, load_mat(points), "pts_3d", (68, 2)), ONE_BASED)
         if flipped:
             landmarks = np.stack([_width(photo) - landmarks[:, 0], landmarks[:, 1]], -1)
         labels["landmarks"] = landmarks[landmark_twins()] if flipped else landmarks
