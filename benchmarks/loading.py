@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from mlanet_lib.augmentation import AugmentConfig, augment
+from mlanet_lib.augmentation import AugmentConfig, augment, random_numbers
 from mlanet_lib.datasets.crops import read_archive
 from mlanet_lib.datasets.packing import pack
 from mlanet_lib.datasets.sample import to_crop
@@ -91,7 +91,9 @@ def main() -> None:
         rows = visiting_order(data.kind, 0, 0).split(options.batch)
         generator, config = torch.Generator().manual_seed(0), AugmentConfig()
         rates["TrainingData.batch"] = rate(data.batch(part).images for part in rows)
-        rates["TrainingData.batch + augment"] = rate(augment(data.batch(p), config, generator).images for p in rows)
+        rates["TrainingData.batch + augment"] = rate(
+            augment(data.batch(p), config, random_numbers(len(p), generator)).images for p in rows
+        )
     base = next(value for name, value in rates.items() if name.startswith("plain"))
     print(f"{len(samples)} pictures of {options.folder.name}, {options.size} px, {options.workers} cores")
     print(f"{'':42}{'images/s':>10}{'x plain':>10}{f'x needed ({NEEDED}/s)':>20}")

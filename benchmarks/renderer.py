@@ -1,23 +1,32 @@
-"""How fast the rasterizers that are installed draw, and whether they draw the same.
+"""How fast the rasterizers that are here draw, what memory that takes, and whether they draw the same.
 
-    python benchmarks/renderer.py [--quick] [--threads N]
+    python benchmarks/renderer.py [--quick] [--device cuda] [--threads N] [--patience 5]
 
-Each row is one mesh size, picture size and batch: the share of pixels at which a backend finds another face than
-numba does, milliseconds a picture (median) to rasterize, to draw shaded colours, and to draw and differentiate them.
+Each row is one mesh size, picture size and batch of a backend, with hard or anti-aliased edges: the share of pixels at
+which it finds another face than the first backend of the list does; milliseconds a picture (median) to rasterize, to
+draw shaded colours, and to draw and differentiate them; and MiB that a batch takes. On a GPU that is what a forward and
+backward pass allocates at its peak beyond its inputs; on the CPU, where nothing counts that, what the forward pass
+keeps for the backward one, each storage once and inputs left out. Batches that would take a call more than `--patience`
+seconds, by the time of the row before, are left out.
 """
 
 import argparse
 import time
+from itertools import product
 
 import numpy as np
 import torch
 
-from mlanet_lib.lighting import ambient, shade
+from mlanet_lib.camera import project
+from mlanet_lib.lighting import ambient
 from mlanet_lib.rasterizer import backends, rasterize
 from mlanet_lib.rasterizer.interpolation import vertex_normals
-from mlanet_lib.renderer import render
+from mlanet_lib.rasterizer.shading import shade_vertices
+from mlanet_lib.renderer import EDGES, render
 
 SLOW = {"pytorch3d": 100_000_000}  # faces x pixels above which a backend's CPU version takes minutes
+FOCAL = 4.5  # picture widths
+HEAD = ("backend", "edges", "faces", "size", "batch", "differ", "raster ms", "forward ms", "fwd+bwd ms", "MiB")
 
 
 def bumpy_sphere(faces: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,62 +42,117 @@ def bumpy_sphere(faces: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(vertices, dtype=torch.float32), torch.tensor(triangles)
 
 
-def milliseconds(function, pictures: int, seconds: float) -> float:
-    """Median time of a call, a picture; after one call that is not counted."""
+def seconds_of(function, device: torch.device, seconds: float) -> float:
+    """Median time of a call over so many seconds, at most 50 calls; after one that is not counted."""
+
+    def finished() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     function()
-    times, end = [], time.perf_counter() + seconds
+    times, end = [], finished() + seconds
     while not times or (time.perf_counter() < end and len(times) < 50):
-        start = time.perf_counter()
+        start = finished()
         function()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times)) / pictures
+        times.append(finished() - start)
+    return float(np.median(times))
 
 
-def measure(backend: str, mesh, size: int, batch: int, seconds: float) -> list[str]:
-    """One row of the table: disagreement with numba, and the three times."""
-    vertices, faces = mesh
-    vertices = vertices.repeat(batch, 1, 1).requires_grad_()
-    focal, light = torch.full((batch,), 4.5), ambient(batch)
-    albedo = torch.full_like(vertices, 0.5).requires_grad_()
-    scale = torch.tensor([4.5 * size, 4.5 * size, 1.0])
+class Scene:
+    """A batch of one mesh, ready to be drawn by one backend.
+
+    mesh: as `bumpy_sphere` gives it; size: of the pictures, px; edges: of `renderer.EDGES`.
+    """
+
+    def __init__(self, mesh, size: int, batch: int, device: torch.device, backend: str = "auto", edges: str = "hard"):
+        vertices, self.faces = (part.to(device) for part in mesh)
+        self.size, self.device, self.backend, self.edges = size, device, backend, edges
+        self.vertices = vertices.repeat(batch, 1, 1).requires_grad_()
+        self.albedo = torch.full_like(self.vertices, 0.5).requires_grad_()
+        self.focal, self.light = torch.full((batch,), FOCAL, device=device), ambient(batch, device=device)
+        self.projected = project(self.vertices.detach(), self.focal, size, size)
+
+    def fragments(self, backend: str | None = None):
+        """What covers each pixel."""
+        return rasterize(self.projected, self.faces, self.size, self.size, backend or self.backend)
+
+    def draw(self):
+        """The pictures, with their graph."""
+        colours = shade_vertices(self.albedo, vertex_normals(self.vertices, self.faces), self.light)
+        return render(self.vertices, self.faces, colours, self.focal, self.size, self.backend, self.edges)
+
+    def differentiate(self) -> None:
+        """Draw, and find the gradients of vertices and albedo."""
+        self.vertices.grad = self.albedo.grad = None
+        drawing = self.draw()
+        (drawing.image.sum() + drawing.mask.sum()).backward()
+
+    def bytes(self) -> int:
+        """What a call takes beyond its inputs (see above)."""
+        self.vertices.grad = self.albedo.grad = None
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.differentiate()
+            torch.cuda.synchronize()
+            return torch.cuda.max_memory_allocated() - before
+        kept = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            drawing = self.draw()
+        for given in (self.vertices, self.albedo, self.faces, self.focal, self.light):
+            kept.pop(given.untyped_storage().data_ptr(), None)
+        del drawing  # until here, so that no storage's address is given away twice
+        return sum(kept.values())
+
+
+def measure(scene: Scene, first: str, seconds: float) -> tuple[list[str], float]:
+    """One row of the table, and the seconds that the longest call takes."""
+    found, expected = (scene.fragments(name).face_index for name in (scene.backend, first))
     with torch.no_grad():
-        pixels = torch.cat([vertices[..., :2] / vertices[..., 2:], vertices[..., 2:]], -1) * scale
-        pixels[..., :2] += size / 2
-        found, expected = (rasterize(pixels, faces, size, size, name).face_index for name in (backend, "numba"))
-
-    def draw():
-        colours = shade(albedo, vertex_normals(vertices, faces), light)
-        return render(vertices, faces, colours, focal, size, backend).image
-
-    def backward():
-        vertices.grad = albedo.grad = None
-        draw().sum().backward()
-
-    with torch.no_grad():
-        times = [milliseconds(lambda: rasterize(pixels, faces, size, size, backend), batch, seconds)]
-        times.append(milliseconds(draw, batch, seconds))
-    times.append(milliseconds(backward, batch, seconds))
-    return [f"{(found != expected).float().mean().item():.2e}", *(f"{value:.2f}" for value in times)]
+        times = [seconds_of(call, scene.device, seconds) for call in (scene.fragments, scene.draw)]
+    times.append(seconds_of(scene.differentiate, scene.device, seconds))
+    cells = [f"{(found != expected).float().mean().item():.2e}"]
+    cells += [f"{1e3 * value / len(scene.vertices):.3g}" for value in times]
+    return [*cells, f"{scene.bytes() / 2**20:.3g}"], max(times)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the smaller sizes only, a tenth of a second each")
+    parser.add_argument("--device", default="cpu", help="where the tensors lie; backends that do not work there copy")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: torch's)")
-    options = parser.parse_args()
+    parser.add_argument("--patience", type=float, default=5.0, metavar="SECONDS", help="the longest call (default: 5)")
+    for name, sizes in (("faces", (5_000, 70_000, 500_000)), ("sizes", (112, 224, 512)), ("batches", (1, 16, 64))):
+        parser.add_argument(f"--{name}", type=int, nargs="+", default=sizes, help=f"default: {sizes}")
+    options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    seconds = 0.1 if options.quick else 1.0
-    print(f"threads {options.threads}, backends {', '.join(backends())}, torch {torch.__version__}")
-    head = ["backend", "faces", "size", "batch", "differ", "raster ms", "forward ms", "fwd+bwd ms"]
-    print("".join(f"{name:>12}" for name in head))
-    for faces in (5_000, 70_000) if options.quick else (5_000, 70_000, 500_000):
-        mesh = bumpy_sphere(faces)
-        for size in (112, 224) if options.quick else (112, 224, 512):
-            for batch in (1, 16):
-                for backend in backends():
-                    too_slow = batch * faces * size * size > SLOW.get(backend, np.inf)
-                    row = ["slow"] * 4 if too_slow else measure(backend, mesh, size, batch, seconds)
-                    print("".join(f"{value:>12}" for value in (backend, faces, size, batch, *row)), flush=True)
+    device, seconds = torch.device(options.device), 0.1 if options.quick else 1.0
+    names = backends()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{options.threads} threads"
+    print(f"{device}, {where}, backends {', '.join(names)}, torch {torch.__version__}")
+    print("".join(f"{name:>13}" for name in HEAD))
+    few = slice(2 if options.quick else None)
+    meshes = {faces: bumpy_sphere(faces) for faces in options.faces[few]}
+    for faces, size, backend, edges in product(meshes, options.sizes[few], names, EDGES):
+        slowest = 0.0  # seconds a picture of the row before
+        for batch in options.batches[few]:
+            if device.type == "cpu" and batch * faces * size * size > SLOW.get(backend, np.inf):
+                cells = ["slow"]
+            elif batch * slowest > options.patience:
+                cells = ["impatient"]
+            else:
+                scene = Scene(meshes[faces], size, batch, device, backend, edges)
+                cells, longest = measure(scene, names[0], seconds)
+                slowest = longest / batch
+            row = (backend, edges, faces, size, batch, *cells)
+            print("".join(f"{cell:>13}" for cell in row), flush=True)
 
 
 if __name__ == "__main__":

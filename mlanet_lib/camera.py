@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mlanet_lib.constants import constant
+
 DEFAULT_FOCAL = 4.5
 """Focal length in picture widths: a field of view of 12.7 degrees (Deng et al. 2019 use 1015 px at 224 px, 4.53)."""
 
 _FLIP = (1.0, -1.0, -1.0)
-_SMALLEST_DEPTH = 1e-6
+SMALLEST_DEPTH = 1e-6
 
 
 def euler_to_matrix(degrees: Tensor) -> Tensor:
@@ -70,7 +72,18 @@ def matrix_to_rotation_6d(rotation: Tensor) -> Tensor:
 
 def flip(points: Tensor) -> Tensor:
     """(..., 3) points or directions between the y-up frame and the camera's axes (its own inverse)."""
-    return points * points.new_tensor(_FLIP)
+    return points * constant(_FLIP, points)
+
+
+def roll_in_picture(rotation: Tensor, translation: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """The pose whose picture is that of (rotation, translation), turned clockwise about the picture's centre.
+
+    rotation: (B, 3, 3); translation: (B, 3) mm; angle: (B,) radians. Exact: the camera turns about its own axis.
+    """
+    cosine, sine, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
+    rows = [[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, zero + 1]]
+    turn = torch.stack([torch.stack(row, -1) for row in rows], -2)  # in the camera's frame, y down
+    return turn.mT @ rotation, (turn @ translation[..., None])[..., 0]  # seen with y up it turns the other way
 
 
 def to_camera(vertices: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
@@ -79,7 +92,7 @@ def to_camera(vertices: Tensor, rotation: Tensor, translation: Tensor) -> Tensor
     vertices: (B, V, 3) mm; rotation: (B, 3, 3) in the y-up frame; translation: (B, 3) mm in the camera frame. Returns
     (B, V, 3) mm in the camera frame.
     """
-    flipped = rotation * rotation.new_tensor(_FLIP)[:, None]
+    flipped = rotation * constant(_FLIP, rotation)[:, None]
     return torch.baddbmm(translation[:, None], vertices, flipped.transpose(1, 2))
 
 
@@ -91,7 +104,7 @@ def project(points_camera: Tensor, focal: Tensor, height: int, width: int) -> Te
     their depth (<= 0, or NaN) but have no picture: their x and y are finite and mean nothing.
     """
     depth = points_camera[..., 2:]
-    divisor = torch.where(depth > _SMALLEST_DEPTH, depth, torch.ones_like(depth))
+    divisor = torch.where(depth > SMALLEST_DEPTH, depth, torch.ones_like(depth))
     scale = (focal * width)[:, None, None] / divisor
-    centre = points_camera.new_tensor([width / 2, height / 2])
+    centre = constant((width / 2, height / 2), points_camera)
     return torch.cat([points_camera[..., :2] * scale + centre, depth], -1)

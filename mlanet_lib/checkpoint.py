@@ -20,8 +20,9 @@ from mlanet_lib.network import MLANet, NetworkConfig
 FORMAT = "mlanet checkpoint 1"
 # what a training run's result depends on: a checkpoint of other code is not resumed
 TRAINING_CODE = (
-    *("attention", "augmentation", "camera", "checkpoint", "face_model", "lighting", "losses", "metrics", "network"),
-    *("optimizer", "parameters", "renderer", "training", "training_data"),
+    *("attention", "augmentation", "camera", "checkpoint", "coarse", "constants", "face_model", "lighting", "losses"),
+    *("metrics", "mirror", "network", "optimizer", "parameters", "processes", "renderer", "training", "training_data"),
+    *("training_files", "validation"),
 )
 
 

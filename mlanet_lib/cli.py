@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlanet_lib import __version__, cli_data, cli_face_model
+from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train
 from mlanet_lib.cli_face_model import check_writable
 from mlanet_lib.errors import UserError
 
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except UserError as error:
-        print(f"mlanet: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # processes that train together say it once a machine
+            print(f"mlanet: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mlanet: interrupted", file=sys.stderr)
@@ -82,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_scan)
+
+    verb = verbs.add_parser("train", help="train what params.yaml says, alone or under torchrun, accelerate launch")
+    cli_train.add_options(verb)
+
+    verb = verbs.add_parser("export", help="a trained encoder -> one file for ONNX runtimes or torch.export")
+    cli_export.add_options(verb)
 
     verb = verbs.add_parser("face-model", help="build, fetch, convert or check a face model")
     actions = verb.add_subparsers(required=True, metavar="ACTION")

@@ -14,34 +14,34 @@ import math
 import torch
 from torch import Tensor
 
+from mlanet_lib.constants import constant
+
 BANDS = 9
-# A_l / pi, per coefficient: what turns radiance coefficients into those of irradiance / pi
-_REFLECTED = (1.0,) + (2 / 3,) * 3 + (1 / 4,) * 5
 _Y0 = 0.5 / math.sqrt(math.pi)
 _Y1 = math.sqrt(3) * _Y0
 _Y2 = math.sqrt(15) * _Y0
+# Y_lm over its polynomial in x, y, z, per coefficient: 1, y, z, x, xy, yz, 3 zz - 1, xz, xx - yy
+_NORM = (_Y0, _Y1, _Y1, _Y1, _Y2, _Y2, _Y2 / (2 * math.sqrt(3)), _Y2, _Y2 / 2)
+# A_l / pi, per coefficient: what turns radiance coefficients into those of irradiance / pi
+REFLECTED = (1.0,) + (2 / 3,) * 3 + (1 / 4,) * 5
 
 
 def sh_basis(normals: Tensor) -> Tensor:
     """The nine real spherical harmonics Y_lm, orthonormal on the sphere, at unit vectors: (..., 3) -> (..., 9)."""
     x, y, z = normals.unbind(-1)
-    bands = [
-        torch.full_like(x, _Y0),
-        _Y1 * y,
-        _Y1 * z,
-        _Y1 * x,
-        _Y2 * x * y,
-        _Y2 * y * z,
-        _Y2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
-        _Y2 * x * z,
-        _Y2 / 2 * (x * x - y * y),
-    ]
-    return torch.stack(bands, -1)
+    polynomials = [torch.ones_like(x), y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y]
+    return torch.stack(polynomials, -1) * constant(_NORM, normals)
+
+
+def irradiance_polynomial(lighting: Tensor) -> Tensor:
+    """(B, 9, 3) radiance coefficients -> (B, 9, 3), those of 1, y, z, x, xy, yz, 3 zz - 1, xz, xx - yy in E / pi."""
+    factors = tuple(norm * reflected for norm, reflected in zip(_NORM, REFLECTED, strict=True))
+    return lighting * constant(factors, lighting)[:, None]
 
 
 def irradiance(normals: Tensor, lighting: Tensor) -> Tensor:
     """Irradiance over pi, the factor between albedo and colour: (B, V, 3) and (B, 9, 3) -> (B, V, 3) RGB."""
-    reflected = lighting * lighting.new_tensor(_REFLECTED)[:, None]
+    reflected = lighting * constant(REFLECTED, lighting)[:, None]
     return torch.bmm(sh_basis(normals), reflected)
 
 
@@ -70,3 +70,23 @@ def directional(direction: Tensor, colour: Tensor) -> Tensor:
     directional(...)`.
     """
     return math.pi * sh_basis(direction)[..., None] * colour[:, None]
+
+
+def rolled(lighting: Tensor, angle: Tensor) -> Tensor:
+    """Light turned with the picture, clockwise about the camera's axis: (B, 9, 3) and (B,) radians -> (B, 9, 3).
+
+    E'(T n) = E(n) for the turn T of a normal. Bands (l, m) and (l, -m) turn into one another by m times the angle.
+    """
+    bands = list(lighting.unbind(1))
+    for cosine_band, sine_band, order in ((3, 1, 1), (7, 5, 1), (8, 4, 2)):
+        turn = -order * angle[:, None]  # clockwise is the negative direction in the y-up frame
+        one, other = bands[cosine_band], bands[sine_band]
+        bands[cosine_band] = torch.cos(turn) * one - torch.sin(turn) * other
+        bands[sine_band] = torch.sin(turn) * one + torch.cos(turn) * other
+    return torch.stack(bands, 1)
+
+
+def mirrored(lighting: Tensor) -> Tensor:
+    """Light of the mirrored picture, x -> -x: (B, 9, 3) -> (B, 9, 3). Bands that are odd in x change their sign."""
+    signs = tuple(-1.0 if band in (3, 4, 7) else 1.0 for band in range(BANDS))  # x, xy, xz
+    return lighting * constant(signs, lighting)[:, None]

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from mlanet_lib.augmentation import Batch
 from mlanet_lib.camera import project, to_camera
+from mlanet_lib.constants import constant
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.lighting import REFLECTED
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render_face
-
-# share of a radiance coefficient that a Lambertian surface reflects, per spherical harmonic (see lighting.py)
-_REFLECTED = (1.0,) + (2 / 3,) * 3 + (1 / 4,) * 5
+from mlanet_lib.training_data import on_device
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def lighting_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 
     mean_n (E(n) - E'(n))^2 / pi^2 = sum_lm (a_l (L_lm - L'_lm))^2 / (4 pi) by Parseval, a = 1, 2/3, 1/4.
     """
-    reflected = predicted.new_tensor(_REFLECTED)[:, None]
+    reflected = constant(REFLECTED, predicted)[:, None]
     return ((predicted - truth) * reflected).square().sum(1).mean() / (4 * torch.pi)
 
 
@@ -141,7 +141,9 @@ def supervised_terms(predicted: FaceParameters, truth: FaceParameters, lit: Tens
         "translation": translation_loss(predicted, truth),
     }
     if lit.any():
-        predicted, truth = (predicted, truth) if lit.all() else (predicted[lit], truth[lit])
+        if not lit.all():
+            rows = on_device(torch.nonzero(lit).flatten(), predicted.albedo.device)
+            predicted, truth = predicted[rows], truth[rows]
         terms["albedo"] = coefficient_loss(predicted.albedo, truth.albedo)
         terms["lighting"] = lighting_loss(predicted.lighting, truth.lighting)
     return terms
@@ -157,36 +159,73 @@ def prior_terms(predicted: FaceParameters) -> dict[str, Tensor]:
     }
 
 
+def drawn_rows(lit: Tensor, config) -> Tensor:
+    """(B,) bool on the CPU: which samples of a batch are rendered, the first `photometric_batch` of those that their
+    picture judges. lit: (B,) as a `Batch` has it."""
+    count = config.photometric_batch if config.weights.photometric else 0
+    return ~lit & ((~lit).cumsum(0) <= count)
+
+
 def semi_supervised_terms(
-    predicted: FaceParameters, batch: Batch, shape: SparseShape, model: MorphableModel, config
-) -> dict[str, Tensor]:
-    """All loss terms of a batch by name, unweighted, and their weighted sum as "total".
+    predicted: FaceParameters,
+    batch: Batch,
+    shape: SparseShape,
+    model: MorphableModel,
+    config,
+    drawn: Tensor | None = None,
+) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
+    """All loss terms of a batch by name, unweighted, and what each is a mean over.
 
     Labelled rows: parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled
     rows: picture, regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
-    Of the rows that the picture judges the first `photometric_batch` are rendered.
     config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
+    drawn: (B,) bool, the rows that are rendered, where the batch is a part of a greater one (default: `drawn_rows`).
+
+    The second result holds for each term its amount, a number of rows or a tensor whose sum it is (the points'
+    weights, the drawn pixels): the mean over several batches is that of their terms, weighted by their amounts.
     """
-    masks = (batch.kind == 0, batch.kind <= 1, ~batch.lit)
-    known, pointed, free = (torch.nonzero(mask).flatten() for mask in masks)
-    turned, terms = shape.turned(predicted), {}
+    device = batch.landmarks.device
+    drawn = drawn_rows(batch.lit, config) if drawn is None else drawn
+    masks = (batch.kind == 0, batch.kind <= 1, ~batch.lit, drawn)
+    known, pointed, free, drawn = (on_device(torch.nonzero(mask).flatten(), device) for mask in masks)
+    turned, terms, amounts = shape.turned(predicted), {}, {}
     if len(known):
-        truth = batch.parameters[known]
-        terms |= supervised_terms(predicted[known], truth, batch.lit[known])
+        truth, lit = batch.parameters[known], batch.lit[batch.kind == 0]
+        terms |= supervised_terms(predicted[known], truth, lit)
         terms["vertices"] = vertex_loss(turned[known, 68:], shape.turned(truth)[:, 68:])
+        amounts |= dict.fromkeys(terms, len(known))
+        amounts |= dict.fromkeys({"albedo", "lighting"} & terms.keys(), int(lit.sum()))
     if len(pointed):
         weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
         weights = weights * batch.confidence[pointed]
         found = shape.landmarks(turned, predicted)[pointed]
         terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
+        amounts["landmarks"] = weights
     if len(free):
-        terms |= prior_terms(predicted[free])
-        drawn = free[: config.photometric_batch]
-        if len(drawn) and config.weights.photometric:
-            drawing = render_face(model, predicted[drawn], config.photometric_size)
-            photo = F.interpolate(batch.target[drawn], size=drawing.image.shape[-2:], mode="area")
-            terms["photometric"] = photometric_loss(drawing.image, photo, drawing.mask)
-    return total(terms, config.weights)
+        priors = prior_terms(predicted[free])
+        terms |= priors
+        amounts |= dict.fromkeys(priors, len(free))
+    if len(drawn):
+        drawing = render_face(model, predicted[drawn], config.photometric_size)
+        photo = F.interpolate(batch.target[drawn], size=drawing.image.shape[-2:], mode="area")
+        terms["photometric"] = photometric_loss(drawing.image, photo, drawing.mask)
+        amounts["photometric"] = drawing.mask
+    return terms, amounts
+
+
+def term_names(kind: Tensor, lit: Tensor, config) -> list[str]:
+    """Names of the terms that `semi_supervised_terms` has for a batch of these kinds, (B,) each, in its order."""
+    names = []
+    if (kind == 0).any():
+        light = ["albedo", "lighting"] if lit.any() else []
+        names += ["identity", "expression", "rotation", "translation", *light, "vertices"]
+    if (kind <= 1).any():
+        names.append("landmarks")
+    if not lit.all():
+        names += ["prior_identity", "prior_expression", "prior_albedo", "prior_light"]
+    if drawn_rows(lit, config).any():
+        names.append("photometric")
+    return names
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:

@@ -99,6 +99,7 @@ class MLANet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("neutral_translation", neutral.translation[0].detach().float().cpu())
         self.register_buffer("neutral_lighting", neutral.lighting[0].detach().float().cpu(), persistent=False)
+        self.register_buffer("neutral_rotation", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
         for head in self.heads.values():
             nn.init.normal_(head.weight, std=HEAD_INIT)
             nn.init.zeros_(head.bias)
@@ -124,7 +125,11 @@ class MLANet(nn.Module):
             }
 
     def encode(self, images: Tensor) -> FaceParameters:
-        """images (B, 3, H, W) in [0, 1], a square crop around the face -> its parameters.
+        """images (B, 3, H, W) in [0, 1], a square crop around the face -> its parameters (`face_parameters`)."""
+        return self.face_parameters(self(images))
+
+    def face_parameters(self, raw: dict[str, Tensor]) -> FaceParameters:
+        """What the heads' raw outputs by group, (B, size) as `forward` gives them, say of B faces.
 
         identity, expression, albedo: the heads' outputs as they are. rotation: Gram-Schmidt (Zhou et al. 2019) of the
         identity's 6D form plus the output. lighting: white ambient light plus the output. Translation is predicted as
@@ -135,9 +140,7 @@ class MLANet(nn.Module):
 
         n is the neutral framing: at u = v = s = 0 the mean face fills the crop.
         """
-        raw = self(images)
-        batch = len(images)
-        start = raw["rotation"].new_tensor([1.0, 0, 0, 0, 1.0, 0])
+        batch = raw["identity"].shape[0]
         neutral, focal = self.neutral_translation, self.config.focal
         offset, scale = raw["translation"][:, :2], raw["translation"][:, 2:]
         depth = neutral[2] * torch.exp(-scale.clamp(-3, 3))
@@ -145,7 +148,7 @@ class MLANet(nn.Module):
             identity=raw["identity"],
             expression=raw["expression"],
             albedo=raw["albedo"],
-            rotation=rotation_6d_to_matrix(start + raw["rotation"]),
+            rotation=rotation_6d_to_matrix(self.neutral_rotation + raw["rotation"]),
             translation=torch.cat([(neutral[:2] / neutral[2] + offset / focal) * depth, depth], 1),
             lighting=self.neutral_lighting + raw["lighting"].reshape(batch, 9, 3),
             focal=depth.new_full((batch,), focal),

@@ -31,12 +31,13 @@ def learning_rate(step: int, steps: int, highest: float, warmup: float, final: f
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """average <- d average + (1 - d) network, parameters and batch statistics, d = min(decay, step / (step + 10)).
+def update_average(average: nn.Module, network: nn.Module, updates: float, decay: float) -> None:
+    """average <- d average + (1 - d) network, parameters and batch statistics, d = min(decay, n / (n + 10)).
 
-    The first steps count less than `decay` alone would let them, so that the average is of use early.
+    updates: n, how many there were before. The first ones count less than `decay` alone would let them, so that the
+    average is of use early.
     """
-    weight = 1 - min(decay, step / (step + 10))
+    weight = 1 - min(decay, updates / (updates + 10))
     kept, new = average.state_dict(), network.state_dict()
     floating = [name for name, value in kept.items() if value.is_floating_point()]
     torch._foreach_lerp_([kept[name] for name in floating], [new[name] for name in floating], weight)

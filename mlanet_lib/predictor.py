@@ -13,9 +13,10 @@ from mlanet_lib.datasets.sample import Box, crop_image, from_crop
 from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.losses import SparseShape
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.profiles import find_root
-from mlanet_lib.views import landmarks, overlay_in_photo
+from mlanet_lib.views import overlay_in_photo
 
 FACE_MODELS = ("data/face_models", "licensed/face_models")
 TRAINED_HERE = "outputs/train/best.safetensors"
@@ -27,8 +28,9 @@ class Face:
 
     parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
     (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1].
-    pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs. crop: the square the network saw, and crop_image
-    (S,S,3) uint8, both in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo.
+    pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs. crop: the square the network saw, in
+    `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it saw there, (S,S,3) uint8 at the
+    network's size (`Predictor.sharp_crop` gives more pixels).
     """
 
     parameters: FaceParameters
@@ -49,6 +51,7 @@ class Predictor:
         self.network, self.model, self.metadata = network, model, metadata
         self.path, self.device = path, torch.device(device)
         self.image_size = network.config.image_size
+        self._points = SparseShape(model, 0)  # the 68 points alone: no mesh is decoded for them
         self._detector: Detector | None = None
 
     @classmethod
@@ -62,6 +65,8 @@ class Predictor:
         metadata = checkpoint.read_metadata(path)
         model = MorphableModel.load(face_model or find_face_model(metadata["face_model"]["name"]))
         network, metadata = checkpoint.load_network(path, model, device)
+        # convolutions on the CPU want this layout: otherwise they bring the weights into it for every batch
+        network.to(memory_format=torch.channels_last)
         return cls(network, model, metadata, path, device)
 
     @property
@@ -112,31 +117,32 @@ class Predictor:
         crops = [Box(*(f.crop() if f.detector != "given" else f.box)) for f in found]
         turned = np.ascontiguousarray(np.rot90(photo, found[0].turns))
         images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
-        parameters = self.predict_crops(images)
-        height, width = photo.shape[:2]
-        return [
-            self._face(parameters[i], found[i], crops[i], crop_image(turned, crops[i], 256), height, width)
-            for i in range(len(found))
-        ]
+        return self._faces(found, crops, images, *photo.shape[:2])
 
-    def _face(self, parameters, found: Detection, crop: Box, image: np.ndarray, height: int, width: int) -> Face:
-        points = from_crop(landmarks(self.model, parameters)[0], crop)
-        corners = np.array([found.box[:2], found.box[:2] + found.box[2:]])
-        corners = np.sort(turn_points(corners, found.turns, height, width), axis=0)
+    def _faces(self, found: list[Detection], crops: list[Box], images, height: int, width: int) -> list[Face]:
+        parameters = self.predict_crops(images)
+        turns = found[0].turns  # the detector turns the photo as a whole
+        points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
-        quarter = euler_to_matrix(torch.tensor([0.0, 0.0, 90.0 * found.turns]))
-        pose = parameters.replace(rotation=quarter @ parameters.rotation).pose_degrees()[0].tolist()
-        return Face(
-            parameters=parameters,
-            landmarks68=turn_points(points, found.turns, height, width),
-            box=Box(*corners[0].tolist(), *(corners[1] - corners[0]).tolist()),
-            score=found.score,
-            pose_degrees=dict(zip(("pitch", "yaw", "roll"), pose, strict=True)),
-            crop=crop,
-            crop_image=image,
-            turns=found.turns,
-            detector=found.detector,
-        )
+        quarter = euler_to_matrix(torch.tensor([0.0, 0.0, 90.0 * turns]))
+        poses = parameters.replace(rotation=quarter @ parameters.rotation).pose_degrees().tolist()
+        faces = []
+        for number, (detection, crop) in enumerate(zip(found, crops, strict=True)):
+            corners = np.array([detection.box[:2], detection.box[:2] + detection.box[2:]])
+            corners = np.sort(turn_points(corners, turns, height, width), axis=0)
+            face = Face(
+                parameters=parameters[number],
+                landmarks68=turn_points(from_crop(points[number], crop), turns, height, width),
+                box=Box(*corners[0].tolist(), *(corners[1] - corners[0]).tolist()),
+                score=detection.score,
+                pose_degrees=dict(zip(("pitch", "yaw", "roll"), poses[number], strict=True)),
+                crop=crop,
+                crop_image=images[number],
+                turns=turns,
+                detector=detection.detector,
+            )
+            faces.append(face)
+        return faces
 
     def record(self, face: Face) -> dict:
         """One face as JSON-able values: everything by name, with the units in `units`."""

@@ -3,7 +3,8 @@
 Vertices are decoded, turned into the camera's frame and projected; colours are shaded per vertex with nine bands of
 spherical harmonics; a rasterizer finds the face at each pixel; colours are interpolated over it, perspective-correct.
 Gradients flow through the interpolation (colours, and where in its triangle a pixel lies), not through which face
-covers a pixel: the outline has none. All arithmetic is float32 or float64, also under autocast.
+covers a pixel: a hard outline has none, an anti-aliased one has them (`mlanet_lib.rasterizer.antialiasing`). All
+arithmetic is float32 or float64, also under autocast.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,16 @@ import torch
 from torch import Tensor
 
 from mlanet_lib.camera import flip, project, to_camera
+from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.lighting import shade
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.rasterizer import Fragments, rasterize
+from mlanet_lib.rasterizer.antialiasing import antialias
 from mlanet_lib.rasterizer.interpolation import interpolate, vertex_normals
+from mlanet_lib.rasterizer.shading import project_vertices, shade_vertices
+
+EDGES = ("hard", "antialiased")
+"""How outlines are drawn: by the face at each pixel's centre alone, or blended and with gradients."""
 
 
 class Rendering(NamedTuple):
@@ -25,7 +31,9 @@ class Rendering(NamedTuple):
 
     image: (B, C, H, W), not clamped, 0 on the background; mask: (B, 1, H, W), 1 where a face is and 0 elsewhere;
     depth: (B, 1, H, W) mm along the camera's axis, infinite on the background, differentiable; fragments: what covers
-    each pixel.
+    each pixel. With anti-aliased edges the mask is the share of a pixel that is covered, in [0, 1] and differentiable
+    in the vertices, and the image is multiplied by it: image + (1 - mask) * background is the picture before another
+    background. Depth and fragments are always those at the pixel's centre.
     """
 
     image: Tensor
@@ -65,19 +73,24 @@ def render(
     focal: Tensor,
     image_size: int | tuple[int, int],
     backend: str = "auto",
+    edges: str = "hard",
 ) -> Rendering:
     """Draw vertex attributes of meshes, differentiable in `vertices_camera`, `attributes` and `focal`.
 
     vertices_camera: (B, V, 3) mm, camera frame; faces: (F, 3) integers; attributes: (B, V, C), any C (colours, UVs,
     normals); focal: (B,) in picture widths; image_size: pixels, one number or (height, width); backend: of
-    `mlanet_lib.rasterizer`. Both sides of a face are drawn.
+    `mlanet_lib.rasterizer`; edges: one of `EDGES`, anything else is a UserError. Both sides of a face are drawn.
     """
+    if edges not in EDGES:
+        raise UserError(f"edges must be {' or '.join(EDGES)}, not {edges!r}")
     height, width = height_and_width(image_size)
     with torch.autocast(vertices_camera.device.type, enabled=False):
-        projected = project(_full(vertices_camera), _full(focal), height, width)
+        projected = project_vertices(_full(vertices_camera), _full(focal), height, width)
         fragments = rasterize(projected, faces, height, width, backend)
         image, depth = interpolate(projected, faces, attributes, fragments.face_index)
-    mask = (fragments.face_index >= 0).to(image.dtype)[:, None]
+        mask = (fragments.face_index >= 0).to(image.dtype)[:, None]
+        if edges == "antialiased":
+            image, mask = antialias(image, mask, projected, faces, fragments.face_index, fragments.depth)
     return Rendering(image, mask, depth[:, None], fragments)
 
 
@@ -101,12 +114,13 @@ def render_face(
     shading: bool = True,
     albedo: Tensor | float | None = None,
     decoded: Decoded | None = None,
+    edges: str = "hard",
 ) -> Rendering:
     """Pictures (B, 3, H, W) of faces from their parameters, differentiable in all of them.
 
     shading: False draws the bare albedo. albedo: instead of the model's own, a tensor that broadcasts to (B, V, 3), or
-    one grey value (a plain shaded mesh). decoded: `decode(model, parameters)` where that is known already. Another
-    light or direction is another `parameters.replace(lighting=...)` or `turned(...)`.
+    one grey value (a plain shaded mesh). decoded: `decode(model, parameters)` where that is known already.
+    edges: one of `EDGES`. Another light or direction is another `parameters.replace(lighting=...)` or `turned(...)`.
     """
     decoded = decoded or decode(model, parameters)
     with torch.autocast(model.mean.device.type, enabled=False):
@@ -116,8 +130,8 @@ def render_face(
             colours = torch.as_tensor(albedo, dtype=decoded.vertices.dtype, device=decoded.vertices.device)
             colours = colours.expand_as(decoded.vertices)
         if shading:
-            colours = shade(colours, decoded.normals, _full(parameters.lighting))
-    return render(decoded.vertices_camera, model.faces, colours, decoded.focal, image_size, backend)
+            colours = shade_vertices(colours, decoded.normals, _full(parameters.lighting))
+    return render(decoded.vertices_camera, model.faces, colours, decoded.focal, image_size, backend, edges)
 
 
 def turned(model: MorphableModel, parameters: FaceParameters, rotation: Tensor) -> FaceParameters:

@@ -97,7 +97,7 @@ class TrainingData:
 
     def batch(self, rows: Tensor) -> Batch:
         """The samples of these rows (int64, on the CPU), not augmented."""
-        at = rows.to(self.images.device)
+        at = on_device(rows, self.images.device)
         # channels last in memory already: the permutation costs nothing and the network wants it so
         images = self.images[at].permute(0, 3, 1, 2).float() / 255
         labels = {name: value[at] for name, value in self.labels.items()}
@@ -113,6 +113,11 @@ class TrainingData:
             "landmarks": landmarks.mean(0).tolist() if len(landmarks) else None,
             "pose_degrees": pose.mean(0).tolist() if len(pose) else None,
         }
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`, without making the host wait for what a GPU still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:

@@ -12,11 +12,13 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from toy_data import write_toy_split
 
 from mlanet_lib import checkpoint
 from mlanet_lib.cli import main
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.network import MLANet
+from mlanet_lib.profiles import merge, read_yaml
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_help_names_the_verbs_and_is_quick():
     code += "print(text); sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'pandas', 'dvc')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, "help imports something heavy"
-    for verb in ("reconstruct", "evaluate", "face-model", "data", "profile"):
+    for verb in ("reconstruct", "evaluate", "train", "export", "face-model", "data", "profile"):
         assert verb in done.stdout
 
 
@@ -181,6 +183,29 @@ def test_no_face_is_said(shared_data, photo, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "o").exists()
 
 
+def test_export_writes_one_file_that_names_the_weights(tmp_path, capsys):
+    out = tmp_path / "deep" / "encoder.pt2"
+    assert main(["export", "--out", str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["encoder.pt2"]
+    assert "toy.safetensors (toy, step 0), crops of 32 px" in capsys.readouterr().out
+    extra = {"metadata.json": ""}
+    torch.export.load(out, extra_files=extra)
+    assert json.loads(extra["metadata.json"])["weights"] == "toy.safetensors (toy, step 0)"
+
+
+def test_export_refuses_what_is_wrong(project, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    refused(["export", "--out", tmp_path / "encoder.pth"], capsys, ".onnx or .pt2")
+    refused(["export", "--out", tmp_path / "file" / "encoder.pt2"], capsys, "cannot write", "not a folder")
+    refused(["export", "--weights", tmp_path / "no.safetensors", "--out", tmp_path / "a.pt2"], capsys, "not found")
+    refused(["export", "--weights", project / "other.safetensors", "--out", tmp_path / "a.pt2"], capsys, "face model")
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    refused(["export", "--out", tmp_path / "a.pt2"], capsys, "no weights", "make repro")
+    assert not list(tmp_path.glob("*.pt2"))
+
+
 def test_evaluate_writes_the_benchmark_s_json(shared_data, tmp_path, capsys):
     out = tmp_path / "r.json"
     folder = shared_data / "AFLW2000_dev"
@@ -228,6 +253,53 @@ def test_data_check(tmp_path, toy_model, capsys, monkeypatch):
     assert "toy, 357 vertices" in out and "not here yet" in out
     (tmp_path / "data" / "face_models" / "anthropometric.npz").write_bytes(b"cut")
     refused(["data", "check"], capsys, "not a readable face model")
+
+
+@pytest.fixture
+def study(tmp_path, toy_model, monkeypatch):
+    """A project whose params.yaml says a training of a few steps on toy data."""
+    values = read_yaml(Path(__file__).resolve().parent.parent / "profiles" / "embedded.yaml")
+    network = {"backbone": "test_resnet", "levels": [4], "image_size": 32, "width": 8, "pool": 1}
+    sizes = {"steps": 4, "batch_size": 8, "vertices": 20, "photometric_size": 16, "validate_every": 2}
+    changes = {"face_model": {"path": "toy.npz"}, "paths": {"training": "data"}, "network": network, "train": sizes}
+    base = {"train": {"steps": 2}}
+    changes["ablation"] = {"base": base, "seeds": [0, 1]}
+    values = merge(values, changes)
+    values["ablation"]["base"] = base
+    (tmp_path / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
+    (tmp_path / "dvc.yaml").write_text("")
+    toy_model.save(tmp_path / "toy.npz")
+    for seed, name in enumerate(("train", "validation")):
+        write_toy_split(toy_model, tmp_path / "data" / name, 16, seed, kinds=(0, 0, 1, 2))
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # and back at the end: the verb works in the project's root
+    return tmp_path
+
+
+def test_train_trains_what_params_say_and_goes_on(study, capsys):
+    assert main(["train", "--max-steps", "2", "--device", "cpu"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("seed 0, step 2, best at step 2: nme ") and "outputs/train/best.safetensors" in line
+    assert main(["train", "--device", "cpu", "--resume", "outputs/train/last.safetensors", "--out", "there"]) == 0
+    assert checkpoint.read_metadata(study / "there" / "last.safetensors")["step"] == 4
+    assert capsys.readouterr().out.startswith("seed 0, step 4, best at step ")
+
+
+def test_train_trains_a_variant_once_for_each_seed(study, capsys):
+    assert main(["train", "--run", "ablation/full", "--out", "runs", "--device", "cpu"]) == 0
+    assert [line[:14] for line in capsys.readouterr().out.splitlines()] == ["seed 0, step 2", "seed 1, step 2"]
+    assert sorted(path.name for path in (study / "runs").iterdir()) == ["seed_0", "seed_1"]
+
+
+def test_wrong_input_of_train_is_one_line(study, capsys):
+    refused(["train", "--max-steps", "0"], capsys, "--max-steps must be at least 1")
+    refused(["train", "--run", "trian"], capsys, "'trian'")
+    refused(["train", "--run", "ablation/ful"], capsys, "did you mean full?")
+    refused(["train", "--resume", "none.safetensors"], capsys, "checkpoint not found", "none.safetensors")
+    refused(["train", "--run", "ablation/full", "--resume", "x"], capsys, "one for each seed")
+    refused(["train", "--device", "cuda:99"], capsys, "'cuda:99' is not to be had")
+    refused(["train", "--out", "toy.npz"], capsys, "is not a folder")
+    assert not (study / "outputs").exists()
 
 
 def test_profile_list_and_unknown_profile(capsys, monkeypatch):

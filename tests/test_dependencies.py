@@ -23,7 +23,11 @@ CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
 SHOWING = {"charts", "figures", "views", "viewer", "gallery", "widgets", "page", "report", "params", "profiles", "cli"}
 STUDY = {"detector", "predictor", "evaluation", "evaluation_florence", "ablation", "export"}
-UPPER_FLOORS = STUDY | SHOWING | {"notebook_runner", "notebook_html", "fetch", "cli_face_model", "cli_data"}
+UPPER_FLOORS = (
+    STUDY
+    | SHOWING
+    | {"notebook_runner", "notebook_html", "fetch", "cli_face_model", "cli_data", "cli_export", "cli_train"}
+)
 
 
 def locked(python: str = CURRENT) -> dict[str, tuple[str, int]]:
@@ -49,6 +53,11 @@ def test_lock_pins_every_direct_dependency_within_its_range(python):
         assert canonicalize_name(requirement.name) in pins, f"{requirement} is not locked: run `make lock`"
         version, _ = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is locked to {version}: run `make lock`"
+
+
+def test_development_has_every_extra_in_the_same_range():
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras["export"]) <= set(extras["dev"])
 
 
 def test_lock_has_a_hash_for_every_pin_and_no_index():

@@ -1,5 +1,10 @@
+import os
+import socket
+import subprocess
+
 import pytest
 
+from mlanet_lib import files
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
@@ -23,3 +28,35 @@ def test_what_the_disk_refuses_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="cannot write"), atomic_path(tmp_path / "c.txt"):
         raise OSError(28, "No space left on device")
     assert not (tmp_path / "c.txt").exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    host = socket.gethostname()
+    parts = {
+        "dead": f".a.txt.{host}.{gone.pid}.{'0' * 16}.part",
+        "alive": f".a.txt.{host}.{os.getppid()}.{'0' * 16}.part",
+        "reused": f".a.txt.{host}.{os.getpid()}.{'0' * 16}.part",  # this process's number, but not this process
+        "elsewhere": f".a.txt.x{host}.{gone.pid}.{'0' * 16}.part",
+        "a user's": f".a.txt.{gone.pid}.part",
+    }
+    for name in parts.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".tmpXYZ").write_text("half")  # as a library calls its own temporary file
+    with atomic_path(tmp_path / "b.txt") as outer:
+        outer.write_text("outer")
+        with atomic_path(tmp_path / "a.txt") as inner:
+            inner.write_text("inner")
+        files._sweep.cache_clear()
+        with atomic_path(tmp_path / "c.txt") as other:  # the sweep leaves alone what this process is writing
+            other.write_text("other")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.txt", "b.txt", "c.txt", *(parts[name] for name in ("alive", "elsewhere", "a user's"))}
+
+
+def test_the_permissions_are_those_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "a.txt") as path:
+        path.touch(mode=0o600)
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -39,6 +39,14 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
     return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0)
 
 
+def all_terms(*arguments) -> dict[str, torch.Tensor]:
+    """The terms with their weighted sum, and their names checked against `term_names`."""
+    batch = arguments[1]
+    terms, amounts = losses.semi_supervised_terms(*arguments)
+    assert list(terms) == losses.term_names(batch.kind, batch.lit, CONFIG) and terms.keys() == amounts.keys()
+    return losses.total(terms, CONFIG.weights)
+
+
 def test_coefficients_are_a_mean_square():
     assert losses.coefficient_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])) == 2.5
 
@@ -125,9 +133,7 @@ def test_sparse_shape_is_the_face_model_at_some_points(toy_model):
 
 def test_the_truth_costs_nothing_but_its_priors(toy_model):
     truth = some_parameters(toy_model, 3)
-    terms = losses.semi_supervised_terms(
-        truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model, CONFIG
-    )
+    terms = all_terms(truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model, CONFIG)
     names = {field.name for field in dataclasses.fields(LossWeights)}
     assert set(terms) == names | {"total"}
     for name in names - {name for name in names if name.startswith("prior")}:
@@ -148,7 +154,7 @@ def test_each_kind_of_sample_has_its_losses_and_its_gradients(kind, present, abs
     truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
     guess = guess.replace(lighting=guess.lighting * 0.8).map(lambda tensor: tensor.clone().requires_grad_())
     shape = SparseShape(toy_model, 20)
-    terms = losses.semi_supervised_terms(guess, some_batch(toy_model, truth, [kind] * 2), shape, toy_model, CONFIG)
+    terms = all_terms(guess, some_batch(toy_model, truth, [kind] * 2), shape, toy_model, CONFIG)
     assert present <= set(terms) and not absent & set(terms)
     terms["total"].backward()
     felt = {name for name, value in guess.as_tensors().items() if value.grad is not None and value.grad.any()}
@@ -159,10 +165,10 @@ def test_each_kind_of_sample_has_its_losses_and_its_gradients(kind, present, abs
 def test_labels_of_rows_without_labels_are_never_read(toy_model):
     truth, guess = some_parameters(toy_model, 3), some_parameters(toy_model, 3, seed=1)
     shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 1, 2])
-    before = losses.semi_supervised_terms(guess, batch, shape, toy_model, CONFIG)
+    before = all_terms(guess, batch, shape, toy_model, CONFIG)
     spoiled = truth.map(lambda tensor: torch.cat([tensor[:1], tensor[1:] * 0 + 77]))
     landmarks = torch.cat([batch.landmarks[:2], batch.landmarks[2:] + 5])
-    after = losses.semi_supervised_terms(
+    after = all_terms(
         guess, dataclasses.replace(batch, parameters=spoiled, landmarks=landmarks), shape, toy_model, CONFIG
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -172,13 +178,11 @@ def test_a_labelled_row_without_light_is_judged_by_its_picture_too(toy_model):
     truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
     shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 0])
     dark = dataclasses.replace(batch, lit=torch.tensor([False, True]))
-    terms = losses.semi_supervised_terms(guess, dark, shape, toy_model, CONFIG)
+    terms = all_terms(guess, dark, shape, toy_model, CONFIG)
     assert {"identity", "albedo", "photometric", "prior_albedo"} <= set(terms)
-    one = losses.semi_supervised_terms(guess[1], some_batch(toy_model, truth[1], [0]), shape, toy_model, CONFIG)
+    one = all_terms(guess[1], some_batch(toy_model, truth[1], [0]), shape, toy_model, CONFIG)
     assert torch.isclose(terms["albedo"], one["albedo"]) and torch.isclose(terms["lighting"], one["lighting"])
-    none = losses.semi_supervised_terms(
-        guess, dataclasses.replace(batch, lit=torch.zeros(2, dtype=torch.bool)), shape, toy_model, CONFIG
-    )
+    none = all_terms(guess, dataclasses.replace(batch, lit=torch.zeros(2, dtype=torch.bool)), shape, toy_model, CONFIG)
     assert "albedo" not in none and "lighting" not in none
 
 
@@ -190,7 +194,7 @@ def test_a_point_without_confidence_counts_nothing(toy_model):
     moved = batch.landmarks.clone()
     moved[:, :17] += 0.3
     unsure = dataclasses.replace(batch, landmarks=moved, confidence=confidence)
-    terms = losses.semi_supervised_terms(guess, unsure, shape, toy_model, CONFIG)
+    terms = all_terms(guess, unsure, shape, toy_model, CONFIG)
     found = shape.landmarks(shape.turned(guess), guess)
     expected = losses.landmark_loss(found[:, 17:], batch.landmarks[:, 17:], torch.ones(2, 51))
     assert torch.isclose(terms["landmarks"], expected)
@@ -199,3 +203,36 @@ def test_a_point_without_confidence_counts_nothing(toy_model):
 def test_a_term_without_a_weight_is_refused():
     with pytest.raises(KeyError):
         losses.total({"identitty": torch.tensor(1.0)}, LossWeights())
+
+
+@pytest.mark.parametrize("unlit", [(), (1, 4)])
+def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
+    """Weighted by their amounts, the terms of any two parts of a batch are those of the whole."""
+    kind = [0, 0, 1, 2, 0, 1, 2]
+    truth, guess = some_parameters(toy_model, 7), some_parameters(toy_model, 7, seed=1)
+    shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, kind)
+    batch.lit[list(unlit)] = False
+    batch.visible = torch.rand(7, 68, generator=torch.Generator().manual_seed(2))
+    config = SimpleNamespace(**vars(CONFIG) | {"photometric_batch": 3})
+    whole, _ = losses.semi_supervised_terms(guess, batch, shape, toy_model, config)
+    drawn = losses.drawn_rows(batch.lit, config)
+    assert drawn.tolist() == (
+        [False, False, True, True, False, True, False] if not unlit else [False, True, True, True, False, False, False]
+    )
+    sums, counts = dict.fromkeys(whole, 0.0), dict.fromkeys(whole, 0.0)
+    for rows in (torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])):
+        part = {name: value[rows] for name, value in vars(batch).items()}
+        terms, amounts = losses.semi_supervised_terms(guess[rows], Batch(**part), shape, toy_model, config, drawn[rows])
+        for name, amount in amounts.items():
+            amount = float(amount.sum()) if isinstance(amount, torch.Tensor) else amount
+            sums[name] += float(terms[name]) * amount
+            counts[name] += amount
+    for name, value in whole.items():
+        assert sums[name] / counts[name] == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_what_is_not_drawn(toy_model):
+    lit = torch.tensor([True, False, False, True, False])
+    assert losses.drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
+    for change in ({"photometric_batch": 0}, {"weights": LossWeights(photometric=0.0)}):
+        assert not losses.drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()

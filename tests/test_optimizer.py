@@ -70,11 +70,11 @@ def test_average_follows_weights_and_statistics():
         net[1].running_mean.add_(2.0)
         net[1].num_batches_tracked.add_(5)
     start = average[0].bias.clone()
-    update_average(average, net, step=1000, decay=0.9)
+    update_average(average, net, updates=1000, decay=0.9)
     assert torch.allclose(average[0].bias - start, torch.tensor(0.1), atol=1e-6)
     assert torch.allclose(average[1].running_mean, torch.tensor(0.2), atol=1e-6)
     assert average[1].num_batches_tracked == 5
-    update_average(average, net, step=1, decay=0.9)  # early on the average moves faster
+    update_average(average, net, updates=1, decay=0.9)  # early on the average moves faster
     assert (net[0].bias - average[0].bias).abs().max() < 0.1
-    update_average(average, net, step=10**6, decay=0.0)
+    update_average(average, net, updates=10**6, decay=0.0)
     assert torch.equal(average[0].bias, net[0].bias)

@@ -16,6 +16,7 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.network import MLANet
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor
+from mlanet_lib.views import landmarks
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,9 @@ def test_landmarks_are_the_crop_s_in_the_photo(toy, photo):
     face = toy.faces(photo, [box])[0]
     assert face.crop == box and face.score == 1 and face.turns == 0
     crop = predictor.crop_image(photo, box, 32)
+    assert np.array_equal(face.crop_image, crop)
     parameters = toy.predict_crops(crop[None])
-    inside = predictor.landmarks(toy.model, parameters, 32)[0]
+    inside = landmarks(toy.model, parameters, 32)[0]
     assert np.allclose(face.landmarks68, inside * 80 / 32 + [20, 10], atol=1e-3)
     assert face.pose_degrees["yaw"] == pytest.approx(float(parameters.pose_degrees()[0, 1]), abs=1e-4)
 

@@ -12,13 +12,13 @@ import torch
 from mlanet_lib.errors import UserError
 from mlanet_lib.rasterizer import backends, pytorch3d_backend, rasterize
 
-NAMES = ["numba", "pytorch3d"]
+NAMES = ["numba", "triton", "pytorch3d"]
 
 
 @pytest.fixture(params=NAMES)
 def backend(request):
     if request.param not in backends():
-        pytest.skip(f"the package {request.param} is not installed")
+        pytest.skip(f"{request.param} cannot be used here")
     return request.param
 
 

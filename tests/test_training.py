@@ -15,8 +15,9 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.losses import LossWeights, SparseShape, photometric_loss
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.renderer import render_face
-from mlanet_lib.training import TrainConfig, fit, validate
+from mlanet_lib.training import TrainConfig, fit
 from mlanet_lib.training_data import TrainingData
+from mlanet_lib.validation import validate
 
 NETWORK = NetworkConfig(backbone="lcnet_050", levels=(2, 3, 4), image_size=32, width=16, pool=2)
 PLAIN = AugmentConfig(**{field.name: 0.0 for field in dataclasses.fields(AugmentConfig)})
@@ -89,15 +90,15 @@ def test_killed_between_checkpoints_it_repeats_the_lost_steps(whole, model, fold
     class Killed(BaseException):
         pass
 
-    draw = training.augment
+    draw = training.random_numbers
 
-    def kill_in_step_7(batch, config, generator):
+    def kill_in_step_7(count, generator):
         if generator.initial_seed() == training._generator(5, 6, "cpu").initial_seed():
             raise Killed
-        return draw(batch, config, generator)
+        return draw(count, generator)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training, "augment", kill_in_step_7)
+        patch.setattr(training, "random_numbers", kill_in_step_7)
         run(model, folders, tmp_path, seed=5)
     resumed = run(model, folders, tmp_path, seed=5)
     assert resumed.resumed_from == 4
@@ -158,9 +159,9 @@ def test_a_loss_that_is_not_finite_names_step_and_term(model, folders, tmp_path,
     honest = training.semi_supervised_terms
 
     def broken(predicted, *rest):
-        terms = honest(predicted, *rest)
+        terms, amounts = honest(predicted, *rest)
         broken.calls += 1
-        return terms | {"rotation": terms["rotation"] * (math.nan if broken.calls == 3 else 1)}
+        return terms | {"rotation": terms["rotation"] * (math.nan if broken.calls == 3 else 1)}, amounts
 
     broken.calls = 0
     monkeypatch.setattr(training, "semi_supervised_terms", broken)
@@ -188,7 +189,33 @@ def test_bfloat16_trains(model, folders, tmp_path):
     assert np.isfinite(result.history[0]["val_nme"])
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"precision": "float16"}])
+def test_a_compiled_network_is_trained_and_its_checkpoint_is_as_any(whole, model, folders, tmp_path, monkeypatch):
+    """With the compiler's last stage left out (it takes a minute): captured as a graph, run eagerly."""
+    real, asked = torch.compile, []
+
+    def captured(module, **options):
+        asked.append(options)
+        return real(module, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", captured)
+    config = dataclasses.replace(QUICK, compile=True)
+    stopped = run(model, folders, tmp_path, config, seed=5, max_steps=3)
+    assert asked == [{"dynamic": False}]
+    names = set(weights(whole.last_path))
+    assert set(weights(stopped.last_path)) == names and not any("_orig_mod" in name for name in names)
+    compiled = run(model, folders, tmp_path, config, seed=5)
+    assert compiled.resumed_from == 3
+    assert compiled.history[-1]["total"] == pytest.approx(whole.history[-1]["total"], rel=1e-3)
+
+
+def test_the_number_of_processes_is_no_part_of_the_fingerprint(whole, model, folders):
+    again = run(model, folders, whole.last_path.parent, dataclasses.replace(QUICK, processes=3), seed=5)
+    assert again.resumed_from == again.step == 9
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"precision": "float16"}, {"processes": -1}]
+)
 def test_wrong_settings_are_user_errors(change):
     with pytest.raises(UserError):
         TrainConfig(**change)

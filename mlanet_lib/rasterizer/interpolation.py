@@ -1,14 +1,22 @@
 """Differentiable steps on either side of a rasterizer: attributes over the faces it found, and vertex normals.
 
-On the CPU both are custom autograd functions over numba kernels; elsewhere, and as the reference that tests compare
-them with, they are plain tensor operations. Which face covers a pixel is not differentiable and taken as given.
+Both are custom autograd functions, over numba kernels on the CPU and Triton kernels on CUDA devices; where that package
+is missing, on other devices, and as the reference that tests compare them with, they are plain tensor operations. Which
+face covers a pixel is not differentiable and taken as given. On a GPU sums into vertices are float atomics: normals and
+gradients differ in the last bits from run to run.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlanet_lib.rasterizer import numba_kernels
+from mlanet_lib.rasterizer import is_present
+
+NO_AREA = 1e-12
+"""Twice the area around a vertex, in square units of its coordinates, below which it has no normal and no gradient."""
 
 
 def interpolate(projected: Tensor, faces: Tensor, attributes: Tensor, face_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,8 +27,8 @@ def interpolate(projected: Tensor, faces: Tensor, attributes: Tensor, face_index
     functions w_i at the pixel's centre the weights are (w_i / z_i) / sum_j (w_j / z_j).
     """
     attributes = attributes.to(projected.dtype)
-    if projected.device.type == "cpu":
-        return _Interpolate.apply(projected, faces, attributes, face_index)
+    if kernels := _kernels(projected.device):
+        return _Interpolate.apply(kernels, projected, faces, attributes, face_index)
     return interpolate_reference(projected, faces, attributes, face_index)
 
 
@@ -30,8 +38,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     They point out of the side from which the faces (F, 3) wind counter-clockwise in a right-handed frame (the model's;
     in the camera's frame, which is right-handed too, they turn with the vertices). A vertex without area gets 0.
     """
-    if vertices.device.type == "cpu":
-        return _Normals.apply(vertices, faces)
+    if kernels := _kernels(vertices.device):
+        return _Normals.apply(kernels, vertices, faces)
     return vertex_normals_reference(vertices, faces)
 
 
@@ -64,36 +72,42 @@ def vertex_normals_reference(vertices: Tensor, faces: Tensor) -> Tensor:
     index = faces.t().reshape(1, -1, 1).expand(len(vertices), -1, 3)
     summed = torch.zeros_like(vertices).scatter_add(1, index, cross.repeat(1, 3, 1))
     square = summed.square().sum(-1, keepdim=True)
-    empty = square <= 1e-24
+    empty = square <= NO_AREA**2
     return summed * torch.where(empty, torch.ones_like(square), square).rsqrt().masked_fill(empty, 0.0)
+
+
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The module of kernels for a device, or None."""
+    name = {"cpu": "numba", "cuda": "triton"}.get(device.type)
+    return import_module(f"mlanet_lib.rasterizer.{name}_kernels") if name and is_present(name) else None
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, projected, faces, attributes, face_index):
-        projected, faces, attributes = projected.contiguous(), faces.contiguous(), attributes.contiguous()
-        image, depth = numba_kernels.interpolate(projected, faces, attributes, face_index.contiguous())
-        ctx.save_for_backward(projected, faces, attributes, face_index, image)
+    def forward(ctx, kernels, projected, faces, attributes, face_index):
+        ctx.kernels = kernels
+        inputs = [tensor.contiguous() for tensor in (projected, faces, attributes, face_index)]
+        image, depth = kernels.interpolate(*inputs)
+        ctx.save_for_backward(*inputs, image)
         return image, depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_image, g_depth):
-        projected, faces, attributes, face_index, image = ctx.saved_tensors
-        inputs = (projected, faces, attributes, face_index.contiguous(), image)
-        g_vertices, g_attributes = numba_kernels.interpolate_backward(*inputs, g_image, g_depth)
-        return g_vertices, None, g_attributes, None
+        g_vertices, g_attributes = ctx.kernels.interpolate_backward(*ctx.saved_tensors, g_image, g_depth)
+        return None, g_vertices, None, g_attributes, None
 
 
 class _Normals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, vertices, faces):
+    def forward(ctx, kernels, vertices, faces):
+        ctx.kernels = kernels
         vertices, faces = vertices.contiguous(), faces.contiguous()
-        unit, summed = numba_kernels.normals(vertices, faces)
+        unit, summed = kernels.normals(vertices, faces)
         ctx.save_for_backward(vertices, faces, summed, unit)
         return unit
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_unit):
-        return numba_kernels.normals_backward(*ctx.saved_tensors, g_unit), None
+        return None, ctx.kernels.normals_backward(*ctx.saved_tensors, g_unit), None

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlanet_lib.rasterizer.interpolation import NO_AREA
 from mlanet_lib.rasterizer.numba_backend import compiled, edge_functions, run_tasks
-
-_NO_AREA = 1e-12  # of twice the area around a vertex, square mm: below it has no normal, and no gradient
 
 
 @compiled
@@ -99,7 +98,7 @@ def _normals(vertices, faces, summed, normals):
     for v in range(len(summed)):
         x, y, z = summed[v, 0], summed[v, 1], summed[v, 2]
         length = np.sqrt(x * x + y * y + z * z)
-        inverse = real(1.0) / length if length > _NO_AREA else real(0.0)
+        inverse = real(1.0) / length if length > NO_AREA else real(0.0)
         normals[v, 0], normals[v, 1], normals[v, 2] = x * inverse, y * inverse, z * inverse
 
 
@@ -111,7 +110,7 @@ def _normals_backward(vertices, faces, summed, normals, g_normals, g_summed, g_v
         nx, ny, nz = normals[v, 0], normals[v, 1], normals[v, 2]
         gx, gy, gz = g_normals[v, 0], g_normals[v, 1], g_normals[v, 2]
         length = np.sqrt(summed[v, 0] ** 2 + summed[v, 1] ** 2 + summed[v, 2] ** 2)
-        inverse = real(1.0) / length if length > _NO_AREA else real(0.0)
+        inverse = real(1.0) / length if length > NO_AREA else real(0.0)
         along = nx * gx + ny * gy + nz * gz
         g_summed[v, 0], g_summed[v, 1] = (gx - nx * along) * inverse, (gy - ny * along) * inverse
         g_summed[v, 2] = (gz - nz * along) * inverse
@@ -134,6 +133,81 @@ def _normals_backward(vertices, faces, summed, normals, g_normals, g_summed, g_v
         g_vertices[c, 0] += hx
         g_vertices[c, 1] += hy
         g_vertices[c, 2] += hz
+
+
+@compiled
+def _shade(albedo, normals, polynomial, first, last, colours):
+    """Fill rows of colours (V, 3) with albedo times the irradiance that polynomial (9, 3) gives at the normals."""
+    real = albedo.dtype.type
+    for v in range(first, last):
+        x, y, z = normals[v, 0], normals[v, 1], normals[v, 2]
+        xy, yz, zz, xz, xx = x * y, y * z, real(3.0) * z * z - real(1.0), x * z, x * x - y * y
+        for c in range(3):
+            value = polynomial[0, c] + polynomial[1, c] * y + polynomial[2, c] * z + polynomial[3, c] * x
+            value += polynomial[4, c] * xy + polynomial[5, c] * yz + polynomial[6, c] * zz
+            value += polynomial[7, c] * xz + polynomial[8, c] * xx
+            colours[v, c] = albedo[v, c] * value
+
+
+@compiled
+def _shade_backward(albedo, normals, polynomial, g_colours, g_albedo, g_normals, g_polynomial):
+    """Fill g_albedo, g_normals (V, 3) and g_polynomial (9, 3) of one mesh; g_normals must be zero before."""
+    real = albedo.dtype.type
+    two, three, six, one = real(2.0), real(3.0), real(6.0), real(1.0)
+    for c in range(3):  # a channel at a time, so that its nine coefficients and their sums stay in registers
+        p0, p1, p2 = polynomial[0, c], polynomial[1, c], polynomial[2, c]
+        p3, p4, p5 = polynomial[3, c], polynomial[4, c], polynomial[5, c]
+        p6, p7, p8 = polynomial[6, c], polynomial[7, c], polynomial[8, c]
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = 0.0  # float64: tens of thousands of vertices add up
+        for v in range(len(albedo)):
+            x, y, z = normals[v, 0], normals[v, 1], normals[v, 2]
+            xy, yz, zz, xz, xx = x * y, y * z, three * z * z - one, x * z, x * x - y * y
+            value = p0 + p1 * y + p2 * z + p3 * x + p4 * xy + p5 * yz + p6 * zz + p7 * xz + p8 * xx
+            g_albedo[v, c] = g_colours[v, c] * value
+            g = g_colours[v, c] * albedo[v, c]
+            g_normals[v, 0] += g * (p3 + p4 * y + p7 * z + two * p8 * x)
+            g_normals[v, 1] += g * (p1 + p4 * x + p5 * z - two * p8 * y)
+            g_normals[v, 2] += g * (p2 + p5 * y + six * p6 * z + p7 * x)
+            s0 += g
+            s1 += g * y
+            s2 += g * z
+            s3 += g * x
+            s4 += g * xy
+            s5 += g * yz
+            s6 += g * zz
+            s7 += g * xz
+            s8 += g * xx
+        for k, total in enumerate((s0, s1, s2, s3, s4, s5, s6, s7, s8)):
+            g_polynomial[k, c] = total
+
+
+@compiled
+def _project(vertices, focal, middle, centre, smallest, first, last, projected):
+    """Fill rows of projected (V, 3) with x, y in pixels and the depth; focal, middle, centre in pixels."""
+    real = vertices.dtype.type
+    middle, centre, smallest = real(middle), real(centre), real(smallest)
+    for v in range(first, last):
+        z = vertices[v, 2]
+        scale = focal / z if z > smallest else focal
+        projected[v, 0] = vertices[v, 0] * scale + middle
+        projected[v, 1] = vertices[v, 1] * scale + centre
+        projected[v, 2] = z
+
+
+@compiled
+def _project_backward(vertices, focal, g_projected, smallest, g_vertices):
+    """Fill g_vertices (V, 3); returns the gradient for focal."""
+    real = vertices.dtype.type
+    smallest, one, zero, g_focal = real(smallest), real(1.0), real(0.0), 0.0
+    for v in range(len(vertices)):
+        z, gx, gy = vertices[v, 2], g_projected[v, 0], g_projected[v, 1]
+        inverse = one / z if z > smallest else one
+        scale = focal * inverse
+        along = (gx * vertices[v, 0] + gy * vertices[v, 1]) * inverse
+        g_focal += along
+        g_vertices[v, 0], g_vertices[v, 1] = gx * scale, gy * scale
+        g_vertices[v, 2] = g_projected[v, 2] - (along * scale if z > smallest else zero)
+    return g_focal
 
 
 def interpolate(vertices: Tensor, faces: Tensor, attributes: Tensor, face_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,3 +259,57 @@ def normals_backward(vertices: Tensor, faces: Tensor, summed: Tensor, unit: Tens
     points, triangles = vertices.numpy(), faces.numpy()
     run_tasks(lambda n: _normals_backward(points[n], triangles, *(array[n] for array in arrays)), len(vertices))
     return g_vertices
+
+
+def shade(albedo: Tensor, normals: Tensor, polynomial: Tensor) -> Tensor:
+    """(B, V, 3) colours; contiguous CPU tensors (B, V, 3), (B, V, 3), (B, 9, 3) of one dtype (`lighting`)."""
+    colours = torch.empty_like(albedo)
+    arrays = [tensor.numpy() for tensor in (albedo, normals, polynomial, colours)]
+    batch, size = albedo.shape[:2]
+    parts = max(1, torch.get_num_threads() // max(batch, 1))
+
+    def task(k: int) -> None:
+        n, part = divmod(k, parts)
+        base, directions, light, out = (array[n] for array in arrays)
+        _shade(base, directions, light, size * part // parts, size * (part + 1) // parts, out)
+
+    run_tasks(task, batch * parts)
+    return colours
+
+
+def shade_backward(albedo: Tensor, normals: Tensor, polynomial: Tensor, g_colours: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of what `shade` was given, from that of what it returned."""
+    gradients = torch.empty_like(albedo), torch.zeros_like(normals), torch.empty_like(polynomial)
+    tensors = (albedo, normals, polynomial, g_colours.contiguous(), *gradients)
+    arrays = [tensor.numpy() for tensor in tensors]
+    run_tasks(lambda n: _shade_backward(*(array[n] for array in arrays)), len(albedo))
+    return gradients
+
+
+def project(vertices: Tensor, focal: Tensor, middle: float, centre: float, smallest: float) -> Tensor:
+    """(B, V, 3) pixels and depth, from (B, V, 3) mm and (B,) pixels; contiguous CPU tensors of one dtype."""
+    projected = torch.empty_like(vertices)
+    points, lengths, out = vertices.numpy(), focal.numpy(), projected.numpy()
+    batch, size = vertices.shape[:2]
+    parts = max(1, torch.get_num_threads() // max(batch, 1))
+
+    def task(k: int) -> None:
+        n, part = divmod(k, parts)
+        bounds = size * part // parts, size * (part + 1) // parts
+        _project(points[n], lengths[n], middle, centre, smallest, *bounds, out[n])
+
+    run_tasks(task, batch * parts)
+    return projected
+
+
+def project_backward(vertices: Tensor, focal: Tensor, g_projected: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+    """The gradients of the two tensors that `project` was given, from that of what it returned."""
+    g_vertices, g_focal = torch.empty_like(vertices), torch.zeros_like(focal)
+    arrays = [tensor.numpy() for tensor in (vertices, focal, g_projected.contiguous(), g_vertices, g_focal)]
+    points, lengths, incoming, out, total = arrays
+
+    def task(n: int) -> None:
+        total[n] = _project_backward(points[n], lengths[n], incoming[n], smallest, out[n])
+
+    run_tasks(task, len(vertices))
+    return g_vertices, g_focal

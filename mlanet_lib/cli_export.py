@@ -1,0 +1,24 @@
+"""The verb `mlanet export`: a trained encoder as one file for other programs. Heavy imports are in the action."""
+
+from pathlib import Path
+
+from mlanet_lib.cli_face_model import check_writable
+
+
+def add_options(verb) -> None:
+    """Add the options to the parser of `export`."""
+    verb.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
+    verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 (torch.export)")
+    verb.set_defaults(run=_export)
+
+
+def _export(options) -> None:
+    check_writable(options.out.parent)
+    from mlanet_lib.encoder_export import check_target, export_encoder
+    from mlanet_lib.predictor import Predictor
+
+    check_target(options.out)
+    predictor = Predictor.load(options.weights)
+    export_encoder(predictor.network, predictor.model, options.out, predictor.weights)
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {predictor.weights}, crops of {predictor.image_size} px, {size:.1f} MB")

@@ -1,0 +1,36 @@
+"""A face model with fewer vertices, for small pictures: the same faces, a mesh no finer than needed."""
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
+
+from mlanet_lib.face_model import MorphableModel, farthest_points
+
+_PER_VERTEX = ("mean", "identity_basis", "expression_basis", "albedo_mean", "albedo_basis", "uv")
+_COLOUR = 100.0  # mm that a difference of 1 in albedo counts: eyes, lips and brows keep more vertices than cheeks
+
+
+def coarse(model: MorphableModel, count: int) -> MorphableModel:
+    """The model on `count` of its own vertices, evenly spread over the mean face and its colours; itself for 0 or all.
+
+    Coefficients mean the same. Each vertex belongs to the nearest kept one along the surface (so that lips and lids
+    stay apart, which only the gap between them separates), and triangles between three of them remain: the dual of
+    those cells. Landmarks are the kept vertices nearest to them: good for drawing, not for measuring.
+    """
+    if count <= 0 or count >= model.n_vertices:
+        return model
+    mean, faces = model.mean.detach().cpu().double().numpy(), model.faces.cpu().numpy()
+    colour = model.albedo_mean.detach().cpu().double().numpy()
+    kept = np.sort(farthest_points(np.concatenate([mean, _COLOUR * colour], 1), count))
+    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    length = np.linalg.norm(mean[edges[:, 0]] - mean[edges[:, 1]], axis=1)
+    graph = coo_matrix((length, tuple(edges.T)), shape=(len(mean), len(mean)))
+    _, _, source = dijkstra(graph, directed=False, indices=kept, return_predecessors=True, min_only=True)
+    cell = np.searchsorted(kept, source).clip(0, len(kept) - 1)  # unreachable (-9999): isolated, in no triangle
+    corners = cell[faces]
+    corners = corners[(corners != np.roll(corners, 1, axis=1)).all(1)]
+    _, first = np.unique(np.sort(corners, axis=1), axis=0, return_index=True)
+    nearest = model.landmark_index.cpu().numpy()[np.arange(68), model.landmark_weights.cpu().numpy().argmax(1)]
+    smaller = {name: value[kept] for name, value in model.contents().items() if name in _PER_VERTEX}
+    points = {"landmark_index": cell[nearest], "landmark_weights": None}
+    return model.replace(**smaller, **points, faces=corners[np.sort(first)]).to(model.mean)

@@ -1,0 +1,61 @@
+"""Shading and projection of vertices on the CPU, each in one pass over memory where tensor operations take a dozen.
+
+They also run on the rasterizer's threads: torch's own would go on spinning for a while, in the way of these. Elsewhere,
+and as the reference that tests compare with, they are `lighting.shade` and `camera.project` themselves.
+"""
+
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from mlanet_lib.camera import SMALLEST_DEPTH, project
+from mlanet_lib.lighting import irradiance_polynomial, shade
+from mlanet_lib.rasterizer import is_present
+
+
+def shade_vertices(albedo: Tensor, normals: Tensor, lighting: Tensor) -> Tensor:
+    """`lighting.shade`: (B, V, 3) albedo and unit normals, (B, 9, 3) light -> (B, V, 3), differentiable in all."""
+    if albedo.device.type == "cpu" and is_present("numba"):
+        return _Shade.apply(albedo, normals, irradiance_polynomial(lighting))
+    return shade(albedo, normals, lighting)
+
+
+def project_vertices(vertices_camera: Tensor, focal: Tensor, height: int, width: int) -> Tensor:
+    """`camera.project`: (B, V, 3) mm and (B,) focal lengths in picture widths -> (B, V, 3), differentiable in both."""
+    if vertices_camera.device.type == "cpu" and is_present("numba"):
+        return _Project.apply(vertices_camera, focal.to(vertices_camera.dtype) * width, width / 2, height / 2)
+    return project(vertices_camera, focal, height, width)
+
+
+class _Shade(Function):
+    @staticmethod
+    def forward(ctx, albedo, normals, polynomial):
+        from mlanet_lib.rasterizer import numba_kernels
+
+        inputs = [tensor.contiguous() for tensor in (albedo, normals, polynomial)]
+        ctx.save_for_backward(*inputs)
+        return numba_kernels.shade(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_colours):
+        from mlanet_lib.rasterizer import numba_kernels
+
+        return numba_kernels.shade_backward(*ctx.saved_tensors, g_colours)
+
+
+class _Project(Function):
+    @staticmethod
+    def forward(ctx, vertices, focal, middle, centre):
+        from mlanet_lib.rasterizer import numba_kernels
+
+        vertices, focal = vertices.contiguous(), focal.contiguous()
+        ctx.save_for_backward(vertices, focal)
+        return numba_kernels.project(vertices, focal, middle, centre, SMALLEST_DEPTH)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_projected):
+        from mlanet_lib.rasterizer import numba_kernels
+
+        return *numba_kernels.project_backward(*ctx.saved_tensors, g_projected, SMALLEST_DEPTH), None, None

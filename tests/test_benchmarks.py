@@ -1,0 +1,142 @@
+"""The benchmarks run at their smallest size, in this process where they can, and print finite numbers."""
+
+import importlib
+import math
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlanet_lib import checkpoint
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """A function that imports a benchmark by name; threads are as they were afterwards."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+def numbers(text: str) -> list[float]:
+    """The figures in a text, in order; nan and inf are some."""
+    return [float(word) for word in re.findall(r"(?<![\w.])(?:-?\d+(?:\.\d+)?(?:e[-+]\d+)?|nan|inf)(?![\w.])", text)]
+
+
+def rows_of(text: str, part: str) -> list[list[float]]:
+    return [numbers(line[len(part) :]) for line in text.splitlines() if line.startswith(part)]
+
+
+def test_training(benchmark, capsys):
+    module = benchmark("training")
+    options = "--quick --backbone lcnet_050 --image-size 32 --batch 8 --precision float32 --threads 1"
+    module.main([*options.split(), "--profile-of-step", "1"])
+    text = capsys.readouterr().out
+    assert "mkldnn_convolution" in text  # the profile
+    text = text[: text.index("---")]
+    for part in module.PARTS:
+        without, with_term = rows_of(text, part)
+        assert len(without) == len(with_term) == 3 and all(math.isfinite(x) and x >= 0 for x in without + with_term)
+        drawn = part in ("decode", "raster + interpolation", "shading")
+        assert (without[0] == without[1] == 0) == drawn
+        if drawn or part == module.NETWORK:
+            assert min(with_term) > 0
+    shares = [sum(rows_of(text, part)[k][2] for part in module.PARTS) for k in range(2)]
+    assert shares == pytest.approx([100, 100], abs=0.5)
+    sums = [numbers(line) for line in text.splitlines() if line.startswith("sum of the parts")]
+    assert len(sums) == 2 and all(0.2 < ratio < 5 for _, _, ratio in sums)  # whatever else the machine does
+    other = [numbers(line)[-1] for line in text.splitlines() if line.startswith("what is not the network's")]
+    assert len(other) == 2 and all(0 < share < 100 for share in other)
+
+
+def test_the_preset_for_a_gpu_runs_on_a_cpu(benchmark, capsys):
+    module = benchmark("training")
+    module.main(["--resnet50", "--quick", "--image-size", "32", "--threads", "1"])
+    text = capsys.readouterr().out
+    assert "resnet50, 32 px, batches of 4" in text and "32 synthetic samples" in text
+    assert all(math.isfinite(x) for part in module.PARTS for row in rows_of(text, part) for x in row)
+
+
+def test_a_marked_backward_pass_is_split_where_it_belongs(benchmark):
+    """Time that a function's backward pass sleeps away is that function's, not its neighbours'; gradients stay."""
+    module = benchmark("training")
+    clock = module.Clock(torch.device("cpu"))
+    clock.watching = True
+
+    class Sleepy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, seconds):
+            ctx.seconds = seconds
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            time.sleep(ctx.seconds)
+            return gradient * 2, None
+
+    first = clock.timed("decode", lambda x: Sleepy.apply(x, 0.03), backward=True)
+    second = clock.timed("shading", lambda x: {"a": Sleepy.apply(x, 0.06), "b": x}, backward=True)
+    x = torch.ones(3, requires_grad=True)
+    clock.step()
+    clock.watching = True
+    loss = second(first(x))["a"].sum()
+    clock.switch(module.LOSSES, "backward")
+    loss.backward()
+    clock.step()
+    (parts,) = clock.parts[1:]
+    assert 0.03 <= parts["decode", "backward"] < 0.055 and 0.06 <= parts["shading", "backward"] < 0.085
+    assert torch.equal(x.grad, torch.full((3,), 4.0))
+
+
+def test_renderer(benchmark, capsys):
+    module = benchmark("renderer")
+    options = ["--quick", "--faces", "500", "--sizes", "24", "--batches", "1", "2", "--threads", "1"]
+    module.main(options)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {tuple(row[1:5]) for row in table if row[0] == "numba"} == {
+        (edges, "500", "24", batch) for edges in module.EDGES for batch in ("1", "2")
+    }
+    for row in table:
+        differ, *times, kept = map(float, row[5:])
+        assert differ == 0 or (row[0] != "numba" and differ < 0.02)
+        assert all(0 < value < math.inf for value in (*times, kept))
+    module.main(
+        ["--quick", "--faces", "500", "--sizes", "24", "--batches", "1", "2", "--threads", "1", "--patience", "0"]
+    )
+    assert "impatient" in capsys.readouterr().out
+
+
+def test_what_a_rendering_keeps_grows_with_the_batch(benchmark):
+    module = benchmark("renderer")
+    mesh, device = module.bumpy_sphere(500), torch.device("cpu")
+    one, four = (module.Scene(mesh, 24, batch, device).bytes() for batch in (1, 4))
+    assert 3 < four / one < 5
+    # colours and pictures at the least: three float32 numbers for each vertex and pixel
+    assert one > 3 * 4 * (len(mesh[0]) + 24 * 24)
+
+
+def test_scaling(benchmark, capsys):
+    benchmark("scaling").main(["--quick", "--threads", "1", "--processes"])
+    text = capsys.readouterr().out
+    assert text.count("### ") == 7
+    rows = [numbers(line) for line in text.splitlines() if re.match(r"\| \d", line)]
+    assert len(rows) == 13 and all(0 < value < math.inf for row in rows for value in row)
+
+
+def test_kill_and_resume_sees_what_differs(benchmark, tmp_path):
+    module = benchmark("kill_and_resume")
+    for name, value in (("one", 1.0), ("same", 1.0), ("other", 2.0)):
+        for file in (module.BEST, module.LAST):
+            checkpoint.save(tmp_path / name / file, {"network.x": torch.full((2,), value)}, {"step": value})
+        (tmp_path / name / module.HISTORY).write_text(f"step\n{value}\n")
+    assert module.unlike(tmp_path / "one", tmp_path / "same") == []
+    assert len(module.unlike(tmp_path / "one", tmp_path / "other")) == 5  # the history, and two in each checkpoint
+    assert module.torn(tmp_path / "one") == []
+    content = (tmp_path / "one" / module.BEST).read_bytes()
+    (tmp_path / "one" / module.BEST).write_bytes(content[: len(content) // 2])
+    assert len(module.torn(tmp_path / "one")) == 1

@@ -1,0 +1,91 @@
+"""Mirrored faces: the picture of the mirrored parameters is the mirrored picture."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from mlanet_lib.augmentation import AugmentConfig, Batch, augment, random_numbers
+from mlanet_lib.camera import euler_to_matrix
+from mlanet_lib.errors import UserError
+from mlanet_lib.lighting import ambient, directional
+from mlanet_lib.mirror import Mirror
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.renderer import decode, render_face
+
+OFF = AugmentConfig(**{field.name: 0.0 for field in dataclasses.fields(AugmentConfig)})
+
+
+def some_faces(model, count: int = 3) -> FaceParameters:
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape):
+        return torch.randn(count, *shape, generator=generator)
+
+    lamp = directional(normalize(torch.tensor([[0.8, 0.3, 0.5]]), dim=-1).repeat(count, 1), torch.full((count, 3), 0.5))
+    neutral = FaceParameters.neutral(model, count)
+    return neutral.replace(
+        identity=normal(model.n_identity),
+        expression=0.5 * normal(model.n_expression).abs(),
+        albedo=normal(model.n_albedo),
+        rotation=euler_to_matrix(torch.tensor([[10.0, 30.0, 8.0]]).repeat(count, 1)),
+        translation=neutral.translation + torch.tensor([6.0, -4.0, 0.0]),
+        lighting=ambient(count, 0.5) + lamp + 0.05 * normal(9, 3),
+    )
+
+
+def test_the_mirrored_parameters_draw_the_mirrored_picture(face_model):
+    faces, mirror = some_faces(face_model), Mirror.of(face_model)
+    other = mirror.parameters(faces)
+    drawn, expected = render_face(face_model, other, 96), render_face(face_model, faces, 96)
+    inside = torch.nn.functional.avg_pool2d(drawn.mask, 5, 1, 2) > 0.99
+    difference = (drawn.image - expected.image.flip(3)).abs() * inside
+    assert difference.max() < 0.1 and difference.sum() / (3 * inside.sum()) < 1e-3
+    assert ((drawn.image - expected.image).abs() * inside).sum() / (3 * inside.sum()) > 0.03
+    points = decode(face_model, faces).landmarks2d(1)[:, mirror.twins] * torch.tensor([-1.0, 1]) + torch.tensor(
+        [1.0, 0]
+    )
+    assert torch.allclose(decode(face_model, other).landmarks2d(1), points, atol=1e-4)
+
+
+def test_twice_is_the_same_face(face_model):
+    faces, mirror = some_faces(face_model), Mirror.of(face_model)
+    twice = mirror.parameters(mirror.parameters(faces))
+    for name, value in faces.as_tensors().items():
+        assert torch.allclose(getattr(twice, name), value, atol=1e-4), name
+
+
+def test_left_and_right_expressions_change_places(face_model):
+    names, matrix = face_model.expression_names, Mirror.of(face_model).maps["expression"]
+    left, right = names.index("mouthSmileLeft"), names.index("mouthSmileRight")
+    assert matrix[left, right] == pytest.approx(1, abs=1e-4) and matrix[left, left] == pytest.approx(0, abs=1e-4)
+    assert matrix[names.index("jawOpen"), names.index("jawOpen")] == pytest.approx(1, abs=1e-4)
+
+
+def test_augmentation_mirrors_that_share_of_a_batch(face_model):
+    count, mirror = 40, Mirror.of(face_model)
+    faces = some_faces(face_model, 1)[torch.zeros(count).long()]
+    with torch.no_grad():
+        image = render_face(face_model, faces[:1], 32).image.clamp(0, 1).expand(count, -1, -1, -1)
+    points = decode(face_model, faces).landmarks2d(1)
+    visible = (torch.arange(68.0) / 68).repeat(count, 1)
+    both = torch.zeros(count).long(), torch.ones(count, dtype=torch.bool)
+    batch = Batch(image, image, points, visible, visible, faces, *both)
+    numbers = random_numbers(count, torch.Generator().manual_seed(0))
+    found = augment(batch, dataclasses.replace(OFF, mirror=0.5), numbers, mirror)
+    flipped = (found.target - image.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    same = (found.target - image).abs().amax((1, 2, 3)) < 1e-4
+    assert (flipped ^ same).all() and 10 < flipped.sum() < 30
+    assert torch.allclose(decode(face_model, found.parameters).landmarks2d(1), found.landmarks, atol=1e-4)
+    assert torch.equal(found.visible[flipped], visible[flipped][:, mirror.twins])
+    assert torch.equal(found.visible[same], visible[same])
+
+
+def test_a_model_without_the_symmetry_is_refused(face_model, toy_model):
+    with pytest.raises(UserError, match="cannot show a mirrored identity"):
+        Mirror.of(toy_model)
+    bent = face_model.mean.clone()
+    bent[bent[:, 0] > 20, 2] += 10
+    with pytest.raises(UserError, match=r"is not symmetric \(a vertex lies"):
+        Mirror.of(face_model.replace(mean=bent.numpy()))
