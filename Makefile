@@ -68,6 +68,7 @@ data: setup  ## make data/ again from code, and put it into the remote inside th
 
 weights: setup  ## ship what `make repro` trained: half precision, into the remote inside the repository
 	@python -c "from mlanet_lib.checkpoint import export_weights; export_weights('outputs/train/best.safetensors', 'weights/anthropometric.safetensors')"
+	@python tests/test_encoder_export.py
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
 lab: setup  ## open JupyterLab on the notebooks

@@ -106,15 +106,16 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
     )
     parameters = parameters.replace(lighting=parameters.lighting * gain[:, None, :])
 
-    spoiled = torch.lerp(
-        rows.mean((1, 2), keepdim=True), rows, torch.exp(either["contrast"] * config.contrast)[..., None]
-    )
+    # operations on two tensors, which are fast where one is broadcast; on three (lerp, addcmul) they are not
+    mean = rows.mean((1, 2), keepdim=True)
+    spoiled = (rows - mean).mul_(torch.exp(either["contrast"] * config.contrast)[..., None]).add_(mean)
     chosen, strength = chance["blur"].split(1, 1)
-    spoiled = torch.lerp(spoiled, _box_blur(spoiled), ((chosen < config.blur) * strength)[..., None])
+    softer = _box_blur(spoiled).sub_(spoiled)
+    spoiled = spoiled.add_(softer.mul_(((chosen < config.blur) * strength)[..., None]))
     place, strength = chance["noise"].split([2, 1], 1)
-    spoiled = spoiled.addcmul(_noise(place, side), strength[..., None] * config.noise)
+    spoiled = spoiled.add_(_noise(place, side).mul_(strength[..., None] * config.noise))
     where, chosen, colour = chance["erase"].split([4, 1, 3], 1)
-    covered = _rectangles(where, side) & (chosen < config.erase)[..., None]
+    covered = _rectangles(where, chosen < config.erase, side)
     spoiled = torch.where(covered, colour.repeat(1, side)[:, None], spoiled).clamp_(0, 1)
     target, images = (r.reshape(batch_size, side, side, 3).permute(0, 3, 1, 2) for r in (rows, spoiled))
     return replace(batch, images=images, target=target, landmarks=landmarks, parameters=parameters)
@@ -213,9 +214,10 @@ def _noise(place: Tensor, side: int) -> Tensor:
     return windows[row, column].reshape(len(place), side, -1)
 
 
-def _rectangles(uniform: Tensor, side: int) -> Tensor:
-    """(B, side, 3 side) masks of one rectangle each, 0.1 to 0.5 of a side long, from (B, 4) numbers in [0, 1)."""
-    centre, half = uniform[:, :2], 0.05 + 0.2 * uniform[:, 2:]
+def _rectangles(uniform: Tensor, chosen: Tensor, side: int) -> Tensor:
+    """(B, side, 3 side) masks of one rectangle each, 0.1 to 0.5 of a side long, from (B, 4) numbers in [0, 1); empty
+    where not `chosen` (B, 1)."""
+    centre, half = uniform[:, :2], (0.05 + 0.2 * uniform[:, 2:]) * chosen
     pixels = (torch.arange(side, device=uniform.device) + 0.5) / side
     inside = (pixels - centre[..., None]).abs() < half[..., None]
     return inside[:, 1, :, None] & inside[:, 0].repeat_interleave(3, 1, output_size=3 * side)[:, None]

@@ -171,7 +171,7 @@ def fit(
         "fingerprint": fingerprint,
         "samples": {kind: int((data.kind == k).sum()) for k, kind in enumerate(KINDS)},
     }
-    call = team.wrap(network)
+    call = team.wrap(network.train())
     if config.compile:
         call = torch.compile(call, dynamic=False)
     precision = torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
@@ -192,7 +192,6 @@ def fit(
             lr = learning_rate(step, config.steps, config.lr, config.warmup, config.final_lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            network.train()
             with precision:
                 raw = call(batch.images)
                 predicted = network.face_parameters(raw)

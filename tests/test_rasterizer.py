@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.rasterizer import backends, pytorch3d_backend, rasterize
+from mlanet_lib.rasterizer import backends, numba_backend, pytorch3d_backend, rasterize
 
 NAMES = ["numba", "triton", "pytorch3d"]
 
@@ -185,12 +185,13 @@ def test_empty_meshes_and_batches(backend):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_batches_and_threads_change_nothing(batch, backend):
+def test_batches_and_threads_change_nothing(batch, backend, monkeypatch):
     meshes = [triangles(3000, 2.0, 64, seed=seed, dtype=np.float32) for seed in range(batch)]
     vertices, faces = torch.tensor(np.stack([mesh[0] for mesh in meshes])), torch.tensor(meshes[0][1])
     together = rasterize(vertices, faces, 64, 48, backend)
     before = torch.get_num_threads()
     try:
+        monkeypatch.setattr(numba_backend, "WORTH_THREADS", 0)
         for threads in (1, 3):
             torch.set_num_threads(threads)
             for n in range(batch):

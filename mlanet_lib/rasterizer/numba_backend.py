@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PIXELS_WORTH_A_THREAD = 32 * 32
-_FACES_WORTH_A_THREAD = 2000
+# Vertices, faces or pixels below which one thread is as fast as two: about a millisecond's work, as long as torch's
+# threads go on spinning after its last operation, on the cores that these would need
+WORTH_THREADS = 65_536
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -40,13 +41,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)  # a forked child inherits the pool but not its threads
 
 
-def run_tasks(function, tasks: int, threads: int | None = None) -> None:
-    """Call `function(k)` for k = 0 ... tasks - 1, in several threads; an exception in one of them is raised here.
+def parts(batch: int, work: int, most: int) -> int:
+    """Into how many parts, at most `most`, each of a batch's items is cut so that every thread has something to do.
 
-    threads: at most so many (default `torch.get_num_threads()`); the calling thread is one of them.
+    work: vertices, faces or pixels in the whole batch.
     """
+    return 1 if work < WORTH_THREADS else max(1, min(most, torch.get_num_threads() // max(batch, 1)))
+
+
+def run_tasks(function, tasks: int, work: int) -> None:
+    """Call `function(k)` for k = 0 ... tasks - 1, in as many threads as torch uses, the calling one among them, or in
+    that one alone where there is little `work` (see `parts`). An exception in one of them is raised here."""
     global _pool
-    threads = min(tasks, threads or torch.get_num_threads())
+    threads = min(tasks, torch.get_num_threads()) if work >= WORTH_THREADS else 1
     numbers = count()
 
     def work() -> None:
@@ -150,9 +157,8 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int) -> tuple
     meshes, triangles = vertices.numpy(), faces.numpy()
     index, weights, nearest = face_index.numpy(), barycentric.numpy(), depth.numpy()
 
-    threads = torch.get_num_threads()
-    small = height * width < _PIXELS_WORTH_A_THREAD and len(faces) < _FACES_WORTH_A_THREAD
-    bands = 1 if small else max(1, min(height, threads // max(batch, 1)))
+    work = batch * max(len(faces), height * width)
+    bands = parts(batch, work, height)
 
     def task(k: int) -> None:
         n, band = divmod(k, bands)
@@ -160,5 +166,5 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int) -> tuple
         _draw(meshes[n], triangles, top, bottom, index[n], nearest[n])
         _fill_barycentric(meshes[n], triangles, top, bottom, index[n], weights[n])
 
-    run_tasks(task, batch * bands, 1 if small else None)
+    run_tasks(task, batch * bands, work)
     return face_index, barycentric, depth

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlanet_lib.rasterizer.interpolation import NO_AREA
-from mlanet_lib.rasterizer.numba_backend import compiled, edge_functions, run_tasks
+from mlanet_lib.rasterizer.numba_backend import compiled, edge_functions, parts, run_tasks
 
 
 @compiled
@@ -217,7 +217,7 @@ def interpolate(vertices: Tensor, faces: Tensor, attributes: Tensor, face_index:
     depth = vertices.new_empty(batch, height, width)
     arrays = [tensor.numpy() for tensor in (vertices, attributes, face_index, image, depth)]
     triangles = faces.numpy()
-    bands = max(1, min(height, torch.get_num_threads() // max(batch, 1)))
+    bands = parts(batch, face_index.numel(), height)
 
     def task(k: int) -> None:
         n, band = divmod(k, bands)
@@ -225,7 +225,7 @@ def interpolate(vertices: Tensor, faces: Tensor, attributes: Tensor, face_index:
         top, bottom = height * band // bands, height * (band + 1) // bands
         _interpolate(points, triangles, values, index, top, bottom, colours, distances)
 
-    run_tasks(task, batch * bands)
+    run_tasks(task, batch * bands, face_index.numel())
     return image, depth
 
 
@@ -240,7 +240,7 @@ def interpolate_backward(vertices, faces, attributes, face_index, image, g_image
         points, *rest = (array[n] for array in arrays)
         _interpolate_backward(points, triangles, *rest)
 
-    run_tasks(task, len(vertices))
+    run_tasks(task, len(vertices), face_index.numel())
     return g_vertices, g_attributes
 
 
@@ -248,7 +248,7 @@ def normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Unit normals and the sums they come from, (B, V, 3) each; contiguous CPU tensors."""
     summed, unit = torch.zeros_like(vertices), torch.empty_like(vertices)
     points, sums, units, triangles = vertices.numpy(), summed.numpy(), unit.numpy(), faces.numpy()
-    run_tasks(lambda n: _normals(points[n], triangles, sums[n], units[n]), len(vertices))
+    run_tasks(lambda n: _normals(points[n], triangles, sums[n], units[n]), len(vertices), len(vertices) * len(faces))
     return unit, summed
 
 
@@ -257,7 +257,8 @@ def normals_backward(vertices: Tensor, faces: Tensor, summed: Tensor, unit: Tens
     g_vertices, scratch = torch.zeros_like(vertices), torch.empty_like(vertices)
     arrays = [tensor.numpy() for tensor in (summed, unit, g_unit.contiguous(), scratch, g_vertices)]
     points, triangles = vertices.numpy(), faces.numpy()
-    run_tasks(lambda n: _normals_backward(points[n], triangles, *(array[n] for array in arrays)), len(vertices))
+    work = len(vertices) * len(faces)
+    run_tasks(lambda n: _normals_backward(points[n], triangles, *(array[n] for array in arrays)), len(vertices), work)
     return g_vertices
 
 
@@ -266,14 +267,14 @@ def shade(albedo: Tensor, normals: Tensor, polynomial: Tensor) -> Tensor:
     colours = torch.empty_like(albedo)
     arrays = [tensor.numpy() for tensor in (albedo, normals, polynomial, colours)]
     batch, size = albedo.shape[:2]
-    parts = max(1, torch.get_num_threads() // max(batch, 1))
+    cuts = parts(batch, batch * size, size)
 
     def task(k: int) -> None:
-        n, part = divmod(k, parts)
+        n, part = divmod(k, cuts)
         base, directions, light, out = (array[n] for array in arrays)
-        _shade(base, directions, light, size * part // parts, size * (part + 1) // parts, out)
+        _shade(base, directions, light, size * part // cuts, size * (part + 1) // cuts, out)
 
-    run_tasks(task, batch * parts)
+    run_tasks(task, batch * cuts, batch * size)
     return colours
 
 
@@ -282,7 +283,8 @@ def shade_backward(albedo: Tensor, normals: Tensor, polynomial: Tensor, g_colour
     gradients = torch.empty_like(albedo), torch.zeros_like(normals), torch.empty_like(polynomial)
     tensors = (albedo, normals, polynomial, g_colours.contiguous(), *gradients)
     arrays = [tensor.numpy() for tensor in tensors]
-    run_tasks(lambda n: _shade_backward(*(array[n] for array in arrays)), len(albedo))
+    work = albedo.shape[0] * albedo.shape[1]
+    run_tasks(lambda n: _shade_backward(*(array[n] for array in arrays)), len(albedo), work)
     return gradients
 
 
@@ -291,14 +293,14 @@ def project(vertices: Tensor, focal: Tensor, middle: float, centre: float, small
     projected = torch.empty_like(vertices)
     points, lengths, out = vertices.numpy(), focal.numpy(), projected.numpy()
     batch, size = vertices.shape[:2]
-    parts = max(1, torch.get_num_threads() // max(batch, 1))
+    cuts = parts(batch, batch * size, size)
 
     def task(k: int) -> None:
-        n, part = divmod(k, parts)
-        bounds = size * part // parts, size * (part + 1) // parts
+        n, part = divmod(k, cuts)
+        bounds = size * part // cuts, size * (part + 1) // cuts
         _project(points[n], lengths[n], middle, centre, smallest, *bounds, out[n])
 
-    run_tasks(task, batch * parts)
+    run_tasks(task, batch * cuts, batch * size)
     return projected
 
 
@@ -311,5 +313,5 @@ def project_backward(vertices: Tensor, focal: Tensor, g_projected: Tensor, small
     def task(n: int) -> None:
         total[n] = _project_backward(points[n], lengths[n], incoming[n], smallest, out[n])
 
-    run_tasks(task, len(vertices))
+    run_tasks(task, len(vertices), len(points) * points.shape[1])
     return g_vertices, g_focal
