@@ -140,3 +140,22 @@ def test_kill_and_resume_sees_what_differs(benchmark, tmp_path):
     content = (tmp_path / "one" / module.BEST).read_bytes()
     (tmp_path / "one" / module.BEST).write_bytes(content[: len(content) // 2])
     assert len(module.torn(tmp_path / "one")) == 1
+
+
+def test_exactness(benchmark, capsys):
+    module = benchmark("exactness")
+    assert module.main(["--faces", "800", "--size", "40"]) == 0
+    text = capsys.readouterr().out
+    share, agree, clear = numbers(text.splitlines()[0])[-1], *numbers(text.splitlines()[1])[:2]
+    assert share > 90 and agree == clear > 1000
+
+
+def test_exactness_sees_a_wrong_face(benchmark, monkeypatch):
+    module = benchmark("exactness")
+    honest = module.rasterize
+
+    def shifted(points, *rest):
+        return honest(points + torch.tensor([1.0, 0.0, 0.0]), *rest)
+
+    monkeypatch.setattr(module, "rasterize", shifted)
+    assert module.main(["--faces", "800", "--size", "40"]) == 1
