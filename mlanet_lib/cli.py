@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _network_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
     verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
 
 
@@ -218,13 +218,10 @@ def _predictor(options):
     import torch
 
     from mlanet_lib.predictor import Predictor
+    from mlanet_lib.processes import usable_device
     from mlanet_lib.rasterizer import choose
 
-    try:
-        device = torch.device(options.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {options.device!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    device = usable_device(options.device)
     choose(options.backend, torch.device("cpu"))
     return Predictor.load(options.weights, device)
 
