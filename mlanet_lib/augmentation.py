@@ -2,7 +2,7 @@
 
 Two kinds. What moves or colours the *picture* moves its labels with it: shift, zoom and turn change landmarks,
 translation, rotation and light, a gain per colour channel changes the light. What spoils only the network's *input*
-(contrast, blur, noise, rectangles pasted over the face) leaves labels and the photometric target alone: it is to be
+(contrast, blur, noise, things laid over the face) leaves labels and the photometric target alone: it is to be
 seen through. Mirroring needs a face model that is symmetric (`mirror.py`).
 """
 
@@ -31,6 +31,7 @@ _USES = {
     "noise": 3,
     "erase": 8,
     "mirror": 1,
+    "occlude": 13,
 }
 _PLACES = 256  # along each side of the sheet that noise is cut from
 
@@ -42,7 +43,8 @@ class AugmentConfig:
     shift: largest shift, crop sides; zoom: largest |log| zoom; turn: largest turn in the picture, degrees; gain:
     standard deviation of the log brightness; tint: the same per colour channel; contrast: largest |log| contrast;
     blur: share of images that are blurred; noise: largest standard deviation of pixel noise; erase: share of images
-    with a rectangle pasted in; mirror: share of images that are mirrored.
+    with a rectangle pasted in; mirror: share of images that are mirrored; occlude: share of images before whose face
+    an ellipse or a band lies that holds real texture.
     """
 
     shift: float = 0.04
@@ -55,6 +57,7 @@ class AugmentConfig:
     noise: float = 0.03
     erase: float = 0.25
     mirror: float = 0.0
+    occlude: float = 0.0
 
 
 @dataclass
@@ -80,7 +83,9 @@ class Batch:
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
     """All the chance in the augmentation of `count` samples: uniform numbers in [0, 1), a row a sample, on the
     generator's device. Rows are independent: a process may take those of its own samples."""
-    return torch.rand(count, sum(_USES.values()), generator=generator, device=generator.device)
+    last = _USES["occlude"]  # drawn by itself, so that the others are what they were before there was such a use
+    widths = (sum(_USES.values()) - last, last)
+    return torch.cat([torch.rand(count, n, generator=generator, device=generator.device) for n in widths], 1)
 
 
 def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror | None = None) -> Batch:
@@ -109,6 +114,8 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
     # operations on two tensors, which are fast where one is broadcast; on three (lerp, addcmul) they are not
     mean = rows.mean((1, 2), keepdim=True)
     spoiled = (rows - mean).mul_(torch.exp(either["contrast"] * config.contrast)[..., None]).add_(mean)
+    if config.occlude:
+        _occlude(spoiled, chance["occlude"], config.occlude)
     chosen, strength = chance["blur"].split(1, 1)
     softer = _box_blur(spoiled).sub_(spoiled)
     spoiled = spoiled.add_(softer.mul_(((chosen < config.blur) * strength)[..., None]))
@@ -221,3 +228,32 @@ def _rectangles(uniform: Tensor, chosen: Tensor, side: int) -> Tensor:
     pixels = (torch.arange(side, device=uniform.device) + 0.5) / side
     inside = (pixels - centre[..., None]).abs() < half[..., None]
     return inside[:, 1, :, None] & inside[:, 0].repeat_interleave(3, 1, output_size=3 * side)[:, None]
+
+
+def _occlude(rows: Tensor, uniform: Tensor, share: float) -> None:
+    """Lay an occluder over a `share` of pictures, rows of pixels (B, S, 3 S), as their `uniform` (B, 13) in [0, 1) say.
+
+    An occluder is an ellipse or, in a third of the cases, a band, 0.08 to 0.45 of a side wide, turned by any angle,
+    with an edge from hard to 0.15 of a side soft. What it shows is a quarter of the picture itself, upside down,
+    enlarged twice, its colours tinted and partly exchanged: real texture, and a process needs no sample but its own.
+    """
+    chosen = (uniform[:, 12] < share).nonzero()[:, 0]
+    if not len(chosen):
+        return
+    side = rows.shape[1]
+    centre, turn, width, slim, edge, source, tint, swap = uniform[chosen, :12].split([2, 1, 1, 1, 1, 2, 3, 1], 1)
+    pixels = (torch.arange(side, device=rows.device) + 0.5) / side - (0.1 + 0.8 * centre[..., None])  # (n, 2, S)
+    cosine, sine = (f(math.pi * turn)[..., None] for f in (torch.cos, torch.sin))
+    x, y = pixels[:, 0, None, :], pixels[:, 1, :, None]
+    along, across = x * cosine + y * sine, y * cosine - x * sine  # (n, S, S), crop sides
+    distance = torch.hypot(along * (1.5 * slim[..., None] - 0.5).clamp(min=0), across)
+    inside = (0.04 + 0.185 * width)[..., None] - distance
+    opacity = (inside / (1 / side + 0.15 * edge**3)[..., None] + 0.5).clamp_(0, 1)
+
+    half = (side + 1) // 2
+    row, column = (source * (side - half + 1)).long().unbind(1)
+    windows = rows.view(-1, side, side, 3).unfold(1, half, 1).unfold(2, half, 1).permute(0, 1, 2, 4, 5, 3)
+    shown = windows[chosen, row, column].flip(1)  # (n, half, half, 3)
+    shown = (shown + (shown.flip(3) - shown) * swap[..., None, None]) * (0.4 + tint)[:, None, None]
+    shown = F.interpolate(shown.permute(0, 3, 1, 2), (side, side), mode="bilinear").permute(0, 2, 3, 1).flatten(2)
+    rows[chosen] = torch.lerp(rows[chosen], shown, opacity.repeat_interleave(3, 2, output_size=3 * side))

@@ -83,6 +83,21 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_scan)
+    verb = sets.add_parser("identity", help="does the identity change with a smile, or with a turn of the head?")
+    verb.add_argument("folder", type=Path, help="photos named PERSON_anything.jpg, of two people or more")
+    verb.add_argument("--json", type=Path, metavar="OUT")
+    verb.add_argument("--scan", type=Path, metavar="OBJ", help="a textured head scan, turned beside synthetic heads")
+    verb.add_argument("--texture", type=Path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
+    verb.add_argument("--landmarks", type=Path, metavar="JSON", help="points of the scan, in its unit")
+    verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
+    _network_options(verb)
+    verb.set_defaults(run=_evaluate_identity)
+    verb = sets.add_parser("robustness", help="error by covered share and by expression, on aflw2000's photos")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--json", type=Path, metavar="OUT")
+    verb.add_argument("--limit", type=int, metavar="N", help="the first N photos only")
+    _network_options(verb)
+    verb.set_defaults(run=_evaluate_robustness)
 
     verb = verbs.add_parser("train", help="train what params.yaml says, alone or under torchrun, accelerate launch")
     cli_train.add_options(verb)
@@ -211,6 +226,41 @@ def _evaluate_scan(options) -> int:
     write_json(options.json, result)
     print(evaluation_scan.summary_text(result))
     print(f"written: {options.json}")
+    return 0
+
+
+def _evaluate_identity(options) -> int:
+    if options.json:
+        check_writable(options.json.parent)
+    if (options.scan is None) != (options.landmarks is None) or (options.texture and not options.scan):
+        raise UserError("--scan OBJ and --landmarks JSON go together, and --texture with both")
+    from mlanet_lib import evaluation_identity
+    from mlanet_lib.datasets.scans import read_scan
+    from mlanet_lib.systems import write_json
+
+    scan, name = None, ""
+    if options.scan:
+        scan = read_scan(options.scan, options.landmarks, options.unit, options.texture)
+        name = options.scan.name
+    result = evaluation_identity.evaluate_identity(options.folder, _predictor(options), scan, name)
+    print(evaluation_identity.summary_text(result))
+    if options.json:
+        write_json(options.json, result)
+        print(f"written: {options.json}")
+    return 0
+
+
+def _evaluate_robustness(options) -> int:
+    if options.json:
+        check_writable(options.json.parent)
+    from mlanet_lib import evaluation_robustness
+    from mlanet_lib.systems import write_json
+
+    result = evaluation_robustness.evaluate_robustness(options.folder, _predictor(options), limit=options.limit)
+    print(evaluation_robustness.summary_text(result))
+    if options.json:
+        write_json(options.json, result)
+        print(f"written: {options.json}")
     return 0
 
 

@@ -4,7 +4,7 @@ Every function returns a matplotlib figure, closed, so that a notebook shows it 
 `mlanet_lib.views` makes them; interactive meshes are in `mlanet_lib.viewer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +30,7 @@ ERROR_MAP = "magma"
 __all__ = [
     "attention_levels",
     "colour_of",
+    "covered_curve",
     "cumulative_error",
     "error_map",
     "forest",
@@ -175,6 +176,23 @@ def with_scale(rows, columns: Sequence[str], limit: float, label: str, labels: S
     scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), part)
     bar = figure.colorbar(scale, ax=figure.axes, shrink=0.75, pad=0.02, label=label, extend="max")
     bar.outline.set_visible(False)
+    return figure
+
+
+@styled
+def covered_curve(results: Mapping[str, Sequence[Mapping]], mean: str = "balanced_mean") -> Figure:
+    """NME against the covered share of the face, with its 95 % band, a line a system: results[system] is `covered` of
+    `evaluation_robustness`. mean: "balanced_mean", NaN where a yaw bin is empty, or "image_mean"."""
+    figure, axis = axes_grid(4.6, 2.8 + 0.2 * len(results))
+    for k, (name, entries) in enumerate(results.items()):
+        shares = [100 * entry["share"] for entry in entries]
+        low, high = np.array([entry["intervals"][mean] for entry in entries], float).T
+        values = [entry["sparse_nme"][mean] for entry in entries]
+        colour = COLOURS[k % len(COLOURS)]
+        axis.fill_between(shares, low, high, color=colour, alpha=0.18, linewidth=0)
+        axis.plot(shares, values, color=colour, marker="o", markersize=3.5, label=name)
+    axis.set(xlabel="covered share of the face, %", ylabel=f"sparse NME, %, {mean.replace('_', ' ')}", ylim=(0, None))
+    figure.legend(loc="outside upper left", ncols=1)
     return figure
 
 

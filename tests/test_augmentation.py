@@ -70,15 +70,16 @@ def test_it_is_a_function_of_the_numbers(toy_model):
 def test_every_sample_is_augmented_by_its_own_numbers(toy_model):
     """A process that holds the rows 1, 3, 5 of a batch sees them as one that holds all."""
     batch = drawn_batch(toy_model)
-    whole = augment(batch, AugmentConfig(turn=20), numbers())
+    config = AugmentConfig(turn=20, occlude=0.6)
+    whole = augment(batch, config, numbers())
     part = {name: value[1::2] for name, value in vars(batch).items()}
-    part = augment(Batch(**part), AugmentConfig(turn=20), numbers()[1::2])
+    part = augment(Batch(**part), config, numbers()[1::2])
     assert torch.allclose(part.images, whole.images[1::2], atol=1e-6)
     assert torch.allclose(part.parameters.rotation, whole.parameters.rotation[1::2], atol=1e-6)
 
 
 def test_strengths_are_what_the_config_says(toy_model):
-    """Over many samples: the largest shift, zoom and turn, the spread of the gain, the shares of blur and erasing."""
+    """Over many samples: the largest shift, zoom and turn, the spread of the gain, shares of images."""
     many = random_numbers(4000, generator())
     batch = drawn_batch(toy_model, 1, 8)
     batch = Batch(**{name: value[torch.zeros(4000).long()] for name, value in vars(batch).items()})
@@ -94,7 +95,7 @@ def test_strengths_are_what_the_config_says(toy_model):
     noise = augment(batch, dataclasses.replace(OFF, noise=0.05), many)
     differ = (noise.images - batch.images)[(batch.images > 0.3) & (batch.images < 0.7)]
     assert abs(differ.mean()) < 1e-3 and 0.025 < differ.std() < 0.033  # 0.05 / sqrt(3)
-    for name in ("blur", "erase"):
+    for name in ("blur", "erase", "occlude"):
         spoiled = augment(batch, dataclasses.replace(OFF, **{name: 0.3}), many)
         share = ((spoiled.images - batch.images).abs().amax((1, 2, 3)) > 1e-4).float().mean()
         assert 0.22 < share < 0.33, name
@@ -153,7 +154,7 @@ def test_gain_changes_the_light_as_it_changes_the_picture(toy_model):
 
 def test_what_spoils_the_input_leaves_the_target(toy_model):
     batch = drawn_batch(toy_model)
-    for name, value in {"contrast": 0.5, "blur": 1.0, "noise": 0.1, "erase": 1.0}.items():
+    for name, value in {"contrast": 0.5, "blur": 1.0, "noise": 0.1, "erase": 1.0, "occlude": 1.0}.items():
         spoiled = augment(batch, dataclasses.replace(OFF, **{name: value}), numbers())
         assert torch.allclose(spoiled.target, batch.target, atol=1e-5), name
         changed = (spoiled.images - batch.images).abs().amax(1) > 1e-4
@@ -161,3 +162,26 @@ def test_what_spoils_the_input_leaves_the_target(toy_model):
         if name == "erase":
             share = changed.float().mean((1, 2))
             assert (share < 0.27).all() and (share > 0).any()
+
+
+def test_a_newer_use_of_chance_leaves_the_older_numbers():
+    assert torch.equal(numbers(3, 5)[:, :23], torch.rand(5, 23, generator=generator(3)))
+
+
+def test_occluders_are_of_all_sizes_and_hold_texture(toy_model):
+    """They cover up to about half of the picture, hard- or soft-edged, and what they show is no plain colour."""
+    count, size = 400, 48
+    batch = drawn_batch(toy_model, 1, size)
+    batch = Batch(**{name: value[torch.zeros(count).long()] for name, value in vars(batch).items()})
+    grain = torch.rand(count, 3, size, size, generator=generator())
+    batch.target = batch.images = 0.25 + 0.5 * grain
+    config = dataclasses.replace(OFF, occlude=1.0)
+    laid = augment(batch, config, numbers(0, count)).images
+    changed = (laid - batch.images).abs().amax(1) > 1e-3
+    share = changed.float().mean((1, 2))
+    assert 0.5 < share.max() < 0.65 and share.min() < 0.03 and 0.15 < share.mean() < 0.35
+    inside = torch.nn.functional.avg_pool2d(changed.float()[:, None], 9, 1, 4)[:, 0] > 0.999
+    spread = torch.stack([laid[i][:, inside[i]].std(1) for i in range(count) if inside[i].sum() > 50])
+    assert len(spread) > count / 2 and (spread > 0.02).all()
+    across = changed.any(1).float().mean(1)
+    assert 0.1 < (across == 1).float().mean() < 0.5  # bands, and ellipses as long, reach from side to side

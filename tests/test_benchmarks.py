@@ -5,11 +5,20 @@ import math
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mlanet_lib import checkpoint
+from mlanet_lib.datasets import aflw2000, stand_ins
+from mlanet_lib.datasets.sample import Box, Sample, crop_image
+from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.detector import Detection
+from mlanet_lib.network import MLANet
+from mlanet_lib.predictor import Predictor
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -159,3 +168,84 @@ def test_exactness_sees_a_wrong_face(benchmark, monkeypatch):
 
     monkeypatch.setattr(module, "rasterize", shifted)
     assert module.main(["--faces", "800", "--size", "40"]) == 1
+
+
+@pytest.fixture
+def found() -> list[Detection]:
+    """What the detector finds in any photo: nothing, until a test puts something in."""
+    return []
+
+
+@pytest.fixture
+def sheet(benchmark, toy_model, found, monkeypatch):
+    """The benchmark with an untrained predictor of the toy model."""
+    module = benchmark("sheet")
+    torch.manual_seed(0)
+    network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1).eval()
+    predictor = Predictor(network, toy_model, {"face_model": {"name": "toy"}})
+    predictor._detector = SimpleNamespace(detect=lambda photo: found)
+    monkeypatch.setattr(module.Predictor, "load", lambda weights: predictor)
+    return module
+
+
+@pytest.fixture
+def photos(toy_model, tmp_path):
+    """Three photos in AFLW2000-3D's layout, one in each yaw bin, by |yaw|."""
+    config = SyntheticConfig(test=3, photo_size=200, occluded=0.0)
+    samples = aflw2000.read_folder(stand_ins.write_aflw2000(config, toy_model, tmp_path / "in", 0, progress=False))
+    return sorted(samples, key=lambda sample: abs(sample.pose_degrees[1]))
+
+
+def cells_of(module, path) -> np.ndarray:
+    """(rows, columns, CELL, CELL, 3) floats, the pictures of a sheet."""
+    values, step, height = np.asarray(Image.open(path), float), module.CELL + module.GAP, module.STRIP + module.CELL
+    rows = [values[k + 2 * module.STRIP :] for k in range(0, len(values) - module.STRIP, height + module.GAP)]
+    return np.stack([[r[: module.CELL, x : x + module.CELL] for x in range(0, r.shape[1], step)] for r in rows])
+
+
+def test_sheet_of_a_benchmark_s_folder(sheet, photos, tmp_path, capsys):
+    out = tmp_path / "new" / "out.png"
+    assert sheet.main([str(out), "--aflw2000", str(tmp_path / "in"), "--count", "2"]) == 0
+    assert capsys.readouterr().out.split() == [str(out)]
+    cells = cells_of(sheet, out)
+    assert cells.shape[:2] == (2, 6)
+    for drawn, sample in zip(cells, (photos[0], photos[2]), strict=True):
+        assert np.abs(drawn[0] - crop_image(sample.image(), sample.crop(), sheet.CELL)).mean() < 6
+        assert np.abs(drawn[1] - drawn[0]).mean() > 5  # the mesh lies over the photo
+        assert all(picture.std() > 20 for picture in drawn)
+        mesh, side = ((picture < 250).all(-1) for picture in drawn[2:4])
+        assert side.any(0).sum() < 0.8 * mesh.any(0).sum()  # the toy face is half as deep as it is wide
+    apart = np.abs(cells[:, :, None] - cells[:, None, :]).mean((3, 4, 5))
+    assert apart[:, 4, 5].max() < 12 and apart[:, 0, 4].min() > 20  # untrained: white light
+
+
+def test_sheet_of_photos(sheet, photos, found, tmp_path, capsys):
+    files, out = [str(tmp_path / "in" / sample.name) for sample in photos], tmp_path / "out.png"
+    assert sheet.main([str(out), *files]) == 2 and not out.exists()
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in errors] == [*files, "sheet"]
+    found.append(Detection(np.array([40.0, 50.0, 100.0, 100.0]), 0.9, np.full((5, 2), np.nan)))
+    assert sheet.main([str(out), str(tmp_path / "in")]) == 0
+    detected = cells_of(sheet, out)
+    assert len(detected) == 3
+    assert sheet.main([str(out), str(tmp_path / "in"), "--boxes", "aflw2000"]) == 0
+    labelled = cells_of(sheet, out)
+    in_order = sorted(photos, key=lambda sample: sample.name)
+    for one, other, sample in zip(detected, labelled, in_order, strict=True):
+        image = sample.image()
+        assert np.abs(one[0] - crop_image(image, Box(*found[0].crop()), sheet.CELL)).mean() < 6
+        assert np.abs(other[0] - crop_image(image, sample.crop(), sheet.CELL)).mean() < 6
+
+
+def test_sheet_of_nothing(sheet, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for options in (["x.gif", "a.jpg"], ["x.jpg"], ["x.jpg", "missing.jpg"], ["x.jpg", str(tmp_path / "empty")]):
+        assert sheet.main(options) == 2
+        assert re.fullmatch(r"sheet: .+\n", capsys.readouterr().err)
+
+
+def test_sheet_spreads_photos_over_the_yaws(sheet):
+    yaws = {"a": 3, "b": -5, "c": 4, "d": -41, "e": 80, "f": -89, "g": 6}
+    samples = [Sample(name, None, pose_degrees=np.array([0, yaw, 0])) for name, yaw in yaws.items()]
+    chosen = [[sample.name for sample in sheet.spread(samples, count)] for count in (1, 3, 9)]
+    assert chosen == [["a"], ["a", "d", "f"], ["a", "c", "b", "g", "d", "e", "f"]]

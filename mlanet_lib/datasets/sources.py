@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mlanet_lib.camera import DEFAULT_FOCAL
-from mlanet_lib.datasets import aflw2000, crops, packing, photos, w300lp
+from mlanet_lib.datasets import aflw2000, annotations, crops, packing, photos, w300lp
 from mlanet_lib.datasets.sample import Sample
 from mlanet_lib.datasets.synthetic import LABELLED, LANDMARKED, SyntheticConfig
 from mlanet_lib.errors import UserError
@@ -38,15 +38,17 @@ class Source:
     itself) or "photos" (a folder of pictures); path: its folder. labels: "none" (the picture alone judges),
     "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits to `worst_fit`
     % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that very BFM, else
-    fitted to the landmarks that BFM gives). ridge: of the fits, see `mlanet_lib.fitting`. validation: share of the
-    photos held out; agreement: crops whose estimated and hand-annotated points differ by more than this many % are left
-    out; limit: the first so many samples; leave_out: names of samples that are not used (doubles of benchmark photos:
-    `mlanet data check` finds them).
+    fitted to the landmarks that BFM gives). annotated: what a point that people annotated (AFLW's 21) is worth beside
+    an estimated one, which it then corrects (`annotations.correct`; 0: nothing). ridge: of the fits, see
+    `mlanet_lib.fitting`. validation: share of the photos held out; agreement: crops whose estimated and hand-annotated
+    points differ by more than this many % are left out; limit: the first so many samples; leave_out: names of samples
+    that are not used (doubles of benchmark photos: `mlanet data check` finds them).
     """
 
     layout: str
     path: str
     labels: str = "landmarks"
+    annotated: float = 0.0
     validation: float = 0.05
     agreement: float | None = None
     worst_fit: float = 3.0
@@ -58,8 +60,8 @@ class Source:
         for name, known in (("layout", LAYOUTS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
-        if not 0 <= self.validation < 1 or self.worst_fit <= 0 or self.ridge <= 0:
-            raise UserError("a source needs 0 <= validation < 1, worst_fit > 0 and ridge > 0")
+        if not 0 <= self.validation < 1 or self.worst_fit <= 0 or self.ridge <= 0 or self.annotated < 0:
+            raise UserError("a source needs 0 <= validation < 1, worst_fit > 0, ridge > 0 and annotated >= 0")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def prepare(
             raw = RawBfm.load(bfm)
             points = raw_at_landmarks(raw)
             samples = [with_bfm_points(sample, points) for sample in samples]
+        elif source.annotated and source.labels in ("landmarks", "fit"):
+            samples = annotations.correct(samples, model, source.annotated, source.ridge, progress)
         apart = np.array([held_out(source, s.name, seed) for s in samples], bool)
         for split, chosen in (("train", ~apart), ("validation", apart)):
             part = [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
