@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train
+from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train, cli_video
 from mlanet_lib.cli_face_model import check_writable
 from mlanet_lib.errors import UserError
 
@@ -42,11 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mlanet {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
-    verb = verbs.add_parser("reconstruct", help="photos -> meshes (GLB, OBJ), overlay and parameters of every face")
-    verb.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    verb = verbs.add_parser("reconstruct", help="photos -> meshes (GLB, OBJ) and parameters of every face; videos")
+    verb.add_argument("photos", nargs="+", type=Path, metavar="PHOTO|FOLDER|VIDEO")
     verb.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for STEM_0.glb, STEM_0.obj, ...")
     verb.add_argument("--texture", choices=("albedo", "photo"), default="albedo", help="what colours the mesh")
     verb.add_argument("--cropped", action="store_true", help="the photos are face crops already: no detector")
+    cli_video.add_options(verb)
     _network_options(verb)
     verb.set_defaults(run=_reconstruct)
 
@@ -112,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("data", help="check that the data are here and whole")
     cli_data.add_actions(verb.add_subparsers(required=True, metavar="ACTION"))
 
-    verb = verbs.add_parser("profile", help="embedded, open or paper: what params.yaml says")
+    verb = verbs.add_parser("profile", help="embedded, open, open_ict or paper: what params.yaml says")
     actions = verb.add_subparsers(required=True, metavar="ACTION")
     verb = actions.add_parser("use", help="write a profile into params.yaml")
     verb.add_argument("name")
@@ -123,25 +124,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _network_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
+    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
     verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
 
 
 def _reconstruct(options) -> int:
-    stems: dict[str, Path] = {}
-    for photo in options.photos:
-        if (other := stems.setdefault(photo.stem, photo)) is not photo:
-            raise UserError(f"{other} and {photo} would write the same files ({photo.stem}_0.glb): rename one")
+    photos, clips = cli_video.split(options)
     check_writable(options.out)
     predictor = _predictor(options)
     from tqdm.auto import tqdm
 
+    tasks = [(_reconstruct_one, path) for path in photos] + [(cli_video.reconstruct, path) for path in clips]
     failed = 0
-    for photo in tqdm(options.photos, unit="photo", disable=len(options.photos) == 1 or not sys.stderr.isatty()):
+    for write, path in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
         try:
-            _reconstruct_one(photo, predictor, options)
-        except UserError as error:  # the other photos still get their meshes
+            write(path, predictor, options)
+        except UserError as error:  # the others still get their files
             tqdm.write(f"mlanet: {' '.join(str(error).split())}", file=sys.stderr)
             failed += 1
     return 2 if failed else 0

@@ -7,7 +7,7 @@ from mlanet_lib.cli_face_model import check_writable
 
 def add_options(verb) -> None:
     """Add the options to the parser of `export`."""
-    verb.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
+    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
     verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 (torch.export)")
     verb.set_defaults(run=_export)
 

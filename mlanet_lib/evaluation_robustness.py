@@ -1,7 +1,7 @@
 """How the landmark error grows as the face is covered, and with the strength of the expression. Our own protocols.
 
 Photos and crops are those of the AFLW2000-3D benchmark (`mlanet_lib.evaluation`, crops from the ground truth's box).
-What is laid over them is no kind of thing that the training augmentation draws: its texture is procedural.
+What is laid over them has the texture that synthetic faces have as a background, not that of training's `occlude`.
 """
 
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, QhullError
 
 from mlanet_lib import metrics
 from mlanet_lib.datasets import aflw2000, scenes, synthetic
@@ -90,12 +90,13 @@ def evaluate_robustness(
     def crops():
         for sample, box, points in zip(samples, boxes, truth, strict=True):
             rng = synthetic.stream(seed, "robustness", sample.name)
-            laid.append(cover(crop_image(sample.image(), box, size), points, rng))
-            yield from laid[-1].images
+            covered = cover(crop_image(sample.image(), box, size), points, rng)
+            laid.append((covered.shares, covered.points, covered.kind))  # without the pictures: they are many
+            yield from covered.images
 
     predicted = run_batches(as_function(system), crops(), len(samples) * len(SHARES), shapes=False).landmarks
     nme, far = _errors(predicted.reshape(len(samples), len(SHARES), 68, 2), truth)
-    under, shares = np.stack([one.points for one in laid]), np.stack([one.shares for one in laid])
+    shares, under, kinds = map(np.stack, zip(*laid, strict=True))
     strength = expression_strength(truth)
     tercile = terciles(strength, metrics.yaw_bin(yaw))
     covered = []
@@ -112,23 +113,22 @@ def evaluate_robustness(
         | _figures(nme[tercile == k, 0], yaw[tercile == k], seed)
         for k, name in enumerate(TERCILES)
     ]
-    columns = {"name": [s.name for s in samples], "yaw": yaw, "kind": [one.kind for one in laid]}
+    columns = {"name": [s.name for s in samples], "yaw": yaw, "kind": kinds}
     columns |= {"strength": strength, "expression": np.array(TERCILES)[tercile]}
     for k, share in enumerate(SHARES):
         columns |= {f"nme {100 * share:.0f}": nme[:, k], f"covered {100 * share:.0f}": 100 * shares[:, k]}
-    rows = pd.DataFrame(columns)
     summary = {
         "covered": covered,
         "expression": expression,
         "baselines": _constant(constant or getattr(system, "metadata", {}).get("constant"), truth, yaw, seed),
-        "kinds": {kind: int((rows["kind"] == kind).sum()) for kind in KINDS},
+        "kinds": {kind: int((kinds == kind).sum()) for kind in KINDS},
         "protocol": PROTOCOLS,
         "box": "square on the larger side of the ground-truth 68-point box, times sqrt(2) (3DDFA's roi)",
         "weights": weights or str(getattr(system, "weights", "unnamed")),
         "images": len(samples),
         "folder": Path(folder).name,
     }
-    return RobustnessResult(summary, rows)
+    return RobustnessResult(summary, pd.DataFrame(columns))
 
 
 def cover(crop: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Covered:
@@ -152,7 +152,10 @@ def cover(crop: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Cov
 
 def in_hull(places: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Which places (..., 2) lie in the convex hull of the points (P, 2): (...) bool."""
-    facets = ConvexHull(points).equations  # outward normal and offset of each side
+    try:
+        facets = ConvexHull(points).equations  # outward normal and offset of each side
+    except QhullError as error:
+        raise UserError("the landmarks lie on one line: they span no face") from error
     return (places @ facets[:, :2].T + facets[:, 2] <= 0).all(-1)
 
 
@@ -239,11 +242,11 @@ def summary_text(result: RobustnessResult) -> str:
 
     def line(title: str, entry: Mapping, *more: str) -> str:
         nme = entry["sparse_nme"]
-        means = "".join(f"{nme[key]:8.2f}" for key in (*metrics.YAW_BINS, "balanced_mean", "image_mean"))
+        means = "".join(f"{nme[key]:9.2f}" for key in (*metrics.YAW_BINS, "balanced_mean", "image_mean"))
         interval = "{:.2f} to {:.2f}".format(*entry["intervals"]["image_mean"])
         return f"{title:<12}{means}{interval:>16}{nme['images'][3]:>8}" + "".join(more)
 
-    names = "".join(f"{name:>8}" for name in ("0-30", "30-60", "60-90", "balanced", "images"))
+    names = "".join(f"{name:>9}" for name in ("0-30", "30-60", "60-90", "balanced", "images"))
     head = f"{names}{'95 % (images)':>16}{'photos':>8}"
     lines = [f"{'covered':<12}{head}{'rise':>8}{'95 % (paired)':>16}{'free':>7}{'under':>7}"]
     for entry in data["covered"]:

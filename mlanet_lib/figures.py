@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from scipy.optimize import isotonic_regression
 
 from mlanet_lib.charts import (
     COLOURS,
+    INK,
     axes_grid,
     cumulative_error,
     forest,
@@ -22,6 +25,7 @@ from mlanet_lib.charts import (
     training_curves,
     yaw_bars,
 )
+from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.views import LANDMARK_CHAINS, coloured, framed, panels, textured
@@ -37,10 +41,12 @@ __all__ = [
     "image_grid",
     "landmarks_overlay",
     "level_weights",
+    "loss_shares",
     "modes_sheet",
     "reconstructions",
     "sample_sheet",
     "training_curves",
+    "validation_curves",
     "with_scale",
     "yaw_bars",
 ]
@@ -194,6 +200,85 @@ def covered_curve(results: Mapping[str, Sequence[Mapping]], mean: str = "balance
     axis.set(xlabel="covered share of the face, %", ylabel=f"sparse NME, %, {mean.replace('_', ' ')}", ylim=(0, None))
     figure.legend(loc="outside upper left", ncols=1)
     return figure
+
+
+@styled
+def validation_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], panels: Mapping[str, Sequence[str]]
+) -> Figure:
+    """Validation NME against the step, a line a variant: mean over the seeds, in a band from their least to their most.
+
+    curves[variant]: a history a seed, as `training.fit` writes it; panels[title]: the variants that are drawn beside
+    `full`, which is black. A label at a line's end says the last mean. UserError where a variant's seeds were
+    validated at different steps.
+    """
+    panels = {title: names for title, names in panels.items() if names} or {"": ()}
+    figure, axes = axes_grid(4.9 * len(panels), 3.4, 1, len(panels), squeeze=False, sharey=True)
+    ends = []
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
+        ends.append([])
+        for k, name in enumerate(("full", *names)):
+            step, *others = (np.asarray(seed["step"], float) for seed in curves[name])
+            if any(not np.array_equal(step, other) for other in others):
+                raise UserError(f"the seeds of variant {name} were validated at different steps: run dvc repro")
+            nme = np.array([seed["val_nme"] for seed in curves[name]], float)
+            mean, colour = nme.mean(0), COLOURS[(k - 1) % len(COLOURS)] if k else INK
+            band = {"facecolor": (colour, 0.15), "edgecolor": (colour, 0.4), "linewidth": 0.6}
+            axis.fill_between(step, nme.min(0), nme.max(0), clip_on=False, **band)
+            style = {"linestyle": "-" if k <= len(COLOURS) else "--", "zorder": 3 - bool(k), "clip_on": False}
+            axis.plot(step, mean, color=colour, marker="o", markersize=2.5, linewidth=1.4, label=name, **style)
+            ends[-1].append((step[-1], mean[-1], f"{name}  {mean[-1]:.2f}", colour))
+        axis.set(xlabel="step", title=title, yscale="log")
+        axis.grid(which="both")
+    axes[0, 0].set_ylabel("validation NME, % (68 points, 2D)")
+    for axis, labels in zip(axes[0], ends, strict=True):
+        axis.set(xlim=(0, max(x for x, *_ in labels)), ylim=axis.get_ylim())
+        for scale in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            scale(ScalarFormatter())
+        _label_ends(axis, labels)
+    return figure
+
+
+@styled
+def loss_shares(history: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> Figure:
+    """Each loss term in percent of the total, stacked, the greatest lowest; bars reach from validation to validation.
+
+    history: columns by name, as `training.fit` writes them: step, total, and the terms unweighted, means since the
+    validation before (0 for a step without such samples); weights: of the terms. Those of weight 0 are left out.
+    """
+    step, total = (np.asarray(history[name], float) for name in ("step", "total"))
+    shares = {
+        name: 100 * weight * np.nan_to_num(np.asarray(history[name], float)) / total
+        for name, weight in weights.items()
+        if weight and name in history
+    }
+    shades = [*COLOURS, *(tuple(0.5 + 0.5 * np.array(to_rgb(colour))) for colour in COLOURS)]
+    begun, bottom, ends = np.r_[0, step[:-1]], np.zeros(len(step)), []
+    figure, axis = axes_grid(6.4, 3.6)
+    for k, name in enumerate(sorted(shares, key=lambda name: -shares[name].mean())):
+        share, colour = shares[name], shades[k % len(shades)]
+        style = {"align": "edge", "color": colour, "edgecolor": "white", "linewidth": 0.4}
+        axis.bar(begun, share, step - begun, bottom, label=name, **style)
+        ends.append((step[-1], bottom[-1] + share[-1] / 2, f"{name}  {share[-1]:.1f} %", colour))
+        bottom = bottom + share
+    axis.set(xlim=(0, step[-1]), ylim=(0, 100), xlabel="step", ylabel="share of the total loss, %")
+    _label_ends(axis, ends)
+    return figure
+
+
+def _label_ends(axis, labels: Sequence[tuple[float, float, str, str]]) -> None:
+    """Texts right of an axis whose limits are set: (x, y, text, colour) each, a line from (x, y) to the text.
+
+    They are moved as little as keeps them apart (least squares: isotonic regression) and beside the axis.
+    """
+    labels, size = sorted(labels, key=lambda label: label[1]), 7.5  # points
+    heights = (axis.transScale + axis.transLimits).transform([label[:2] for label in labels])[:, 1]  # of the axis
+    rows = 1.3 * size / (72 * 0.8 * axis.figure.get_figheight()) * np.arange(len(labels))
+    places = np.clip(isotonic_regression(heights - rows).x, 0, 1 - rows[-1]) + rows
+    for (x, y, text, colour), place in zip(labels, places, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 1, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0}
+        style = {"va": "center", "fontsize": size, "annotation_clip": False, "arrowprops": line}
+        axis.annotate(text, (x, y), (1.07, place), textcoords="axes fraction", **style)
 
 
 def reconstructions(

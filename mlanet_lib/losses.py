@@ -26,7 +26,7 @@ class LossWeights:
     """What each term counts in the sum; 0 leaves it out. In brackets the term's unit.
 
     Supervised: identity [sd^2], expression [activation^2], albedo [sd^2], rotation [1], translation [crop sides^2],
-    lighting [irradiance^2], vertices [mm], landmarks [crop sides]. Self-supervised: photometric [RGB norm].
+    lighting [irradiance^2], vertices [mm], landmarks and points [crop sides]. Self-supervised: photometric [RGB norm].
     Regularisers, on samples without parameter labels: prior_identity [sd^2], prior_expression [activation^2],
     prior_albedo [sd^2], prior_light [radiance^2].
     """
@@ -39,6 +39,7 @@ class LossWeights:
     lighting: float = 0.5
     vertices: float = 0.1
     landmarks: float = 20.0
+    points: float = 20.0
     photometric: float = 1.0
     prior_identity: float = 0.01
     prior_expression: float = 0.02
@@ -173,6 +174,7 @@ def semi_supervised_terms(
     model: MorphableModel,
     config,
     drawn: Tensor | None = None,
+    points: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
     """All loss terms of a batch by name, unweighted, and what each is a mean over.
 
@@ -180,6 +182,7 @@ def semi_supervised_terms(
     rows: picture, regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
     config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
     drawn: (B,) bool, the rows that are rendered, where the batch is a part of a greater one (default: `drawn_rows`).
+    points: (B, 136), what the network says of the landmarks beside its parameters (`MLANet.forward`), judged like them.
 
     The second result holds for each term its amount, a number of rows or a tensor whose sum it is (the points'
     weights, the drawn pixels): the mean over several batches is that of their terms, weighted by their amounts.
@@ -201,6 +204,10 @@ def semi_supervised_terms(
         found = shape.landmarks(turned, predicted)[pointed]
         terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
         amounts["landmarks"] = weights
+        if points is not None and config.weights.points:
+            beside = 0.5 + points[pointed].unflatten(1, (68, 2))
+            terms["points"] = landmark_loss(beside, batch.landmarks[pointed], weights)
+            amounts["points"] = weights
     if len(free):
         priors = prior_terms(predicted[free])
         terms |= priors
@@ -220,7 +227,7 @@ def term_names(kind: Tensor, lit: Tensor, config) -> list[str]:
         light = ["albedo", "lighting"] if lit.any() else []
         names += ["identity", "expression", "rotation", "translation", *light, "vertices"]
     if (kind <= 1).any():
-        names.append("landmarks")
+        names += ["landmarks", "points"] if config.weights.points else ["landmarks"]
     if not lit.all():
         names += ["prior_identity", "prior_expression", "prior_albedo", "prior_light"]
     if drawn_rows(lit, config).any():

@@ -19,6 +19,7 @@ from mlanet_lib.profiles import find_root
 from mlanet_lib.views import overlay_in_photo
 
 FACE_MODELS = ("data/face_models", "licensed/face_models")
+SHIPPED, STANDARD = "weights", "anthropometric"
 TRAINED_HERE = "outputs/train/best.safetensors"
 
 
@@ -56,12 +57,12 @@ class Predictor:
 
     @classmethod
     def load(cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None) -> "Predictor":
-        """weights: a checkpoint, or "auto": the shipped ones, else those trained here. face_model: an .npz, or None:
+        """weights: a checkpoint, the name of shipped ones, or "auto": `named_weights`. face_model: an .npz, or None:
         the one that the checkpoint names, see `find_face_model`.
 
         Raises UserError with what to run where one of the two is missing, and for a checkpoint of another face model.
         """
-        path = find_weights() if str(weights) == "auto" else Path(weights)
+        path = named_weights(weights)
         metadata = checkpoint.read_metadata(path)
         model = MorphableModel.load(face_model or find_face_model(metadata["face_model"]["name"]))
         network, metadata = checkpoint.load_network(path, model, device)
@@ -186,27 +187,59 @@ class Predictor:
         return np.ascontiguousarray(np.rot90(drawn, -face.turns))
 
 
+def named_weights(weights: str | Path = "auto", root: Path | None = None) -> Path:
+    """The checkpoint at a path, the shipped one of a name (`anthropometric`), or for "auto" `find_weights`.
+
+    UserError, with the names that there are, for a path or a name that is none.
+    """
+    if str(weights) == "auto":
+        return find_weights(root)
+    if Path(weights).is_file():
+        return Path(weights)
+    shipped = shipped_weights(root)
+    if str(weights) in shipped:
+        return shipped[str(weights)]
+    raise UserError(f"checkpoint not found: {weights} (shipped, by name: {', '.join(shipped) or 'none here'})")
+
+
 def find_weights(root: Path | None = None) -> Path:
-    """The shipped weights (weights/*.safetensors), else those of training here; UserError says what to run."""
+    """The shipped weights whose face model is here, `anthropometric` before the others; else those of training here;
+    else shipped ones, and whoever loads them is told where to get the face model. UserError says what to run."""
     root = root or find_root(_home())
-    shipped = sorted((root / "weights").glob("*.safetensors"))
-    if shipped:
-        return shipped[0]
-    trained = root / TRAINED_HERE
-    if trained.is_file():
-        return trained
+    shipped, trained = shipped_weights(root), root / TRAINED_HERE
+    usable = [path for name, path in shipped.items() if any(p.is_file() for p in _face_model_paths(name, root))]
+    if found := [*usable, *([trained] if trained.is_file() else []), *shipped.values()]:
+        return found[0]
     pull = "dvc pull weights.dvc, or " if (root / "weights.dvc").is_file() else ""
     raise UserError(f"no weights here yet: run {pull}make repro, or name a checkpoint with --weights")
 
 
+def shipped_weights(root: Path | None = None) -> dict[str, Path]:
+    """Name -> path of the shipped weights, NAME.safetensors in `weights/`, NAME a face model's; the standard first."""
+    paths = sorted(((root or find_root(_home())) / SHIPPED).glob("*.safetensors"))
+    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem != STANDARD)}
+
+
+def ship(source: str | Path = TRAINED_HERE, root: Path | None = None) -> Path:
+    """Write a checkpoint's weights, in half precision, as the shipped ones of its face model, and return their path."""
+    root = root or find_root(_home())
+    source = root / source
+    path = root / SHIPPED / f"{checkpoint.read_metadata(source)['face_model']['name']}.safetensors"
+    checkpoint.export_weights(source, path)
+    return path
+
+
 def find_face_model(name: str, root: Path | None = None) -> Path:
     """Path of the face model called `name`: NAME.npz in the first of FACE_MODELS; UserError says what to run."""
-    root = root or find_root(_home())
-    for folder in FACE_MODELS:
-        if (path := root / folder / f"{name}.npz").is_file():
+    for path in _face_model_paths(name, root or find_root(_home())):
+        if path.is_file():
             return path
     run = "mlanet face-model fetch ict" if name.startswith("ict_facekit") else "dvc pull data.dvc"
     raise UserError(f"face model {name!r} is not here ({' or '.join(FACE_MODELS)}/{name}.npz): run {run}")
+
+
+def _face_model_paths(name: str, root: Path) -> list[Path]:
+    return [root / folder / f"{name}.npz" for folder in FACE_MODELS]
 
 
 def _home() -> Path | None:

@@ -1,7 +1,8 @@
 """params.yaml as a file: where the project is, what the file says, and the profiles that rewrite it.
 
 `params.yaml` is always the whole effective configuration. `profiles/embedded.yaml` is its committed text; every other
-profile holds only what it changes. Nothing heavy is imported here: `params` gives the values their types.
+profile holds only what it changes of that, or of the profile that its key `base` names. Nothing heavy is imported
+here: `params` gives the values their types.
 """
 
 import difflib
@@ -97,24 +98,37 @@ def profile_names(root: str | Path) -> list[str]:
 
 
 def profile_text(name: str, root: str | Path) -> str:
-    """The whole params.yaml of a profile: embedded's text with the profile's values put in, comments kept.
+    """The whole params.yaml of a profile: embedded's text, its bases' values and its own put in, comments kept.
 
     A profile may change only what embedded has, except that it may name ablation variants of its own (a mapping whose
-    embedded keys are free). UserError for an unknown profile or key.
+    embedded keys are free). UserError for an unknown profile, base or key.
     """
     folder = Path(root) / "profiles"
-    if name not in profile_names(root):
-        raise UserError(f"no profile {name!r}; choose one of {', '.join(profile_names(root))}")
+    layers = _layers(name, root)
     text = (folder / f"{EMBEDDED}.yaml").read_text(encoding="utf-8")
     if name == EMBEDDED:
         return text
     whole = read_yaml(folder / f"{EMBEDDED}.yaml", keep_comments=True)
-    _put(whole, read_yaml(folder / f"{name}.yaml", keep_comments=True), f"profiles/{name}.yaml", "")
+    for layer, changes in layers:
+        _put(whole, changes, f"profiles/{layer}.yaml", "")
     writer = YAML(typ="rt")
     writer.width, writer.preserve_quotes = 4096, True
     stream = io.StringIO()
     writer.dump(whole, stream)
     return stream.getvalue()
+
+
+def _layers(name: str, root: str | Path, above: tuple[str, ...] = ()) -> list[tuple[str, dict]]:
+    """(profile, what it changes) from the one that changes embedded to `name`, by `base`; `above` build on `name`."""
+    where = f"profiles/{above[-1]}.yaml: " if above else ""
+    if name not in profile_names(root):
+        raise UserError(f"{where}no profile {name!r}; choose one of {', '.join(profile_names(root))}")
+    if name in above:
+        raise UserError(f"{where}base: {name} builds on itself")
+    if name == EMBEDDED:
+        return []
+    changes = read_yaml(Path(root) / "profiles" / f"{name}.yaml", keep_comments=True)
+    return [*_layers(changes.pop("base", EMBEDDED), root, (*above, name)), (name, changes)]
 
 
 def _put(target: dict, changes: dict, where: str, prefix: str) -> None:

@@ -26,7 +26,7 @@ from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, update_average
 from mlanet_lib.processes import Processes
 from mlanet_lib.training_data import KINDS, TrainingData, visiting_order
-from mlanet_lib.training_files import BEST, HISTORY, LAST, best_row, save, start
+from mlanet_lib.training_files import BEST, HISTORY, LAST, begin_from, best_row, save, start, start_digest
 from mlanet_lib.validation import validate
 
 CHECK_EVERY = 10  # steps between looks at the losses: looking makes a GPU wait
@@ -118,6 +118,8 @@ def fit(
 
     resume: None starts anew; "auto" goes on from `last.safetensors` where its fingerprint (configuration, seed, data,
     face model, code) is this run's, and starts anew otherwise; a path must fit, else a UserError names what differs.
+    network_config.start: the checkpoint whose weights a run that starts anew begins with (`begin_from`); its contents
+    are part of the fingerprint, and only the main process reads it.
     max_steps: stop after this many steps in all, of a schedule that stays that of `config.steps`. A loss that is not
     finite is a UserError naming the step and the term. device: as `Processes.join` takes it.
 
@@ -134,9 +136,11 @@ def fit(
             raise UserError(f"a batch of {batch_size} is too small for {team.count} processes: each needs two samples")
     settings = asdict(config) | {"kinds": list(config.kinds)}
     del settings["processes"]
+    start_sha256 = team.from_main(lambda: start_digest(network_config, out))
     fingerprint = {
         "train": settings,
         "network": asdict(network_config) | {"levels": list(network_config.levels)},
+        "start_file": start_sha256,
         "seed": seed,
         "data": {"train": data.fingerprint, "validation": held_out.fingerprint},
         "face_model": model.fingerprint,
@@ -151,7 +155,11 @@ def fit(
     mirror = Mirror.of(model) if config.augment.mirror else None
     with torch.random.fork_rng(devices=[]), team.agreeing():  # the caller's random state stays as it is
         torch.manual_seed(seed)
-        network = MLANet(model, network_config, pretrained=network_config.pretrained and not saved and team.main)
+        fresh = team.main and not saved
+        pretrained = network_config.pretrained and fresh and not start_sha256
+        network = MLANet(model, network_config, pretrained=pretrained)
+        if start_sha256 and fresh:
+            begin_from(network, model)
     network = network.to(team.device, memory_format=torch.channels_last)
     team.share(network)
     average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -196,7 +204,7 @@ def fit(
                 raw = call(batch.images)
                 predicted = network.face_parameters(raw)
             drawn = team.mine(drawn_rows(data.lit[rows], config))
-            terms, amounts = semi_supervised_terms(predicted, batch, shape, drawing, config, drawn)
+            terms, amounts = semi_supervised_terms(predicted, batch, shape, drawing, config, drawn, raw["points"])
             if team.count > 1:
                 terms = team.whole_batch(terms, amounts, term_names(data.kind[rows], data.lit[rows], config))
             terms = total(terms, config.weights)

@@ -42,7 +42,7 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
     """The terms with their weighted sum, and their names checked against `term_names`."""
     batch = arguments[1]
-    terms, amounts = losses.semi_supervised_terms(*arguments)
+    terms, amounts = losses.semi_supervised_terms(*arguments, points=(batch.landmarks - 0.5).flatten(1))
     assert list(terms) == losses.term_names(batch.kind, batch.lit, CONFIG) and terms.keys() == amounts.keys()
     return losses.total(terms, CONFIG.weights)
 
@@ -214,7 +214,9 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     batch.lit[list(unlit)] = False
     batch.visible = torch.rand(7, 68, generator=torch.Generator().manual_seed(2))
     config = SimpleNamespace(**vars(CONFIG) | {"photometric_batch": 3})
-    whole, _ = losses.semi_supervised_terms(guess, batch, shape, toy_model, config)
+    points = torch.randn(7, 136, generator=torch.Generator().manual_seed(3))
+    whole, _ = losses.semi_supervised_terms(guess, batch, shape, toy_model, config, points=points)
+    assert "points" in whole
     drawn = losses.drawn_rows(batch.lit, config)
     assert drawn.tolist() == (
         [False, False, True, True, False, True, False] if not unlit else [False, True, True, True, False, False, False]
@@ -222,7 +224,8 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     sums, counts = dict.fromkeys(whole, 0.0), dict.fromkeys(whole, 0.0)
     for rows in (torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])):
         part = {name: value[rows] for name, value in vars(batch).items()}
-        terms, amounts = losses.semi_supervised_terms(guess[rows], Batch(**part), shape, toy_model, config, drawn[rows])
+        arguments = (guess[rows], Batch(**part), shape, toy_model, config, drawn[rows], points[rows])
+        terms, amounts = losses.semi_supervised_terms(*arguments)
         for name, amount in amounts.items():
             amount = float(amount.sum()) if isinstance(amount, torch.Tensor) else amount
             sums[name] += float(terms[name]) * amount

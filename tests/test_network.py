@@ -56,8 +56,10 @@ def test_variant(options, toy_model):
         tolerance = 1.5 if name == "translation" else 1e-3  # mm
         assert torch.allclose(value, expected, atol=tolerance), name
 
-    network.train()
-    spread(network.encode(images)).backward()
+    assert "points" not in network(images)  # of use in the training alone
+    raw = network.train()(images)
+    assert raw["points"].shape == (4, 136)
+    (spread(network.face_parameters(raw)) + raw["points"].sum()).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 
@@ -83,8 +85,9 @@ def test_translation_is_an_offset_in_the_picture_and_a_log_scale(toy_model):
     network = small_network(toy_model).eval()
     for head in network.heads.values():
         torch.nn.init.zeros_(head.weight)
-    network.heads["translation"].bias.data = torch.tensor([0.1, -0.2, 0.3])
-    network.heads["rotation"].bias.data = torch.tensor([0.0, 1.0, 0, -1.0, 0.0, 0])
+    scale = dict(zip(network.sizes, network.head_scale, strict=True))
+    network.heads["translation"].bias.data = torch.tensor([0.1, -0.2, 0.3]) / scale["translation"]
+    network.heads["rotation"].bias.data = torch.tensor([0.0, 1.0, 0, -1.0, 0.0, 0]) / scale["rotation"]
     found, neutral = network.encode(torch.rand(1, 3, 64, 64)), FaceParameters.neutral(toy_model, 1)
     size_ratio = neutral.translation[0, 2] / found.translation[0, 2]
     assert torch.isclose(size_ratio, torch.tensor(0.3).exp(), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mlanet_lib.detector import Detection, turn_points
 from mlanet_lib.errors import UserError
 from mlanet_lib.network import MLANet
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.predictor import Predictor
+from mlanet_lib.predictor import Predictor, find_weights, ship, shipped_weights
 from mlanet_lib.views import landmarks
 
 
@@ -169,6 +170,59 @@ def test_auto_takes_shipped_weights_first(project, network, toy_model):
     crop = np.full((1, 32, 32, 3), 99, np.uint8)
     direct = FaceParameters.cat([network.encode(torch.full((1, 3, 32, 32), 99 / 255)).detach()])
     assert torch.allclose(loaded.predict_crops(crop).rotation, direct.rotation, atol=1e-5)
+
+
+@pytest.fixture
+def stored(project, toy_model):
+    """The toy face model as a file of the project."""
+    toy_model.save(project / "data" / "face_models" / "toy.npz")
+    return type(toy_model).load(project / "data" / "face_models" / "toy.npz")
+
+
+def test_shipped_weights_are_asked_for_by_name(project, network, stored, monkeypatch):
+    for name in ("zebra", "toy", "anthropometric"):
+        save(project / "weights" / f"{name}.safetensors", network, stored)
+    assert list(shipped_weights()) == ["anthropometric", "toy", "zebra"]
+    assert Predictor.load("toy").path == project / "weights" / "toy.safetensors"
+    monkeypatch.chdir(project / "weights")
+    assert Predictor.load("zebra.safetensors").path.name == "zebra.safetensors"  # a path is a path
+    line = r"checkpoint not found: zebar \(shipped, by name: anthropometric, toy, zebra\)"
+    with pytest.raises(UserError, match=line):
+        Predictor.load("zebar")
+
+
+def test_a_name_where_nothing_is_shipped(project):
+    with pytest.raises(UserError, match=r"checkpoint not found: toy \(shipped, by name: none here\)"):
+        Predictor.load("toy")
+
+
+def test_auto_takes_anthropometric_and_else_weights_whose_face_model_is_here(project, network, stored):
+    save(project / "weights" / "another.safetensors", network, stored)
+    save(project / "weights" / "toy.safetensors", network, stored)
+    assert find_weights().stem == "toy"  # there is no another.npz
+    save(project / "weights" / "anthropometric.safetensors", network, stored)
+    assert find_weights().stem == "toy"
+    (project / "licensed" / "face_models").mkdir(parents=True)
+    for name in ("another", "anthropometric"):
+        shutil.copy(project / "data" / "face_models" / "toy.npz", project / "licensed" / "face_models" / f"{name}.npz")
+    assert find_weights().stem == "anthropometric"
+    (project / "weights" / "anthropometric.safetensors").unlink()
+    assert find_weights().stem == "another"
+
+
+def test_weights_without_their_face_model_are_the_last_resort(project, network, stored):
+    save(project / "weights" / "another.safetensors", network, stored)
+    assert find_weights().stem == "another"
+    save(project / "outputs" / "train" / "best.safetensors", network, stored)
+    assert find_weights().stem == "best"
+
+
+def test_weights_are_shipped_by_their_face_model_s_name(project, network, stored):
+    save(project / "outputs" / "train" / "best.safetensors", network, stored)
+    assert ship() == project / "weights" / "toy.safetensors" == find_weights()
+    assert checkpoint.read_metadata(ship())["weights_dtype"] == "float16"
+    with pytest.raises(UserError, match="checkpoint not found"):
+        ship("elsewhere.safetensors")
 
 
 def test_weights_of_another_face_model_are_refused(project, network, toy_model):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.profiles import (
@@ -32,6 +33,10 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+def yaml_of(text):
+    return YAML(typ="safe").load(text)
+
+
 def test_root_is_found_from_a_subfolder_and_from_the_environment(project, tmp_path_factory, monkeypatch):
     deep = project / "notebooks" / "deeper"
     deep.mkdir(parents=True)
@@ -48,7 +53,7 @@ def test_root_is_found_from_a_subfolder_and_from_the_environment(project, tmp_pa
 
 def test_the_committed_parameters_are_the_embedded_profile():
     assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles" / "embedded.yaml").read_bytes()
-    assert set(profile_names(ROOT)) >= {"embedded", "open", "paper"}
+    assert set(profile_names(ROOT)) >= {"embedded", "open", "open_ict", "paper"}
 
 
 @pytest.mark.parametrize("name", ["open", "paper"])
@@ -91,11 +96,47 @@ def test_edits_by_hand_are_not_dropped_without_being_asked(project):
 
 
 def test_unknown_profile_or_key_is_a_clear_line(project):
-    with pytest.raises(UserError, match="no profile 'papr'; choose one of embedded, open, paper"):
+    with pytest.raises(UserError, match="no profile 'papr'; choose one of embedded, open, open_ict, paper"):
         use_profile("papr", project)
     (project / "profiles" / "mine.yaml").write_text("profile: mine\ntrain: {lrr: 1}\n")
     with pytest.raises(UserError, match=r"profiles/mine.yaml: train.lrr is unknown, did you mean lr\?"):
         profile_text("mine", project)
+
+
+def test_a_profile_builds_on_another(project):
+    before = (project / "params.yaml").read_bytes()
+    use_profile("open_ict", project)
+    text = (project / "params.yaml").read_text()
+    values, own = read_yaml(project / "params.yaml"), read_yaml(project / "profiles" / "open_ict.yaml")
+    on_open = yaml_of(profile_text("open", project))
+    now, was = dict(walk(values)), dict(walk(on_open))
+    changed = {key for key in now if not isinstance(now[key], dict) and now[key] != was.get(key)}
+    assert changed == {"profile", "face_model.path", "network.start", "train.steps"}
+    assert all(now[key] == dict(walk(own))[key] for key in changed)
+    assert values["ablation"]["variants"] == on_open["ablation"]["variants"]  # of open, none of its own
+    assert now["ablation.base.network.start"] is None  # variants are other networks
+    assert "base" not in values and "# highest learning rate of AdamW: warm-up, then a cosine" in text
+    use_profile("embedded", project)
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_of_a_chain_the_nearest_profile_counts(project):
+    folder = project / "profiles"
+    (folder / "near.yaml").write_text("base: far\nseed: 3\n")
+    (folder / "far.yaml").write_text("base: embedded\nseed: 4\ntrain: {steps: 7}\n")
+    values = yaml_of(profile_text("near", project))
+    assert (values["seed"], values["train"]["steps"]) == (3, 7)
+    (folder / "far.yaml").write_text("seed: 4\ntrain: {stepz: 7}\n")
+    with pytest.raises(UserError, match=r"profiles/far.yaml: train.stepz is unknown, did you mean steps\?"):
+        profile_text("near", project)
+    (folder / "far.yaml").write_text("base: near\n")
+    with pytest.raises(UserError, match=r"profiles/far.yaml: base: near builds on itself"):
+        profile_text("near", project)
+    (folder / "far.yaml").write_text("base: opne\n")
+    with pytest.raises(
+        UserError, match=r"profiles/far.yaml: no profile 'opne'; choose one of embedded, far, near, open"
+    ):
+        profile_text("near", project)
 
 
 def test_bad_yaml_is_a_clear_line_with_its_place(tmp_path):
