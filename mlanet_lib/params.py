@@ -124,7 +124,8 @@ def variant_params(params: Params, name: str, where: str = PARAMS_FILE) -> tuple
     """What ablation variant `name` trains: the main network and train sections, base over them, the variant last."""
     if name not in params.ablation.variants:
         raise unknown_key(where, f"ablation.variants.{name}", params.ablation.variants)
-    sections = {"network": dataclasses.asdict(params.network), "train": dataclasses.asdict(params.train)}
+    network = dataclasses.asdict(params.network) | {"start": None}  # variants are other networks: they start afresh
+    sections = {"network": network, "train": dataclasses.asdict(params.train)}
     for origin, changes in (("base", params.ablation.base), (f"variants.{name}", params.ablation.variants[name])):
         for key, value in walk(changes):
             if key not in dict(walk(sections)):
