@@ -22,7 +22,17 @@ CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 # floors 1-4 of the design run on a bare machine
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
 SHOWING = {"charts", "figures", "views", "viewer", "gallery", "widgets", "page", "report", "params", "profiles", "cli"}
-STUDY = {"detector", "predictor", "evaluation", "evaluation_florence", "ablation", "export", "clip", "video"}
+STUDY = {
+    "detector",
+    "predictor",
+    "evaluation",
+    "evaluation_florence",
+    "evaluation_robustness",
+    "ablation",
+    "export",
+    "clip",
+    "video",
+}
 UPPER_FLOORS = (
     STUDY
     | SHOWING

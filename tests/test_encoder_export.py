@@ -105,7 +105,9 @@ def test_onnxruntime_answers_as_the_network_does(files, network, toy_model, coun
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_pt2_answers_as_the_network_does(loaded, network, toy_model, count):
-    assert_close(loaded[0](images(count)), expected(network, toy_model, images(count)), rtol=1e-5, atol=1e-6)
+    assert_close(
+        loaded[0](images(count)), expected(network, toy_model, images(count)), rtol=1e-5, atol=2e-5
+    )  # translation in mm
 
 
 def test_onnx_file_is_whole_and_says_what_it_is(files, loaded, toy_model):
