@@ -206,8 +206,13 @@ def test_agreeing_detections_do_not_move_the_crop():
         def _detect(self, picture, turn):
             return [detection_of(Box(crop.x + 8, crop.y, crop.w, crop.h)) for crop in self._crops(0)]
 
-    steps, _ = follow(Off(lambda n: (100, 100, 90)), 30)
-    assert np.allclose([rows[0]["box"].x for _, rows in steps], 100, atol=1e-4)
+        def faces(self, picture, boxes):
+            given.append(boxes[0].x)
+            return super().faces(picture, boxes)
+
+    given = []
+    follow(Off(lambda n: (100, 100, 90)), 30)
+    assert given[0] == pytest.approx(108) and np.allclose(given[1:], 100, atol=1e-4)
 
 
 def test_going_on_from_a_state_is_the_same_run():
