@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.params import load_params, variant_params
 from mlanet_lib.profiles import (
     check_keys,
     find_root,
@@ -111,10 +112,11 @@ def test_a_profile_builds_on_another(project):
     on_open = yaml_of(profile_text("open", project))
     now, was = dict(walk(values)), dict(walk(on_open))
     changed = {key for key in now if not isinstance(now[key], dict) and now[key] != was.get(key)}
-    assert changed == {"profile", "face_model.path", "network.start", "train.steps"}
+    assert changed == {"profile", "face_model.path", "network.start", "train.steps", "train.lr"}
     assert all(now[key] == dict(walk(own))[key] for key in changed)
     assert values["ablation"]["variants"] == on_open["ablation"]["variants"]  # of open, none of its own
-    assert now["ablation.base.network.start"] is None  # variants are other networks
+    params = load_params(project / "params.yaml")
+    assert params.network.start and variant_params(params, "full")[0].start is None  # variants are other networks
     assert "base" not in values and "# highest learning rate of AdamW: warm-up, then a cosine" in text
     use_profile("embedded", project)
     assert (project / "params.yaml").read_bytes() == before
