@@ -1,12 +1,15 @@
 """Faces as files: OBJ + MTL + texture, GLB, overlay and parameters, all files of a face or none.
 
-OBJ is in millimetres in the model frame (y up, z out of the face); GLB is in metres, as glTF has it, same axes. The
-texture is the model's per-vertex albedo baked through its UV map, or the photo where it sees the face.
+OBJ is in millimetres in the model frame (y up, z out of the face); GLB is in metres, as glTF has it, same axes. GLB
+carries the expressions as morph targets under the model's names (ARKit's): its mesh is the face at rest, and opens with
+the expression that was seen. The texture is the model's per-vertex albedo baked through its UV map, or the photo where
+it sees the face.
 """
 
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
+from mlanet_lib import glb
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -135,9 +139,19 @@ def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarra
 
 
 def write_glb(
-    path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray, normals: np.ndarray
+    path: Path,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    texture: np.ndarray,
+    normals: np.ndarray,
+    targets: Mapping[str, np.ndarray] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> None:
-    """One binary glTF file with the texture inside. `vertices` (V,3) in mm, the file in metres; normals (V,3) unit."""
+    """One binary glTF file with the texture inside. `vertices` (V,3) in mm, the file in metres; normals (V,3) unit.
+
+    targets: by name how far each vertex goes at full activation, (V,3) mm; weights: activations to open with.
+    """
     import trimesh
 
     material = trimesh.visual.material.PBRMaterial(
@@ -150,7 +164,10 @@ def write_glb(
         visual=trimesh.visual.TextureVisuals(uv=np.asarray(uv, float), material=material),
         process=False,
     )
-    path.write_bytes(mesh.export(file_type="glb", include_normals=True))
+    data = mesh.export(file_type="glb", include_normals=True)
+    if targets:
+        data = glb.with_targets(data, {name: moves / 1000 for name, moves in targets.items()}, weights)
+    path.write_bytes(data)
 
 
 @contextmanager
@@ -177,6 +194,15 @@ def together(folder: str | Path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _targets(model: MorphableModel) -> dict[str, np.ndarray]:
+    """How far each expression moves the vertices at activation 1: {name: (V,3) mm}. The model is linear in it."""
+    one_each = torch.eye(model.n_expression)
+    nobody = torch.zeros(1, model.n_identity)
+    rest = model.vertices(nobody, torch.zeros(1, model.n_expression))[0]
+    moved = (model.vertices(nobody, row[None])[0] for row in one_each)
+    return {name: (face - rest).numpy() for name, face in zip(model.expression_names, moved, strict=True)}
+
+
 def write_face(
     folder: str | Path,
     stem: str,
@@ -188,8 +214,9 @@ def write_face(
 ) -> list[Path]:
     """All files of one face (`parameters`: batch of 1) in `folder`: STEM.obj, .mtl, _texture.png, .glb, .json, .png.
 
-    The mesh carries identity and expression, not the pose (that is in the JSON). `record` is written as JSON (finite
-    numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. Returns the paths.
+    The meshes carry identity and expression, OBJ in its vertices and GLB in its morph targets' weights, not the pose,
+    which is in the JSON. `record` is written as JSON (finite numbers only), `overlay` (H,W,3) uint8 as STEM.png,
+    `texture` instead of the baked albedo. Returns the paths.
     Raises UserError where the folder cannot be written; then none of the files is there.
     """
     parameters = parameters.detach().to("cpu")
@@ -198,11 +225,14 @@ def write_face(
         raise UserError(f"{stem}: the reconstruction holds numbers that are not finite; nothing was written")
     texture = albedo_texture(model, parameters) if texture is None else texture
     source, faces, uv = cut(model.uv, model.faces)
-    normals = model.normals(torch.from_numpy(vertices)[None])[0].numpy()[source]
-    vertices = vertices[source]
+    neutral = model.vertices(parameters.identity, torch.zeros_like(parameters.expression))
+    normals = model.normals(neutral)[0].numpy()[source]
+    rest = neutral[0].numpy()
+    targets = {name: moves[source] for name, moves in _targets(model).items()}
+    weights = dict(zip(model.expression_names, parameters.expression[0].tolist(), strict=True))
     with together(folder) as temporary:
-        write_obj(temporary / f"{stem}.obj", vertices, faces, uv, texture)
-        write_glb(temporary / f"{stem}.glb", vertices, faces, uv, texture, normals)
+        write_obj(temporary / f"{stem}.obj", vertices[source], faces, uv, texture)
+        write_glb(temporary / f"{stem}.glb", rest[source], faces, uv, texture, normals, targets, weights)
         (temporary / f"{stem}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         if overlay is not None:
             Image.fromarray(overlay).save(temporary / f"{stem}.png")

@@ -21,7 +21,20 @@ CONDA_NAME = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-pytho
 CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 # floors 1-4 of the design run on a bare machine
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
-SHOWING = {"charts", "figures", "views", "viewer", "gallery", "widgets", "page", "report", "params", "profiles", "cli"}
+SHOWING = {
+    "charts",
+    "figures",
+    "views",
+    "viewer",
+    "gallery",
+    "widgets",
+    "studio",
+    "page",
+    "report",
+    "params",
+    "profiles",
+    "cli",
+}
 STUDY = {
     "detector",
     "predictor",

@@ -43,17 +43,20 @@ def test_a_mesh_without_uv_is_refused(toy_model):
 
 def test_files_open_in_trimesh_with_their_units(toy_model, parameters, tmp_path):
     overlay = np.zeros((8, 8, 3), np.uint8)
+    parameters = parameters.replace(expression=torch.full_like(parameters.expression, 0.5))
     paths = export.write_face(tmp_path, "me_0", toy_model, parameters, {"score": 0.5}, overlay)
     names = {path.name for path in paths}
     assert names == {"me_0.obj", "me_0.mtl", "me_0_texture.png", "me_0.glb", "me_0.json", "me_0.png"}
     assert names == {path.name for path in tmp_path.iterdir()}
-    wanted = toy_model.vertices(parameters.identity, parameters.expression)[0].numpy()
+    seen = toy_model.vertices(parameters.identity, parameters.expression)[0].numpy()
+    rest = toy_model.vertices(parameters.identity, 0 * parameters.expression)[0].numpy()
+    assert np.abs(seen - rest).max() > 0.1
     obj = trimesh.load(tmp_path / "me_0.obj", process=False)
     glb = next(iter(trimesh.load(tmp_path / "me_0.glb", process=False).geometry.values()))
     texture = Image.open(tmp_path / "me_0_texture.png")
-    for mesh, unit, picture in (
-        (obj, 1.0, obj.visual.material.image),
-        (glb, 1000.0, glb.visual.material.baseColorTexture),
+    for mesh, unit, picture, wanted in (
+        (obj, 1.0, obj.visual.material.image, seen),
+        (glb, 1000.0, glb.visual.material.baseColorTexture, rest),
     ):
         assert len(mesh.faces) == len(toy_model.faces)
         assert np.abs(np.sort(mesh.vertices * unit, 0) - np.sort(wanted, 0)).max() < 1e-3

@@ -115,7 +115,7 @@ def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(st
 
 # What stages depend on: held to what the notebooks import.
 
-SHOWING = set("charts figures views viewer widgets page report gallery notebook_runner notebook_html".split())  # noqa: SIM905
+SHOWING = set("charts figures views viewer widgets studio page report gallery notebook_runner notebook_html".split())  # noqa: SIM905
 PLUMBING = {"params", "profiles", "errors", "files", "__init__"}
 CHECKPOINTED = ("benchmark_aflw2000", "benchmark_florence", "report", "ablation")
 

@@ -1,0 +1,69 @@
+"""Morph targets of a GLB file: read back by hand, they make the face that was written."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlanet_lib import export, glb
+from mlanet_lib.parameters import FaceParameters
+
+
+def values(tree, binary, index):
+    """What an accessor holds, (count, 3) or (count,), dense or sparse, after the specification."""
+    accessor = tree["accessors"][index]
+    width = {"VEC3": 3, "SCALAR": 1}[accessor["type"]]
+
+    def part(view, dtype, count):
+        start = tree["bufferViews"][view]["byteOffset"]
+        return np.frombuffer(binary, dtype, count, start)
+
+    if "bufferView" in accessor:
+        return part(accessor["bufferView"], "<f4", accessor["count"] * width).reshape(-1, width)
+    dense = np.zeros((accessor["count"], width), np.float32)
+    if sparse := accessor.get("sparse"):
+        rows = part(sparse["indices"]["bufferView"], "<u4", sparse["count"])
+        assert (np.diff(rows.astype(int)) > 0).all()  # as the specification demands
+        dense[rows] = part(sparse["values"]["bufferView"], "<f4", sparse["count"] * width).reshape(-1, width)
+    np.testing.assert_allclose([accessor["min"], accessor["max"]], [dense.min(0), dense.max(0)])
+    return dense
+
+
+@pytest.fixture
+def written(toy_model, tmp_path):
+    torch.manual_seed(3)
+    parameters = FaceParameters.neutral(toy_model, 1)
+    expression = torch.rand(1, toy_model.n_expression)
+    parameters = parameters.replace(identity=torch.randn(1, toy_model.n_identity), expression=expression)
+    export.write_face(tmp_path, "a_0", toy_model, parameters, {})
+    return parameters, (tmp_path / "a_0.glb").read_bytes()
+
+
+def test_the_targets_at_their_weights_are_the_face(written, toy_model):
+    parameters, data = written
+    tree, binary = glb.read(data)
+    mesh = tree["meshes"][0]
+    primitive = mesh["primitives"][0]
+    assert mesh["extras"]["targetNames"] == list(toy_model.expression_names)
+    np.testing.assert_allclose(mesh["weights"], parameters.expression[0])
+    position = values(tree, binary, primitive["attributes"]["POSITION"]).astype(float)
+    for target, weight in zip(primitive["targets"], mesh["weights"], strict=True):
+        position += weight * values(tree, binary, target["POSITION"])
+    seen = toy_model.vertices(parameters.identity, parameters.expression)[0].numpy() / 1000
+    source, _, _ = export.cut(toy_model.uv, toy_model.faces)
+    np.testing.assert_allclose(position, seen[source], atol=2e-5)
+
+
+def test_the_container_says_its_sizes(written):
+    tree, binary = glb.read(written[1])
+    assert 0 <= len(binary) - tree["buffers"][0]["byteLength"] < 4
+    views = tree["bufferViews"]
+    assert all(view["byteOffset"] % 4 == 0 for view in views)
+    assert max(view["byteOffset"] + view["byteLength"] for view in views) == tree["buffers"][0]["byteLength"]
+    assert glb.read(glb.write(tree, binary)) == (tree, binary)
+
+
+def test_a_target_of_another_mesh_is_refused(written):
+    with pytest.raises(ValueError, match="target x: "):
+        glb.with_targets(written[1], {"x": np.zeros((3, 3))}, {"x": 0.0})
+    with pytest.raises(ValueError, match="not a binary glTF"):
+        glb.read(b"glTF" + bytes(8))
