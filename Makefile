@@ -66,7 +66,9 @@ data: setup  ## make data/ again from code, and put it into the remote inside th
 	@mlanet face-model build
 	@dvc add --quiet data && dvc push --quiet data.dvc
 
-weights: setup  ## ship what `make repro` trained, by its face model's name: half precision, into the remote inside the repository
+weights: setup  ## ship what `dvc repro` trained on photos (profile open, open_ict), by its face model's name: half precision, into store/
+	@if grep -q '^profile: embedded' params.yaml; then \
+		echo "make weights: shipped weights have seen photos, and this is the profile embedded: mlanet profile use open" >&2; exit 2; fi
 	@dvc pull --quiet weights.dvc
 	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
 		if [ "$$shipped" = anthropometric.safetensors ]; then python tests/test_encoder_export.py; fi
