@@ -18,7 +18,7 @@ from mlanet_lib import evaluation_dense, metrics
 from mlanet_lib.alignment import scaled_orthographic
 from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, crop_image, from_crop
+from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, crop_image, from_crop, second_look
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation_dense import DenseJudge, not_computed, why_not_dense
 from mlanet_lib.evaluation_florence import FlorenceResult, evaluate_florence
@@ -39,7 +39,7 @@ ORACLE = evaluation_dense.ORACLE
 LABELS = ("original", "reannotated")
 BOXES = {
     "truth": "square on the larger side of the ground-truth 68-point box, times sqrt(2) (3DDFA's roi)",
-    "detector": "from a face detector",
+    "detector": "from a face detector, then from the points found there (a second look)",
 }
 
 
@@ -71,11 +71,12 @@ def evaluate_aflw2000(
 ) -> AFLWResult:
     """AFLW2000-3D's sparse alignment and head pose over a folder in its layout, beside the two baselines.
 
-    system: see `mlanet_lib.systems`. box: "truth", "detector" (the system's own, `system.detector.detect(photo)`), or
-    crop boxes by the photo's name in pixels; a photo without a detected face is taken whole, and counted in
-    `undetected`: nothing is left out. model: for the oracle baseline and the per-vertex error; constant:
-    {"landmarks": (68, 2) crop sides, "pose_degrees": (3,)} of the training set; image_size; weights: their name. All
-    four default to what the system has (`model`, `metadata["constant"]`, `image_size`, `weights`).
+    system: see `mlanet_lib.systems`. box: "truth", "detector" (the system's own, `system.detector.detect(photo)`, and
+    then a second look from the system's points there), or crop boxes by the photo's name in pixels; a photo without a
+    detected face is taken whole, and counted in `undetected`: nothing is left out. model: for the oracle baseline and
+    the per-vertex error; constant: {"landmarks": (68, 2) crop sides, "pose_degrees": (3,)} of the training set;
+    image_size; weights: their name. All four default to what the system has (`model`, `metadata["constant"]`,
+    `image_size`, `weights`).
 
     labels: "original" (`pt3d_68`) or "reannotated", from the file `reannotated` whose rows follow `names` (see
     `read_reannotated`); crops and yaw bins stay those of the original labels, as in 3DDFA's script. bfm: a `RawBfm`,
@@ -97,6 +98,9 @@ def evaluate_aflw2000(
     size = image_size or system.image_size
     boxes, detected = _boxes(samples, system, box)
     crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
+    if isinstance(box, str) and box == "detector":  # as a user's photo is looked at: `Predictor.faces`
+        boxes = second_look(run_batches(as_function(system), crops, len(samples)).landmarks, boxes)
+        crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
     shapes = all(sample.truth is not None for sample in samples)
     judge = None if callable(system) else DenseJudge(system, samples, boxes, bfm)
     result = run_batches(judge or as_function(system), crops, len(samples), shapes=shapes)

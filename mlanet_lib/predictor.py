@@ -9,7 +9,7 @@ import torch
 
 from mlanet_lib import checkpoint
 from mlanet_lib.camera import euler_to_matrix
-from mlanet_lib.datasets.sample import Box, crop_image, from_crop
+from mlanet_lib.datasets.sample import Box, crop_image, from_crop, second_look
 from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -105,6 +105,7 @@ class Predictor:
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
         """The faces of a photo (path or array, see `read_photo`), largest first; no face: an empty list.
 
+        The network looks twice: in the crops that the detector's boxes say, then around the points found there.
         boxes: crops in the training convention instead of the detector's (then score is 1).
         """
         photo = read_photo(photo)
@@ -118,6 +119,10 @@ class Predictor:
         crops = [Box(*(f.crop() if f.detector != "given" else f.box)) for f in found]
         turned = np.ascontiguousarray(np.rot90(photo, found[0].turns))
         images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
+        if boxes is None:
+            first = self.predict_crops(images)
+            crops = second_look(self._points.landmarks(self._points.turned(first), first).numpy(), crops)
+            images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
         return self._faces(found, crops, images, *photo.shape[:2])
 
     def _faces(self, found: list[Detection], crops: list[Box], images, height: int, width: int) -> list[Face]:

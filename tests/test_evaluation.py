@@ -161,7 +161,7 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
     folder = benchmark[0]
     samples = aflw2000.read_folder(folder)
     boxes = [(20.0, 30.0, 150.0, 140.0)] * 9
-    seen = []
+    seen, looks = [], []
 
     class System:
         model, image_size, weights = toy_model, 16, "w.safetensors"
@@ -176,6 +176,7 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
         def predict_crops(self, crops):
             from mlanet_lib.parameters import FaceParameters
 
+            looks.append(len(crops))
             return FaceParameters.neutral(toy_model, len(crops))
 
     given = {sample.name: box for sample, box in zip(samples, boxes, strict=True)}
@@ -183,7 +184,9 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
     assert np.allclose(
         by_hand.predicted.max((0, 1)) - by_hand.predicted.min((0, 1)), np.array([150, 140]) * 2**-0.5, rtol=0.5
     )
+    assert looks == [9]
     found = evaluate_aflw2000(folder, System(), box="detector")
+    assert looks == [9, 9, 9]  # a second look, at what the detector found
     assert found.summary["undetected"] == 1 and len(seen) == 9 and "detector" in found.summary["box"]
     middle = found.predicted.mean(1)
     assert np.abs(middle[0] - 100).max() < 15 and np.abs(middle[1:] - [95, 105]).max() < 15

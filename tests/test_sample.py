@@ -19,6 +19,7 @@ from mlanet_lib.datasets.sample import (
     from_crop,
     from_index,
     read_image,
+    second_look,
     to_crop,
     to_index,
 )
@@ -276,3 +277,15 @@ def test_the_light_turns_with_the_crops_camera(toy_model):
     eye = torch.eye(3, dtype=torch.float64)
     assert torch.allclose(crop.rotation @ crop.rotation.transpose(1, 2), eye.expand(3, 3, 3), atol=1e-6)
     assert not torch.allclose(crop.lighting, faces.lighting, atol=1e-2)
+
+
+def test_a_second_look_is_around_the_points_unless_they_make_no_sense():
+    rng = np.random.default_rng(0)
+    boxes = [Box(10.0, 20.0, 50.0, 50.0)] * 4
+    points = rng.uniform(0.2, 0.8, (4, 68, 2))
+    points[1] = 0.5 + 0.1 * (points[1] - 0.5)  # a tenth as large
+    points[2] = 0.5 + 5 * (points[2] - 0.5)
+    points[3] = 0.5
+    found = second_look(points, boxes)
+    assert found[0] == pytest.approx(crop_box_from_landmarks(points[0] * 50 + [10, 20]))
+    assert found[1:] == boxes[1:]
