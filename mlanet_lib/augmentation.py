@@ -32,7 +32,10 @@ _USES = {
     "erase": 8,
     "mirror": 1,
     "occlude": 13,
+    "lying": 1,
 }
+_LATER = ("occlude", "lying")  # drawn by themselves, so that the others are what they were before there were such uses
+_LYING = 120.0  # degrees
 _PLACES = 256  # along each side of the sheet that noise is cut from
 
 
@@ -40,8 +43,9 @@ _PLACES = 256  # along each side of the sheet that noise is cut from
 class AugmentConfig:
     """Strengths; 0 switches a part off.
 
-    shift: largest shift, crop sides; zoom: largest |log| zoom; turn: largest turn in the picture, degrees; gain:
-    standard deviation of the log brightness; tint: the same per colour channel; contrast: largest |log| contrast;
+    shift: largest shift, crop sides; zoom: largest |log| zoom; turn: largest turn in the picture, degrees; lying:
+    share of heads that are turned by anything up to 120 degrees instead; gain: standard deviation of the log
+    brightness; tint: the same per colour channel; contrast: largest |log| contrast;
     blur: share of images that are blurred; noise: largest standard deviation of pixel noise; erase: share of images
     with a rectangle pasted in; mirror: share of images that are mirrored; occlude: share of images before whose face
     an ellipse or a band lies that holds real texture.
@@ -50,6 +54,7 @@ class AugmentConfig:
     shift: float = 0.04
     zoom: float = 0.06
     turn: float = 0.0
+    lying: float = 0.0
     gain: float = 0.12
     tint: float = 0.04
     contrast: float = 0.2
@@ -83,8 +88,8 @@ class Batch:
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
     """All the chance in the augmentation of `count` samples: uniform numbers in [0, 1), a row a sample, on the
     generator's device. Rows are independent: a process may take those of its own samples."""
-    last = _USES["occlude"]  # drawn by itself, so that the others are what they were before there was such a use
-    widths = (sum(_USES.values()) - last, last)
+    later = [_USES[name] for name in _LATER]
+    widths = (sum(_USES.values()) - sum(later), *later)
     return torch.cat([torch.rand(count, n, generator=generator, device=generator.device) for n in widths], 1)
 
 
@@ -99,7 +104,11 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
     if config.mirror:
         batch = _mirrored(batch, chance["mirror"][:, 0] < config.mirror, mirror)
     zoom = torch.exp(either["zoom"] * config.zoom)
-    angle = torch.deg2rad(either["turn"][:, 0] * config.turn)
+    angle = either["turn"][:, 0] * config.turn
+    if config.lying:
+        lying = chance["lying"][:, 0]
+        angle = torch.where(lying < config.lying, (2 * lying / config.lying - 1) * _LYING, angle)
+    angle = torch.deg2rad(angle)
     moved = move(batch.target, batch.landmarks, batch.parameters, either["shift"] * config.shift, zoom, angle)
     target, landmarks, parameters = moved
     gain = torch.exp(_normal(either["gain"]) * config.gain + _normal(either["tint"]) * config.tint)

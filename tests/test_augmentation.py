@@ -89,6 +89,9 @@ def test_strengths_are_what_the_config_says(toy_model):
     assert 0.195 < zoom.max() <= 0.2 + 1e-5
     roll = moved.parameters.pose_degrees()[:, 2]
     assert 29.8 < roll.max() <= 30.01 and -30.01 <= roll.min() < -29.8 and abs(roll.mean()) < 1
+    roll = augment(batch, dataclasses.replace(config, lying=0.2), many).parameters.pose_degrees()[:, 2]
+    assert 117 < roll.max() <= 120.01 and -120.01 <= roll.min() < -117 and abs(roll.mean()) < 2
+    assert 0.13 < (roll.abs() > 30.01).float().mean() < 0.17  # 0.2 x 90 / 120
     light = augment(batch, dataclasses.replace(OFF, gain=0.2), many).parameters.lighting
     gain = (light[:, 0] / batch.parameters.lighting[:, 0]).log()
     assert torch.allclose(gain[:, 0], gain[:, 1], atol=1e-5) and 0.19 < gain[:, 0].std() < 0.21
