@@ -77,7 +77,7 @@ def train(
     another run, and for a loss that is not finite.
     """
     kinds = [kind for kind in KINDS[:2] if kind in config.kinds]
-    data = TrainingData(folder / "train", model, network_config.image_size, kinds)
+    data = TrainingData(folder / "train", model, network_config.image_size, kinds, labelled_share=config.labelled_share)
     held_out = TrainingData(folder / "validation", model, network_config.image_size, KINDS[:2])
     batch_size = min(config.batch_size, len(data))
     architecture = {name: getattr(network_config, name) for name in ("backbone", "pretrained", "image_size")}

@@ -1,18 +1,20 @@
 """Attention at one level of the backbone, and the gate by which a coarser level steers the next finer one.
 
-Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), in timm's modules. What the paper of
-Hierarchical MLANet uses is not known (its abstract says "multi-level attention"): each half can be switched off.
+Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), "se" is squeeze and excitation (Hu et
+al. 2018, arXiv:1709.01507), "eca" its light form (Wang et al. 2020, arXiv:1910.03151), all in timm's modules. What the
+paper of Hierarchical MLANet uses is not known (its abstract says "multi-level attention"): an axis of the ablation.
 """
 
 import torch
+from timm.layers import EcaModule, SEModule
 from timm.layers.cbam import ChannelAttn, SpatialAttn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlanet_lib.errors import UserError
 
-ATTENTION_KINDS = ("none", "channel", "spatial", "channel_spatial")
-FUSION_KINDS = ("none", "hierarchical")
+ATTENTION_KINDS = ("none", "channel", "spatial", "channel_spatial", "se", "eca")
+FUSION_KINDS = ("none", "hierarchical", "concatenate")
 
 
 def level_attention(channels: int, kind: str) -> nn.Module:
@@ -20,10 +22,15 @@ def level_attention(channels: int, kind: str) -> nn.Module:
 
     Channel: x * sigmoid(M(mean_hw x) + M(max_hw x)), M an MLP with channels / 16 (at least 8) hidden units.
     Spatial: x * sigmoid(BN(conv7x7([mean_c x, max_c x]))).
+    se: x * sigmoid(M(mean_hw x)); eca: x * sigmoid(conv1d(mean_hw x)), the convolution along the channels.
     kind: one of `ATTENTION_KINDS`, "none" being the identity; another word is a UserError.
     """
     if kind not in ATTENTION_KINDS:
         raise UserError(f"unknown attention {kind!r}; choose one of {', '.join(ATTENTION_KINDS)}")
+    if kind == "eca":
+        return EcaModule(channels)
+    if kind == "se":
+        return SEModule(channels, rd_channels=max(8, channels // 16))
     steps = []
     if kind.startswith("channel"):
         steps.append(ChannelAttn(channels, rd_channels=max(8, channels // 16)))

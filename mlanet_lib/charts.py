@@ -198,3 +198,36 @@ def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] 
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     return figure
+
+
+@styled
+def pareto(rows: Sequence[Mapping], ylabel: str = "balanced NME, %") -> Figure:
+    """Accuracy against cost, a dot a variant: {"name", "balanced_mean", "seed_sd", "images_per_second"}, the last as
+    milliseconds a picture. The line joins those that no other beats in both."""
+    figure, axis = axes_grid(6.2, 3.4)
+    cost = np.array([1000 / row["images_per_second"] for row in rows])
+    error = np.array([row["balanced_mean"] for row in rows])
+    order = np.lexsort((error, cost))
+    front = [k for n, k in enumerate(order) if error[k] < error[order[:n]].min(initial=np.inf)]
+    axis.plot(cost[front], error[front], color=FAINT, linewidth=2, zorder=1)
+    for k, row in enumerate(rows):
+        colour = INK if row["name"] == "full" else COLOURS[0] if k in front else COLOURS[6]
+        axis.errorbar(cost[k], error[k], row["seed_sd"], fmt="o", color=colour, elinewidth=1, capsize=2.5, markersize=5)
+        axis.annotate(row["name"], (cost[k], error[k]), (5, 4), textcoords="offset points", fontsize=7.5, color=colour)
+    axis.set(xlabel="milliseconds a picture", ylabel=f"{ylabel} (± sd of seeds)")
+    axis.margins(x=0.18, y=0.15)
+    return figure
+
+
+@styled
+def landmark_errors(points: np.ndarray, errors: np.ndarray, label: str = "mean error, %") -> Figure:
+    """Mean error (68,) of each landmark, as colour and size on the points (68,2), x right, y up."""
+    figure, axis = axes_grid(4.6, 3.3)
+    shown = axis.scatter(*points.T, c=errors, s=30 + 120 * errors / errors.max(), cmap="viridis", edgecolor=INK, lw=0.5)
+    for k in np.argsort(errors)[-3:]:
+        axis.annotate(f"{errors[k]:.1f}", points[k], (0, 8), textcoords="offset points", ha="center", fontsize=7.5)
+    axis.set_aspect("equal")
+    axis.margins(0.12)
+    axis.axis("off")
+    figure.colorbar(shown, ax=axis, shrink=0.75, label=label).outline.set_visible(False)
+    return figure

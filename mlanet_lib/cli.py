@@ -62,6 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--reannotated", type=Path, metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy")
     verb.add_argument("--names", type=Path, metavar="FILE", help="the photos of its rows, a name a line")
     verb.add_argument("--bfm", type=Path, metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too")
+    verb.add_argument(
+        "--other",
+        type=_named,
+        action="append",
+        default=[],
+        metavar="NAME=NPZ",
+        help="a system's points: names, landmarks68",
+    )
     _network_options(verb)
     verb.set_defaults(run=_evaluate_aflw2000)
     verb = sets.add_parser("florence", help="scans in MICC Florence's layout, in Deng's form or PRNet's")
@@ -173,6 +181,13 @@ def _reconstruct_one(photo: Path, predictor, options) -> None:
         )
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, sign, path = text.partition("=")
+    if not (name and sign and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NPZ")
+    return name, path
+
+
 def _evaluate_aflw2000(options) -> int:
     check_writable(options.json.parent)
     from mlanet_lib import evaluation
@@ -189,6 +204,7 @@ def _evaluate_aflw2000(options) -> int:
         reannotated=options.reannotated,
         names=options.names,
         bfm=bfm,
+        others=dict(options.other),
     )
     evaluation.write_json(options.json, result)
     print(evaluation.summary(result))

@@ -22,7 +22,7 @@ from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, crop_image,
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation_dense import DenseJudge, not_computed, why_not_dense
 from mlanet_lib.evaluation_florence import FlorenceResult, evaluate_florence
-from mlanet_lib.evaluation_labels import read_reannotated
+from mlanet_lib.evaluation_labels import read_points, read_reannotated
 from mlanet_lib.systems import CropPrediction, as_function, detect_box, run_batches, write_json
 
 __all__ = [
@@ -68,6 +68,7 @@ def evaluate_aflw2000(
     reannotated: str | Path | None = None,
     names: Sequence[str] | str | Path | None = None,
     bfm=None,
+    others: Mapping[str, str | Path] | None = None,
 ) -> AFLWResult:
     """AFLW2000-3D's sparse alignment and head pose over a folder in its layout, beside the two baselines.
 
@@ -80,12 +81,13 @@ def evaluate_aflw2000(
 
     labels: "original" (`pt3d_68`) or "reannotated", from the file `reannotated` whose rows follow `names` (see
     `read_reannotated`); crops and yaw bins stay those of the original labels, as in 3DDFA's script. bfm: a `RawBfm`,
-    for the dense and reconstruction errors of a system whose face model is BFM (`mlanet_lib.evaluation_dense`).
+    for the dense and reconstruction errors of a system whose face model is BFM (`mlanet_lib.evaluation_dense`). others:
+    stored points of other systems by their name (`read_points`), judged alike on the same photos.
 
-    The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` (name -> the same, `uses_the_truth`,
-    and `difference`: system minus baseline, balanced, paired), `intervals` (95 % bootstrap over images, within bins for
-    the balanced mean), `by_occlusion` and `vertex_error` where the files know, `dense`, `sparse_3d_nme` (None: not
-    known), `protocol`, `labels`, `box`, `weights`, `images`.
+    The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` and `others` (name -> the same,
+    `uses_the_truth`, and `difference`: system minus this, balanced, paired), `intervals` (95 % bootstrap over images,
+    within bins for the balanced mean), `by_occlusion` and `vertex_error` where the files know, `dense`,
+    `sparse_3d_nme` (None: not known), `protocol`, `labels`, `box`, `weights`, `images`.
     """
     if labels not in LABELS or (labels == "reannotated") != (reannotated is not None):
         raise UserError(f"labels are one of {', '.join(LABELS)}, the second with a file of them and the first without")
@@ -118,11 +120,14 @@ def evaluate_aflw2000(
     if model is not None:
         points, angles = oracle_pose(model, truth)
         baselines[ORACLE] = (points, angles, "mean shape in the pose that fits the ground truth best", True)
+    stored = {name: read_points(path, samples) for name, path in (others or {}).items()}
+    baselines |= {name: (points, None, "another system's stored points", False) for name, points in stored.items()}
     summary = {
         "sparse_nme": metrics.by_yaw(rows["nme"], pose[:, 1]),
         "pose_mae": None if result.pose_degrees is None else metrics.pose_mae(result.pose_degrees, pose),
         "intervals": _intervals(rows["nme"].to_numpy(), result.pose_degrees, pose, seed),
         "baselines": {},
+        "others": {},
     }
     _pose_columns(rows, "", result.pose_degrees, pose)
     for name, (points, angles, note, cheats) in baselines.items():
@@ -133,7 +138,7 @@ def evaluate_aflw2000(
             kept = metrics.pose_counted(pose)
             ours, theirs = rows["pose error"][kept], rows[f"pose error {name}"][kept]
             difference["pose_mae"] = metrics.paired_difference(ours, theirs, seed)
-        summary["baselines"][name] = {
+        summary["others" if name in stored else "baselines"][name] = {
             "sparse_nme": metrics.by_yaw(nme, pose[:, 1]),
             "pose_mae": None if angles is None else metrics.pose_mae(angles, pose),
             "difference": difference,
@@ -251,7 +256,7 @@ def _known_truth(samples, result: CropPrediction, model, rows: pd.DataFrame, pos
 def summary(result: AFLWResult) -> str:
     """The result as a plain-text table, with its protocol."""
     data, lines = result.summary, []
-    systems = {data["weights"]: data, **data["baselines"]}
+    systems = {data["weights"]: data, **data["others"], **data["baselines"]}
     wide = max(map(len, systems)) + 4
     lines.append(f"{'NME %':<{wide}}{'0-30':>8}{'30-60':>8}{'60-90':>8}{'balanced':>10}{'images':>8}{'pose deg':>10}")
     for name, entry in systems.items():
@@ -262,7 +267,7 @@ def summary(result: AFLWResult) -> str:
         lines.append(f"{label:<{wide}}{numbers}{nme['balanced_mean']:10.2f}{nme['image_mean']:8.2f}{angle}")
     low, high = data["intervals"]["balanced_mean"]
     lines.append(f"balanced mean, 95 % interval over images: {low:.2f} to {high:.2f}; {data['images']} images")
-    for name, entry in data["baselines"].items():
+    for name, entry in (data["others"] | data["baselines"]).items():
         d = entry["difference"]["sparse_nme"]
         lines.append(f"minus {name}: {d['difference']:+.2f} ({d['low']:+.2f} to {d['high']:+.2f}), {d['verdict']}")
     if any(entry["uses_the_truth"] for entry in data["baselines"].values()):

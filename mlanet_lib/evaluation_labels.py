@@ -1,4 +1,4 @@
-"""AFLW2000-3D's second label set, the reannotated points of 3DDFA's release."""
+"""Points in files: AFLW2000-3D's second label set (3DDFA's release), and what other systems said of its photos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mlanet_lib import metrics
+from mlanet_lib.arrays import read_npz
 from mlanet_lib.datasets.aflw2000 import PICTURES
 from mlanet_lib.datasets.sample import ONE_BASED, Sample, from_index
 from mlanet_lib.errors import UserError
@@ -55,6 +56,33 @@ def read_reannotated(
     if apart > DISORDER:
         raise UserError(f"{path}: its points lie {apart:.0f} % from the original ones: its rows are of other photos")
     return points
+
+
+def read_points(path: str | Path, samples: Sequence[Sample]) -> np.ndarray:
+    """Another system's points for these photos: (N, 68, 2) pixels, first centre at 0.5.
+
+    path: `.npz` with `names` (R,) of photos and `landmarks68` (R, 68, 2 or more) in their pixels, counted as the labels
+    are (3DDFA's script compares the two without a shift), in any order. UserError for a photo without a row, and for
+    arrays of another form.
+    """
+    stored = read_npz(Path(path), "file of a system's points")
+    if missing := {"names", "landmarks68"} - set(stored):
+        raise UserError(f"{path} has no field '{min(missing)}': points of a system are names and landmarks68")
+    names, points = stored["names"], stored["landmarks68"]
+    if (
+        points.shape[:2] != (len(names), 68)
+        or points.ndim != 3
+        or points.shape[2] < 2
+        or points.dtype.kind not in "iuf"
+    ):
+        raise UserError(f"{path}: landmarks68 is {points.dtype} {points.shape}, not ({len(names)}, 68, 2)")
+    row = {Path(str(name)).name: k for k, name in enumerate(names)}
+    if missing := [sample.name for sample in samples if sample.name not in row]:
+        raise UserError(f"{path}: no points for {missing[0]}")
+    chosen = points[[row[sample.name] for sample in samples], :, :2].astype(np.float64)
+    if not np.isfinite(chosen).all():
+        raise UserError(f"{path}: points that are not finite numbers")
+    return from_index(chosen, ONE_BASED)
 
 
 def _photo_names(folder: Path) -> list[str]:

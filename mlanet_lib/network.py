@@ -93,6 +93,7 @@ class MLANet(nn.Module):
         self.attention = nn.ModuleList(level_attention(c, self.config.attention) for c in channels)
         self.project = nn.ModuleList(ConvNormAct(c, width, 1, act_layer=nn.SiLU) for c in channels)
         self.gates = nn.ModuleList(CoarseGate(width) for _ in range(fused))
+        self.side_by_side = self.config.fusion == "concatenate"
         self.sizes = {
             "identity": model.n_identity,
             "expression": model.n_expression,
@@ -101,12 +102,13 @@ class MLANet(nn.Module):
             "translation": 3,
             "lighting": 27,
         }
-        self.heads = nn.ModuleDict({name: nn.Linear(width * pool**2, size) for name, size in self.sizes.items()})
+        read = width * pool**2 * (count if self.side_by_side else 1)
+        self.heads = nn.ModuleDict({name: nn.Linear(read, size) for name, size in self.sizes.items()})
         logits = torch.zeros(len(self.sizes), count)
         self.points = nn.Linear(channels[-1], 2 * 68)  # for the training alone
-        if count > 1:
+        if count > 1 and not self.side_by_side:
             self.level_logits = nn.Parameter(logits)
-        else:  # one level's weight is 1 whatever its logit: nothing to learn
+        else:  # one level's weight is 1 whatever its logit, and of levels side by side the heads read all
             self.register_buffer("level_logits", logits)
         neutral = FaceParameters.neutral(model, 1, focal=self.config.focal)
         mean, std = (self.backbone.pretrained_cfg.get(key, 0.5) for key in ("mean", "std"))
@@ -147,7 +149,8 @@ class MLANet(nn.Module):
         weights = self.level_logits.softmax(1)
         with torch.autocast(images.device.type, enabled=False):
             raw = {
-                name: self.head_scale[k] * head(torch.einsum("l,bld->bd", weights[k], pooled))
+                name: self.head_scale[k]
+                * head(pooled.flatten(1) if self.side_by_side else torch.einsum("l,bld->bd", weights[k], pooled))
                 for k, (name, head) in enumerate(self.heads.items())
             }
             if self.training:
@@ -191,8 +194,13 @@ class MLANet(nn.Module):
     def level_weights(self) -> dict[str, Tensor]:
         """How much each parameter group reads from each level: {group: (levels,)}, every row sums to 1.
 
-        The features that are weighed are normalised, so that the weights are comparable across levels.
+        The features that are weighed are normalised, so that the weights are comparable across levels. Where a head
+        reads the levels side by side (fusion "concatenate"): each level's share of the sum of its squared weights.
         """
+        if self.side_by_side:
+            count = len(self.config.levels)
+            squares = {n: h.weight.detach().square().unflatten(1, (count, -1)) for n, h in self.heads.items()}
+            return {name: square.sum((0, 2)) / square.sum() for name, square in squares.items()}
         weights = self.level_logits.detach().softmax(1)
         return {name: weights[k] for k, name in enumerate(self.sizes)}
 

@@ -48,6 +48,10 @@ class Section:
         """A paragraph of plain text."""
         return self._add(f"<p>{html.escape(text)}</p>")
 
+    def points(self, lines: Sequence[str]) -> "Section":
+        """A list of sentences, plain text."""
+        return self._add("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+
     def heading(self, text: str) -> "Section":
         """A smaller heading."""
         return self._add(f"<h3>{html.escape(text)}</h3>")

@@ -57,12 +57,13 @@ class AblationParams:
 @dataclass(frozen=True)
 class BenchmarkParams:
     """limit: faces judged (null: all); batch_size: pictures in one forward; bootstrap: resamples behind an interval;
-    examples: faces shown in figures."""
+    examples: faces shown in figures; others: points of other systems by name (`evaluation_labels.read_points`)."""
 
     limit: int | None
     batch_size: int
     bootstrap: int
     examples: int
+    others: dict[str, str]
 
 
 @dataclass(frozen=True)

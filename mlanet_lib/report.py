@@ -16,10 +16,19 @@ from mlanet_lib import charts
 from mlanet_lib.gallery import Gallery
 from mlanet_lib.metrics import YAW_BINS
 from mlanet_lib.page import Estimate, Page, commit, number, read_json, read_table
+from mlanet_lib.report_study import (
+    BIN_TITLES,
+    ablation_section,
+    benchmark_name,
+    comparison_section,
+    in_a_minute,
+    interval,
+    is_stand_in,
+    is_synthetic,
+    provenance,
+)
 
 PACKAGES = ("mlanet", "torch", "timm", "numpy", "scipy", "numba", "opencv-python-headless")
-BASE = "full"
-BIN_TITLES = ("0–30°", "30–60°", "60–90°", "balanced mean")
 
 
 @dataclass
@@ -29,7 +38,7 @@ class Inputs:
     aflw2000: the JSON summary of `evaluate_aflw2000`; images: its table, a row a photo (CSV); florence: the summary of
     `evaluate_florence`; ablation: the rows of `ablation.judge` (JSON list, or a dict with them under "variants");
     history: the training's CSV; params: params.yaml as a mapping; gallery: pictures of faces (`mlanet_lib.gallery`);
-    others: further AFLW2000-layout summaries by name (real photos, say).
+    others: further AFLW2000-layout summaries by name (real photos, say); lock: dvc.lock, for the hashes of the data.
     """
 
     aflw2000: Mapping | Path | None = None
@@ -40,6 +49,7 @@ class Inputs:
     params: Mapping | None = None
     gallery: Gallery | None = None
     others: Mapping[str, Mapping | Path] = field(default_factory=dict)
+    lock: Mapping | None = None
 
 
 def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet: report") -> Path:
@@ -59,10 +69,12 @@ def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet:
         _warning(aflw, florence),
         f"Profile {profile or 'unknown'}; {commit()}. Made by mlanet_lib.report.",
     )
-    _headline(page, aflw, florence, others)
+    _headline(page, aflw, florence, others, rows)
     _gallery_sections(page, inputs.gallery)
     _by_yaw(page, aflw, images)
-    _ablation(page, rows)
+    _on_the_face(page, inputs.gallery)
+    ablation_section(page, rows)
+    comparison_section(page, aflw)
     _florence(page, florence)
     _training(page, history, inputs.gallery)
     _configuration(page, inputs, aflw, florence)
@@ -70,31 +82,11 @@ def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet:
     return page.write(output)
 
 
-def is_synthetic(summary: Mapping) -> bool:
-    """Whether an AFLW2000-layout result is of rendered faces: only those know what is occluded."""
-    return "by_occlusion" in summary
-
-
-def benchmark_name(summary: Mapping) -> str:
-    """What to call the benchmark: a stand-in is named as one."""
-    return "synthetic faces in AFLW2000-3D's layout" if is_synthetic(summary) else "AFLW2000-3D's layout, real photos"
-
-
-def interval(entry: Mapping, digits: int = 2) -> str:
-    """A paired difference in words: `-1.20 [-1.31, -1.08], lower`."""
-    low, high = (f"{entry[key]:+.{digits}f}" for key in ("low", "high"))
-    return f"{entry['difference']:+.{digits}f} [{low}, {high}], {entry['verdict']}"
-
-
-def _stand_in(florence: Mapping) -> bool:
-    return florence["protocol"].startswith("synthetic")
-
-
 def _warning(aflw, florence) -> str:
     names = []
     if aflw and is_synthetic(aflw):
         names.append("AFLW2000-3D")
-    if florence and _stand_in(florence):
+    if florence and is_stand_in(florence):
         names.append("MICC Florence")
     if not names:
         return ""
@@ -104,7 +96,7 @@ def _warning(aflw, florence) -> str:
     )
 
 
-def _headline(page: Page, aflw, florence, others) -> None:
+def _headline(page: Page, aflw, florence, others, rows) -> None:
     section = page.section("Headline")
     cards = []
     if aflw:
@@ -117,10 +109,11 @@ def _headline(page: Page, aflw, florence, others) -> None:
             note = f"per-vertex error after similarity (mean face: {number(error['mean_face_mm'])})"
             cards.append((f"{number(error['mean_mm'])} mm", note))
     if florence:
-        name = "synthetic scans in Florence's layout" if _stand_in(florence) else "MICC Florence"
+        name = "synthetic scans in Florence's layout" if is_stand_in(florence) else "MICC Florence"
         rmse = number(florence["conditions"]["all"]["mean_mm"])
         cards.append((f"{rmse} mm", f"point-to-plane RMSE, {name}"))
     section.cards(cards)
+    section.points(in_a_minute(aflw, florence, rows))
     if not aflw:
         section.not_run("Sparse alignment and head pose")
         return
@@ -138,9 +131,10 @@ def _nme_table(section, summary: Mapping) -> None:
     pose = summary.get("pose_mae")
     error = Estimate(pose["mean"], *summary["intervals"].get("pose_mae_mean", (None, None))) if pose else None
     rows = [["MLANet", *_nme_cells(summary, summary["intervals"]), error, "–"]]
-    for name, entry in summary["baselines"].items():
+    for name, entry in (summary.get("others", {}) | summary["baselines"]).items():
         pose = entry.get("pose_mae")
-        label = f"{name} ({'uses the truth' if entry['uses_the_truth'] else 'sees no picture'})"
+        kind = "uses the truth" if entry["uses_the_truth"] else "sees no picture"
+        label = f"{name} (measured here, {entry['note']})" if name in summary.get("others", {}) else f"{name} ({kind})"
         difference = interval(entry["difference"]["sparse_nme"])
         rows.append([label, *_nme_cells(entry, {}), pose["mean"] if pose else None, difference])
     *bins, images = summary["sparse_nme"]["images"]
@@ -202,31 +196,17 @@ def _by_yaw(page: Page, aflw, images: pd.DataFrame | None) -> None:
         section.not_run("Occluded against free faces", "these files do not say what is occluded")
 
 
-def _ablation(page: Page, rows) -> None:
-    section = page.section("Ablation")
-    if not rows:
-        section.not_run("Ablation")
+def _on_the_face(page: Page, gallery: Gallery | None) -> None:
+    section = page.section("Where it errs")
+    if gallery is None or not (gallery.errors or gallery.failures):
+        section.not_run("Errors on the face, and the worst ten")
         return
-    if compared := [row for row in rows if "difference" in row]:
-        caption = "Difference to the full model; grey: not distinguishable."
-        section.figure(charts.forest(compared), caption, "Forest plot of the ablation")
-    table = []
-    for row in sorted(rows, key=lambda row: row["name"] != BASE):
-        seeds = f"{number(row['balanced_mean'])} ± {number(row['seed_sd'])}"
-        change = interval(row) if "difference" in row else "–"
-        table.append([row["name"], *(row["bins"][key] for key in YAW_BINS), seeds, change])
-    section.table(
-        ["variant", *BIN_TITLES[:3], "balanced mean ± sd of seeds", "difference to full"],
-        table,
-        f"Sparse NME in %, {rows[0]['seeds']} seeds, {rows[0]['images']} images of the benchmark above, at the "
-        "ablation's smaller training size. Differences are paired by image and by seed; intervals resample both, at "
-        "95 % for all the comparisons together (Bonferroni). The variants are this project's reading, not the paper's.",
-        ours=[0],
-    )
+    for title, figure, caption in gallery.errors + gallery.failures:
+        section.heading(title).figure(figure, caption, f"{title}: {caption}", "webp")
 
 
 def _florence(page: Page, florence) -> None:
-    suffix = ": synthetic stand-in in Florence's layout" if florence and _stand_in(florence) else ""
+    suffix = ": synthetic stand-in in Florence's layout" if florence and is_stand_in(florence) else ""
     section = page.section(f"Reconstruction against scans{suffix}")
     if not florence:
         section.not_run("Reconstruction against scans in MICC Florence's layout")
@@ -272,6 +252,7 @@ def _configuration(page: Page, inputs: Inputs, aflw, florence) -> None:
     section = page.section("Configuration and versions")
     versions = [["python", platform.python_version()], *([name, version(name)] for name in PACKAGES)]
     section.table(["package", "version"], versions, f"{platform.system()} {platform.machine()}; {commit()}.")
+    provenance(section, inputs.params, inputs.lock)
     if inputs.params is not None:
         section.details("params.yaml, the whole effective configuration", dict(inputs.params))
     for name, value in (("aflw2000", aflw), ("florence", florence)):
@@ -288,7 +269,7 @@ def _missing(page: Page, aflw, florence, rows, history, inputs: Inputs, others) 
     real = [value for value in (aflw, *others.values()) if value and not is_synthetic(value)]
     missing = {
         "AFLW2000-3D, real photos": not real,
-        "MICC Florence's scans (gated)": not florence or _stand_in(florence),
+        "MICC Florence's scans (gated)": not florence or is_stand_in(florence),
         "Dense and reconstruction protocols of AFLW2000-3D (they need BFM and its correspondence)": not _dense(aflw),
         "PRNet's protocol for Florence (mlanet evaluate florence --form prnet)": True,
         "Sparse alignment": not aflw,

@@ -41,7 +41,8 @@ class TrainConfig:
     rate of AdamW, reached after the share `warmup` of the steps, then a cosine down to `final_lr` of it. clip: largest
     norm of the gradient. ema: decay of the averaged weights, which are the ones that are judged and kept (0 = none).
     validate_every: steps between validations and checkpoints (0 = once an epoch). kinds: the kinds of samples that are
-    used. vertices: points of the vertex loss. hidden_weight: what a landmark that is not visible counts.
+    used; labelled_share: of the labelled ones that keep their labels. vertices: points of the vertex loss.
+    hidden_weight: what a landmark that is not visible counts.
     photometric_batch, photometric_size: pictures rendered a step, and their side in px (0 pictures = no photometric
     loss). photometric_vertices: of the mesh that is rendered (`coarse`; 0 = all). precision: "float32", or "bfloat16"
     for the network's forward pass. compile: torch.compile for the network, a wait at the start for other kernels.
@@ -59,6 +60,7 @@ class TrainConfig:
     ema: float = 0.995
     validate_every: int = 0
     kinds: tuple[str, ...] = KINDS
+    labelled_share: float = 1.0
     vertices: int = 200
     hidden_weight: float = 0.5
     photometric_batch: int = 8
@@ -76,6 +78,8 @@ class TrainConfig:
             raise UserError("steps, batch_size, vertices and photometric_size of the training must be at least 1")
         if self.lr <= 0 or not 0 <= self.ema < 1 or not 0 <= self.warmup < 1:
             raise UserError("training needs lr > 0, 0 <= ema < 1 and 0 <= warmup < 1")
+        if not 0 <= self.labelled_share <= 1:
+            raise UserError("labelled_share of the training lies between 0 and 1")
         if self.processes < 0:
             raise UserError("processes of the training must be 1 or more, or 0 for one on each GPU")
         if self.precision not in ("float32", "bfloat16"):
@@ -129,7 +133,9 @@ def fit(
     """
     began, out, team = time.monotonic(), Path(out_folder), Processes.join(device)
     with team.agreeing():
-        data = TrainingData(train_folder, model, network_config.image_size, config.kinds, team.device)
+        data = TrainingData(
+            train_folder, model, network_config.image_size, config.kinds, team.device, config.labelled_share
+        )
         held_out = TrainingData(validation_folder, model, network_config.image_size, KINDS[:2], team.device)
         batch_size = min(config.batch_size, len(data))
         if batch_size < 2 * team.count and team.count > 1:

@@ -29,11 +29,12 @@ class TrainingData:
     """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `fingerprint` of the files.
 
     folder: where the two files lie, or folders with them; model: the face model that the labels must fit; side: the
-    crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held. What is
-    missing, unreadable or does not fit is a UserError.
+    crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held;
+    labelled_share: of the labelled samples that stay so (the same ones each time), the others being unlabelled. What
+    is missing, unreadable or does not fit is a UserError.
     """
 
-    def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu"):
+    def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu", labelled_share: float = 1.0):
         folder = Path(folder)
         if unknown := set(kinds) - set(KINDS):
             raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
@@ -43,6 +44,8 @@ class TrainingData:
             images, labels = _read(part)
             labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
             self._check(part, images, labels, model)
+            labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == KINDS.index("labelled")))
+            labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = KINDS.index("unlabelled")
             keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
             if len(keep):
                 pictures.append(_resized(torch.from_numpy(images[keep]), side))

@@ -74,6 +74,32 @@ def compare_figure(
     return figure
 
 
+def choose_figure(
+    meshes: dict[str, tuple[np.ndarray, np.ndarray]], faces: np.ndarray, height: int = 440, triangles: int = 200_000
+) -> go.Figure:
+    """One face of many, chosen by name from a menu: {name: (vertices (V,3) mm, colours (V,3) in [0,1])}.
+
+    All share `faces`. `triangles`: of all of them together; where there are more, they are thinned out alike
+    (`decimate`, by the first one's cells). Positions are kept to 0.1 mm.
+    """
+    columns = np.concatenate([np.concatenate(pair, 1) for pair in meshes.values()], 1)
+    budget = min(MOST_TRIANGLES, triangles // len(meshes))
+    _, kept, columns = decimate(np.asarray(columns[:, :3], float), np.asarray(faces), columns, budget)
+    traces = []
+    for k in range(len(meshes)):
+        vertices, colours = np.split(columns[:, 6 * k : 6 * k + 6], 2, 1)
+        traces.append(_trace(np.round(vertices, 1), kept, colours, len(kept)))
+    figure = go.Figure(traces[0])
+    buttons = []
+    for name, trace in zip(meshes, traces, strict=True):
+        values = {axis: [np.round(np.asarray(trace[axis], float), 1).tolist()] for axis in "xyz"}
+        values["vertexcolor"] = [list(trace.vertexcolor)]
+        buttons.append({"label": name, "method": "restyle", "args": [values]})
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top"}
+    figure.update_layout(scene=_scene(), updatemenus=[menu], **_layout("", height))
+    return figure
+
+
 def _trace(vertices, faces, colours, triangles) -> go.Mesh3d:
     colours = np.broadcast_to(np.array(CLAY) / 255, vertices.shape) if colours is None else np.asarray(colours)
     vertices, faces, colours = decimate(np.asarray(vertices, float), np.asarray(faces), colours, triangles)

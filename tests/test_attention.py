@@ -26,9 +26,10 @@ def test_none_is_the_identity():
     assert torch.equal(level_attention(8, "none")(x), x)
 
 
-def test_channel_gate_is_one_factor_per_channel():
+@pytest.mark.parametrize("kind", ["channel", "se", "eca"])
+def test_channel_gate_is_one_factor_per_channel(kind):
     x = torch.rand(2, 16, 4, 4) + 0.5
-    factor = level_attention(16, "channel")(x) / x
+    factor = level_attention(16, kind)(x) / x
     assert torch.allclose(factor, factor[:, :, :1, :1].expand_as(factor), atol=1e-6)
     assert (factor > 0).all() and (factor < 1).all()
 

@@ -63,3 +63,21 @@ def test_cumulative_error_counts_images():
     x, y = axis.lines[0].get_data()
     assert y[np.searchsorted(x, 2.5) - 1] == 50
     assert axis.lines[0].get_label() == "a: 75 % within 10"
+
+
+def test_pareto_joins_what_no_other_beats():
+    rows = [
+        {"name": name, "balanced_mean": error, "seed_sd": 0.1, "images_per_second": speed}
+        for name, error, speed in (("full", 3.0, 100), ("light", 4.0, 500), ("bad", 5.0, 200), ("slow", 3.5, 50))
+    ]
+    axis = charts.pareto(rows).axes[0]
+    x, y = axis.lines[0].get_data()
+    assert x.tolist() == [2.0, 10.0] and y.tolist() == [4.0, 3.0]
+    assert {text.get_text() for text in axis.texts} == {"full", "light", "bad", "slow"}
+
+
+def test_landmark_errors_name_the_largest():
+    errors = np.arange(68.0)
+    axis = charts.landmark_errors(np.random.default_rng(0).normal(size=(68, 2)), errors).axes[0]
+    assert {text.get_text() for text in axis.texts} == {"65.0", "66.0", "67.0"}
+    assert axis.collections[0].get_array().tolist() == errors.tolist()

@@ -46,13 +46,13 @@ def test_a_kind_of_attention_is_two_lines(toy_model, monkeypatch):
     lines = "".join(f"    {line}\n" for line in block("A kind of attention", "python").splitlines())
     source = source.replace("    return nn.Sequential(*steps)", f"{lines}    return nn.Sequential(*steps)", 1)
     scope = {"__name__": "changed"}
-    exec(source.replace('"channel_spatial")', '"channel_spatial", "eca")', 1), scope)
-    module = scope["level_attention"](16, "eca")
+    exec(source.replace('"se", "eca")', '"se", "eca", "context")', 1), scope)
+    module = scope["level_attention"](16, "context")
     assert len(module) == 1
     features = torch.randn(2, 16, 8, 8)
     assert module(features).shape == features.shape
     assert not torch.equal(module(features), features)
-    assert "eca" not in attention.ATTENTION_KINDS
+    assert "context" not in attention.ATTENTION_KINDS
 
 
 def test_a_data_set_is_an_entry_or_a_function(tmp_path):

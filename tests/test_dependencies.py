@@ -17,7 +17,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 # the same thing under conda-forge's name
-CONDA_NAME = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-python-headless": "py-opencv"}
+CONDA_NAME = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "opencv-python-headless": "py-opencv",
+    "playwright": "playwright-python",
+}
 CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
 # floors 1-4 of the design run on a bare machine
 BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
@@ -31,6 +36,8 @@ SHOWING = {
     "studio",
     "page",
     "report",
+    "report_study",
+    "live",
     "params",
     "profiles",
     "cli",

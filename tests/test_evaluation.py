@@ -10,7 +10,15 @@ import torch
 from mlanet_lib import metrics
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import ONE_BASED, ZERO_BASED, crop_box_from_landmarks, from_crop, from_index, to_crop
+from mlanet_lib.datasets.sample import (
+    ONE_BASED,
+    ZERO_BASED,
+    crop_box_from_landmarks,
+    from_crop,
+    from_index,
+    to_crop,
+    to_index,
+)
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation import ORACLE, CropPrediction, evaluate_aflw2000, oracle_pose, summary, write_json
 
@@ -155,6 +163,31 @@ def test_public_system_on_the_real_files(benchmark, shared_data, toy_model):
     assert (
         data["weights"] == "mb05" and "by_occlusion" not in data and "original labels" in data["protocol"]["sparse_nme"]
     )
+
+
+def test_other_systems_points_are_judged_alike(benchmark, toy_model, tmp_path):
+    folder = benchmark[0]
+    samples = aflw2000.read_folder(folder)
+    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
+    truth = np.stack([sample.landmarks for sample in samples])
+    off = to_index(truth + np.array([3.0, 4.0]), ONE_BASED)
+    names = np.array([sample.name for sample in samples])
+    np.savez(tmp_path / "peer.npz", names=names[::-1], landmarks68=off[::-1])
+    system = replay(boxes, truth)
+    result = evaluate_aflw2000(
+        folder, system, model=toy_model, image_size=8, weights="w", others={"peer": tmp_path / "peer.npz"}
+    )
+    entry = result.summary["others"]["peer"]
+    size = np.sqrt((truth.max(1) - truth.min(1)).prod(1))
+    assert np.allclose(result.images["nme peer"], 500 / size) and entry["pose_mae"] is None
+    assert entry["difference"]["sparse_nme"]["verdict"] == "lower" and "peer" not in result.summary["baselines"]
+    assert "minus peer: " in summary(result)
+    np.savez(tmp_path / "less.npz", names=names[1:], landmarks68=off[1:])
+    np.savez(tmp_path / "form.npz", names=names, landmarks68=off[:, :5])
+    np.savez(tmp_path / "none.npz", names=names)
+    for name, message in (("less", f"no points for {names[0]}"), ("form", "not .9, 68, 2"), ("none", "no field")):
+        with pytest.raises(UserError, match=message):
+            evaluate_aflw2000(folder, replay(boxes, truth), image_size=8, others={"peer": tmp_path / f"{name}.npz"})
 
 
 def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):

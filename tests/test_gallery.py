@@ -39,7 +39,7 @@ def test_best_median_worst_are_what_they_say(predictor, folder):
         photo = figure.axes[0].images[0].get_array()
         assert abs(int(photo[112, 112, 0]) - (40 * k + 20)) <= 3
         assert f"{nme[k]:.2f} %" in figure.axes[0].get_ylabel() and f"{10 * k:+d}°" in figure.axes[0].get_ylabel()
-    assert list(gallery.levels) == [2, 4] and len(gallery.viewer.data) == 3
+    assert list(gallery.levels) == [2, 4] and len(gallery.viewer.layout.updatemenus[0].buttons) == 3
     assert all(sum(row) == pytest.approx(1, abs=1e-5) for row in gallery.level_weights.values())
     assert len([axis for axis in gallery.attention.axes if axis.images]) >= 9
 
@@ -47,3 +47,39 @@ def test_best_median_worst_are_what_they_say(predictor, folder):
 def test_fewer_faces_than_asked_for(predictor, folder):
     gallery = make_gallery(predictor, folder, ["image0.jpg", "image3.jpg"], [2.0, 1.0], count=3)
     assert len(gallery.rows[0][1].axes) == 10
+
+
+def test_worst_and_errors_on_the_face(predictor, folder):
+    names, nme = [f"image{k}.jpg" for k in range(5)], [5.0, 1.0, 9.0, 3.0, 7.0]
+    gallery = make_gallery(predictor, folder, names, nme, count=1)
+    [(title, figure, caption)] = gallery.failures
+    labels = [axis.get_xlabel() for axis in figure.axes if axis.images]
+    assert title == "The worst 5" and [label.split()[0] for label in labels] == ["9.0", "7.0", "5.0", "3.0", "1.0"]
+    assert labels[0].endswith("image2") and "worst of 5" in caption
+    [(title, figure, _)] = gallery.errors  # photos that do not know their shape
+    shown = figure.axes[0].collections[0].get_array()
+    assert title == "By point" and shown.shape == (68,)
+
+
+def test_errors_are_those_of_the_points_and_of_the_surface(predictor, folder, tmp_path_factory, monkeypatch):
+    from mlanet_lib import figures, gallery
+    from mlanet_lib.datasets.sample import SyntheticTruth
+
+    model, seen = predictor.model, {}
+    read = aflw2000.read_sample
+    coefficients = {"identity": np.zeros(model.n_identity, np.float32), "expression": np.zeros(model.n_expression)}
+
+    def knowing(path):
+        truth = SyntheticTruth(**{f.name: None for f in dataclasses.fields(SyntheticTruth)})
+        truth = dataclasses.replace(truth, face_model=model.fingerprint, **coefficients)
+        return dataclasses.replace(read(path), truth=truth)
+
+    def drawn(_, __, errors, limit, label):
+        seen["errors"] = errors
+
+    monkeypatch.setattr(aflw2000, "read_sample", knowing)
+    monkeypatch.setattr(figures, "error_map", drawn)
+    parts = gallery.errors_on_the_face(predictor, folder, [f"image{k}.jpg" for k in range(5)])
+    assert [title for title, _, _ in parts] == ["By point", "On the surface"]
+    # the untrained network says the mean face, and that is the truth here
+    assert seen["errors"].shape == (len(model.mean),) and seen["errors"].max() < 0.05

@@ -111,6 +111,21 @@ def test_level_weights_decide_what_is_read(toy_model):
     assert not torch.allclose(network.encode(images).identity, before, atol=1e-2)
 
 
+def test_levels_side_by_side_are_read_by_weights_of_their_own(toy_model):
+    network = small_network(toy_model, levels=(1, 4), fusion="concatenate").eval()
+    head = network.heads["identity"]
+    assert head.in_features == 2 * 64 * 16
+    head.weight.data.normal_()[:, 64 * 16 :] = 0  # the coarser level's
+    images = torch.rand(2, 3, 64, 64)
+    before = network.encode(images).identity
+    network.project[1].bn.bias.data += 1.0
+    network.project[1].bn.weight.data *= -3
+    assert torch.equal(network.encode(images).identity, before)
+    network.project[0].bn.weight.data *= -3
+    assert not torch.allclose(network.encode(images).identity, before, atol=1e-2)
+    assert network.level_weights()["identity"].tolist() == pytest.approx([1.0, 0.0])
+
+
 def test_fusion_lets_the_coarse_level_reach_the_finer_ones(toy_model):
     network = small_network(toy_model, levels=(2, 3, 4)).eval()
     images = torch.rand(1, 3, 64, 64)

@@ -68,6 +68,7 @@ def florence():
 @pytest.fixture
 def ablation():
     shared = {"seed_sd": 0.25, "bins": bins(9.0), "images": 33, "seeds": 3, "per_seed": {}}
+    shared |= {"parameters": 4_500_000, "gmacs": 0.125, "images_per_second": 200.0}
     return [
         {"name": "full", "balanced_mean": 9.5} | shared,
         {"name": "no_attention", "balanced_mean": 9.75} | shared | difference(0.25, -0.1, 0.6, NOT_DISTINGUISHABLE),
@@ -81,13 +82,17 @@ def test_whole_report(aflw, florence, ablation, toy_model, tmp_path):
     mesh = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy())
     figure = charts.level_weights(weights)
     gallery = Gallery([("Best", figure, "the best")], figure, weights, [1, 2, 3, 4], mesh, "turn me")
-    inputs = Inputs(aflw, images, florence, {"variants": ablation}, history, {"profile": "embedded"}, gallery)
+    gallery.failures, gallery.errors = [("The worst 1", figure, "worst")], [("By point", figure, "points")]
+    ablation[1]["images_per_second"] = 300.0
+    lock = {"stages": {"prepare_data": {"outs": [{"path": "outputs/data", "md5": "abc.dir", "size": 1234}]}}}
+    params = {"profile": "embedded", "seed": 7}
+    inputs = Inputs(aflw, images, florence, {"variants": ablation}, history, params, gallery, lock=lock)
     path = build(inputs, tmp_path / "report.html")
     assert path.stat().st_size < LARGEST
     reader, text = read(path)
     # offline: nothing is fetched
     assert all(address.startswith(("data:", "#")) for address in reader.addresses)
-    assert all(image["alt"] for image in reader.images) and len(reader.images) == 7
+    assert all(image["alt"] for image in reader.images) and len(reader.images) == 10
     raw = path.read_text(encoding="utf-8")
     assert raw.count('Plotly.newPlot("') == 1 and raw.count("plotly.js v") == 1
     # numbers with their intervals and their protocols
@@ -98,6 +103,16 @@ def test_whole_report(aflw, florence, ablation, toy_model, tmp_path):
     assert "-15.00 [-16.00, -14.00], lower" in text
     assert "+0.25 [-0.10, +0.60], not distinguishable" in text
     assert "1.25 ± 0.50" in text and "1.75 ± 0.50" in text
+    # in a minute, from the same numbers
+    assert "the 68 points are 8.00 % off (balanced NME, 95 % 7.50 to 8.75), against 23.00 % for constant" in text
+    assert "1.25 mm from synthetic scans, better than the mean face (-0.500 [-0.750, -0.250], lower)" in text
+    assert "worse: none; better: none; not distinguishable from: no_attention (against the full network" in text
+    # what it costs, and where it comes from
+    assert "no_attention 4.50 125.00 300.00 1.50 9.75" in text
+    assert "outputs/data abc.dir 1,234" in text and "seed 7" in text
+    # published numbers stand apart from those of synthetic faces
+    assert "3DDFA_V2 (2020) 2.63 3.42 4.48 3.51 arXiv:2009.09960" in text and "MLANet (this run)" not in text
+    assert "This run judged synthetic faces" in text
     # a stand-in is named as one everywhere
     assert "Synthetic stand-ins" in text and "synthetic stand-in in Florence's layout" in text
     assert "point-to-plane RMSE, MICC Florence" not in text
@@ -112,6 +127,18 @@ def test_real_results_are_not_called_synthetic(aflw, florence, tmp_path):
     assert "ynthetic" not in text
     assert "MICC Florence's scans (gated): not run" not in text and "real photos: not run" not in text
     assert "Occluded against free faces: not run" in text
+
+
+def test_published_numbers_are_compared_on_the_whole_set_only(aflw, tmp_path):
+    del aflw["by_occlusion"]
+    aflw["labels"] = "original"
+    others = aflw["baselines"].pop("constant") | {"note": "another system's stored points"}
+    _, text = read(build(Inputs(aflw2000=aflw | {"others": {"peer": others}}), tmp_path / "r.html"))
+    assert "This run judged 33 of the 2,000 photos" in text and "MLANet (this run)" not in text
+    assert "peer (measured here, another system's stored points) 20.00 21.00 22.00 23.00" in text
+    _, text = read(build(Inputs(aflw2000=aflw | {"images": 2000}), tmp_path / "r.html"))
+    assert text.count("MLANet (this run)") == 2  # points and pose; not the reannotated labels
+    assert "MLANet (this run) 5.00 6.00 7.00 8.00 best.safetensors" in text
 
 
 def test_nothing_run_is_said(tmp_path):

@@ -42,6 +42,15 @@ def test_kinds_can_be_left_out_and_pictures_resized(split, toy_model):
     assert abs(data.images.float().mean() - full.images.float().mean()) < 1
 
 
+def test_labels_can_be_kept_for_a_share(split, toy_model):
+    some = TrainingData(split, toy_model, 32, labelled_share=0.5)
+    full = TrainingData(split, toy_model, 32)
+    assert (full.kind == 0).sum() == 6 and (some.kind == 0).sum() == 3 and (some.kind == 2).sum() == 6
+    assert torch.equal(some.kind, TrainingData(split, toy_model, 32, labelled_share=0.5).kind)
+    assert not some.lit[some.kind == 2].any() and torch.equal(some.kind == 1, full.kind == 1)
+    assert len(TrainingData(split, toy_model, 32, ("labelled",), labelled_share=0.5)) == 3
+
+
 def test_the_fingerprint_follows_the_content(split, toy_model, tmp_path):
     same = TrainingData(rewrite(split, tmp_path / "same"), toy_model, 32).fingerprint
     labels = np.load(split / "labels.npz")
