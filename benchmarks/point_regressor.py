@@ -37,7 +37,7 @@ from mlanet_lib.network import HEAD_INIT, NetworkConfig, _backbone
 from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, update_average
 from mlanet_lib.params import load_params
 from mlanet_lib.profiles import find_root
-from mlanet_lib.training import AVERAGE_EVERY, TrainConfig, _generator
+from mlanet_lib.training import AVERAGE_EVERY, TrainConfig, _generator, resolved_precision
 from mlanet_lib.training_data import KINDS, TrainingData, visiting_order
 from mlanet_lib.training_files import LAST, best_row, save, start
 
@@ -76,6 +76,7 @@ def train(
     the pictures a second of the steps made here (NaN: none was left to make). UserError for a checkpoint in `out` of
     another run, and for a loss that is not finite.
     """
+    config = replace(config, precision=resolved_precision(config.precision))
     kinds = [kind for kind in KINDS[:2] if kind in config.kinds]
     data = TrainingData(folder / "train", model, network_config.image_size, kinds, labelled_share=config.labelled_share)
     held_out = TrainingData(folder / "validation", model, network_config.image_size, KINDS[:2])

@@ -7,7 +7,7 @@ resumed ends with the same weights, bit for bit on a CPU, as one that was not. S
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,9 @@ class TrainConfig:
     hidden_weight: what a landmark that is not visible counts.
     photometric_batch, photometric_size: pictures rendered a step, and their side in px (0 pictures = no photometric
     loss). photometric_vertices: of the mesh that is rendered (`coarse`; 0 = all). precision: "float32", or "bfloat16"
-    for the network's forward pass. compile: torch.compile for the network, a wait at the start for other kernels.
-    processes: in how many `launch.fit_in_processes` trains on this machine (0 = one for each GPU); what comes out
-    does not depend on it but for rounding, and it is no part of the fingerprint.
+    for the network's forward pass; "auto": see `resolved_precision`. compile: torch.compile for the network, a wait at
+    the start for other kernels. processes: in how many `launch.fit_in_processes` trains on this machine (0 = one for
+    each GPU); what comes out does not depend on it but for rounding, and it is no part of the fingerprint.
     """
 
     steps: int = 2000
@@ -82,8 +82,8 @@ class TrainConfig:
             raise UserError("labelled_share of the training lies between 0 and 1")
         if self.processes < 0:
             raise UserError("processes of the training must be 1 or more, or 0 for one on each GPU")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"unknown precision {self.precision!r}; choose float32 or bfloat16")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"unknown precision {self.precision!r}; choose auto, float32 or bfloat16")
 
 
 @dataclass
@@ -132,6 +132,7 @@ def fit(
     same on all machines; a UserError in one process is raised in all.
     """
     began, out, team = time.monotonic(), Path(out_folder), Processes.join(device)
+    config = replace(config, precision=resolved_precision(config.precision, team.device.type))
     with team.agreeing():
         data = TrainingData(
             train_folder, model, network_config.image_size, config.kinds, team.device, config.labelled_share
@@ -241,6 +242,20 @@ def fit(
     return FitResult(
         history, best_row(history), out / BEST, out / LAST, out / HISTORY, step, resumed_from, time.monotonic() - began
     )
+
+
+def resolved_precision(precision: str, device: str = "cpu") -> str:
+    """ "auto" as what this machine is faster with: "bfloat16" where it computes in it, else "float32".
+
+    A CPU without such instructions emulates them (the embedded study's steps took nearly twice as long on one). What is
+    resolved is part of a run's fingerprint: a run that goes on elsewhere with another one begins anew.
+    """
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 does not tell yet
+    return "bfloat16" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
 
 
 def _gather(sums: dict[str, float], pending: list[dict[str, Tensor]], step: int, team: Processes) -> float:

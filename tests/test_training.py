@@ -15,7 +15,7 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.losses import LossWeights, SparseShape, photometric_loss
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.renderer import render_face
-from mlanet_lib.training import TrainConfig, fit
+from mlanet_lib.training import TrainConfig, fit, resolved_precision
 from mlanet_lib.training_data import TrainingData
 from mlanet_lib.validation import validate
 
@@ -211,6 +211,15 @@ def test_a_compiled_network_is_trained_and_its_checkpoint_is_as_any(whole, model
 def test_the_number_of_processes_is_no_part_of_the_fingerprint(whole, model, folders):
     again = run(model, folders, whole.last_path.parent, dataclasses.replace(QUICK, processes=3), seed=5)
     assert again.resumed_from == again.step == 9
+
+
+def test_precision_is_what_the_machine_computes_in(monkeypatch):
+    for can, expected in (({"avx512_bf16": True}, "bfloat16"), ({"avx512_bf16": False}, "float32"), ({}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        assert resolved_precision("auto") == expected
+        assert resolved_precision("bfloat16") == "bfloat16" and resolved_precision("float32") == "float32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert resolved_precision("auto") == "float32"
 
 
 @pytest.mark.parametrize(
