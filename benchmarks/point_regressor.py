@@ -7,8 +7,8 @@ A timm backbone, global average pooling and one linear layer: no face model, no 
 takes data, crops, first weights of the backbone, schedule and augmentation as params.yaml has them for `mlanet train`,
 and of its losses the landmarks' alone; samples without landmarks are left out. It goes on from FOLDER/last.safetensors,
 on a CPU bit for bit as if it had not been stopped, and refuses where parameters or data have changed since (whether the
-code has, it does not ask). The time it prints is that of the steps alone. `evaluate` is AFLW2000-3D's sparse alignment
-on crops from the ground truth.
+code has, it does not ask). The time it prints is that of the steps alone. What it leaves is a start for MLANet's
+backbone, too (`network.start`). `evaluate` is AFLW2000-3D's sparse alignment on crops from the ground truth.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class PointRegressor(nn.Module):
         self.backbone, self.pretrained_weights = _backbone(replace(config, levels=(4,)))
         self.points = nn.Linear(self.backbone.feature_info.channels()[-1], mean.numel())
         nn.init.normal_(self.points.weight, std=HEAD_INIT)
-        self.points.bias.data.copy_(mean.flatten())
+        self.points.bias.data.copy_(mean.flatten() - 0.5)  # from the crop's centre, as MLANet's
         for name in ("mean", "std"):
             value = torch.tensor(self.backbone.pretrained_cfg.get(name, 0.5)).reshape(-1, 1, 1)
             self.register_buffer(f"pixel_{name}", value, persistent=False)
@@ -64,7 +64,7 @@ class PointRegressor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.backbone((images - self.pixel_mean) / self.pixel_std)[-1].float().mean((2, 3))
         with torch.autocast(images.device.type, enabled=False):  # points in bfloat16 would be 0.2 % of a crop coarse
-            return self.points(pooled).unflatten(1, (68, 2))
+            return 0.5 + self.points(pooled).unflatten(1, (68, 2))
 
 
 def train(

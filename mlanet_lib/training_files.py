@@ -19,7 +19,8 @@ BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 ARCHITECTURE = ("backbone", "levels", "attention", "fusion", "width", "pool")
 """The fields of `NetworkConfig` that decide which weights a network has; pictures of another size change none."""
 NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "heads.")
-"""Beginnings of the names of the weights without which a file is no start; others may be there or not."""
+"""Beginnings of the names of the weights without which a file is no start; others may be there or not. A file without
+heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
 OF_ONE_FACE_MODEL = ("identity", "expression", "albedo")
 """The heads whose weights mean something else with another face model. Pose's and light's do not: all face models lie
 in one frame, and translation counts from where a model's own mean face fills the crop. An ICT-FaceKit network that
@@ -85,7 +86,8 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
     if path.resolve().parent == out.resolve():
         raise UserError(f"network.start: {path} lies in the folder that this training writes; copy it elsewhere")
     there, here = checkpoint.read_metadata(path).get("network", {}), asdict(config) | {"levels": list(config.levels)}
-    if different := checkpoint.differences(*({name: one.get(name) for name in ARCHITECTURE} for one in (there, here))):
+    compared = ARCHITECTURE if "levels" in there else ("backbone",)
+    if different := checkpoint.differences(*({name: one.get(name) for name in compared} for one in (there, here))):
         raise UserError(f"network.start: {path} is of another network: {', '.join(different)}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,8 +96,8 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
 def begin_from(network: MLANet, model: MorphableModel) -> None:
     """Put the weights of `network.config.start` (its averaged ones where it has them) into a new network of `model`.
 
-    All of them where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they are. The
-    neutral framing and the heads' scales stay the network's own: weights of heads with other scales are converted.
+    All that are there where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they
+    are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted.
     `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as `load_state`.
     """
     path = Path(network.config.start)
@@ -109,7 +111,8 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     own = ("neutral_translation", "head_scale", *(f"heads.{name}." for name in fresh))
     here = network.state_dict()
     taken = {name: value for name, value in there.items() if name in here and not name.startswith(own)}
-    kept = {name: value for name, value in here.items() if name.startswith(own) or not name.startswith(NEEDED)}
+    needed = NEEDED if any(name.startswith("heads.") for name in there) else ("backbone.",)
+    kept = {name: value for name, value in here.items() if name.startswith(own) or not name.startswith(needed)}
     checkpoint.load_state(path, network, kept | taken, "")
     made_of = f"{metadata['face_model']['name']}, step {metadata.get('step', 'unknown')}"
     network.pretrained_weights = f"started from {path.name} ({made_of})"

@@ -102,6 +102,25 @@ def test_another_face_model_takes_all_but_what_its_shape_and_colour_are_read_wit
     assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 6)"
 
 
+def test_a_backbone_alone_is_a_start(model, folders, first, tmp_path):
+    begun, metadata = checkpoint.read(first.best_path)
+    kept = {name: value for name, value in begun.items() if name.startswith(("network.backbone.", "network.points."))}
+    architecture = {"backbone": NETWORK.backbone, "image_size": 32}
+    checkpoint.save(tmp_path / "points.safetensors", kept, metadata | {"network": architecture})
+    network = beginning_with(tmp_path / "points.safetensors")
+    found, _ = parameters_after_one_step(model, folders, tmp_path / "out", network)
+    torch.manual_seed(0)
+    fresh = MLANet(model, NETWORK).state_dict()
+    for name, value in found.items():
+        assert near(value, begun[f"network.{name}"] if name.startswith(("backbone.", "points.")) else fresh[name]), name
+    other = dataclasses.replace(network, backbone="resnet18")
+    with pytest.raises(UserError, match="of another network: backbone"):
+        run(model, folders, tmp_path / "other", STILL, other)
+    checkpoint.save(tmp_path / "points.safetensors", dict(list(kept.items())[5:]), metadata | {"network": architecture})
+    with pytest.raises(UserError, match="points"):
+        run(model, folders, tmp_path / "out", STILL, network)
+
+
 def test_the_norms_statistics_are_taken_too(other_model, first):
     network = MLANet(other_model, beginning_with(first.best_path))
     begin_from(network, other_model)
@@ -220,7 +239,7 @@ def test_files_that_are_no_start_are_user_errors(model, first, tmp_path):
         start_digest(beginning_with(path), tmp_path / "out")
     tensors, metadata = checkpoint.read(first.best_path)
     checkpoint.save(path, tensors, {name: value for name, value in metadata.items() if name != "network"})
-    with pytest.raises(UserError, match=r"another network: attention \(None there"):
+    with pytest.raises(UserError, match=r"another network: backbone \(None there"):
         start_digest(beginning_with(path), tmp_path / "out")
     tensors.pop("network.project.0.conv.weight")
     checkpoint.save(path, tensors, metadata)
