@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from urllib.parse import urljoin
 
 import numpy as np
 import pandas as pd
@@ -23,69 +24,44 @@ from mlanet_lib.report import Inputs, build
 from mlanet_lib.studio import SIDE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-LONGEST = 180  # seconds that one step may take on a busy machine
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a graphics card
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+LONGEST = 400  # seconds that one step may take on a busy machine
 
 
 @pytest.fixture(scope="module")
 def chromium():
+    webgl = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a graphics card
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=WEBGL)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=webgl)
         yield browser
         browser.close()
 
 
-class Visit:
-    """A page, with what it said to be wrong and what it asked for."""
-
-    def __init__(self, context):
-        context.set_default_timeout(1000 * LONGEST)
-        self.page, self.errors, self.requests = context.new_page(), [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._said)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def _said(self, message):
-        # JupyterLab's own questions to its server may fail on a busy machine, and are asked again
-        if message.type == "error" and "/api/" not in message.location["url"]:
-            self.errors.append(f"{message.location['url']}: {message.text}")
-
-    def asked(self, *allowed):
-        """What it asked for that does not begin with one of `allowed`, nor is in the page itself."""
-        return [address for address in self.requests if not address.startswith((*allowed, "data:", "blob:"))]
-
-
 @pytest.fixture
 def visit(chromium):
-    """Opens `Visit`s, by the options of a browser's context; all of them are closed in the end."""
+    """Opens an address: (the page, a list that grows by its errors and by what it asks of anybody else)."""
     contexts = []
 
-    def open_one(width, height=900, **options):
+    def open_page(address, width=1280, height=900, **options):
         contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
-        return Visit(contexts[-1])
+        contexts[-1].set_default_timeout(1000 * LONGEST)
+        page, wrong = contexts[-1].new_page(), []
+        own = (urljoin(address, "/"), "data:", "blob:")
 
-    yield open_one
+        def said(message):
+            # JupyterLab's own questions to its server may fail on a busy machine, and are asked again
+            if message.type == "error" and "/api/" not in message.location["url"]:
+                wrong.append(f"{message.location['url']}: {message.text}")
+
+        page.on("console", said)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        page.goto(address)
+        return page, wrong
+
+    yield open_page
     for context in contexts:
         context.close()
-
-
-@pytest.fixture
-def inputs(request):
-    history = pd.DataFrame({"step": [1, 2], "total": [2.0, 1.0], "val_nme": [9.0, 8.0]})
-    images = pd.DataFrame({"nme": np.linspace(2, 9, 33), "nme constant": np.linspace(10, 30, 33)})
-    aflw, florence, variants = (request.getfixturevalue(name) for name in ("aflw", "florence", "ablation"))  # noqa: F811
-    return Inputs(aflw, images, florence, {"variants": variants}, history, {"profile": "embedded", "seed": 7})
-
-
-@pytest.fixture
-def report(inputs, toy_model, tmp_path):
-    """The address of a whole report, with a face to turn."""
-    figure = charts.level_weights({"identity": [0.25] * 4})
-    colours = np.linspace([1, 0.2, 0.2], [0.2, 0.2, 1], len(toy_model.mean))
-    turned = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy(), colours)
-    inputs.gallery = Gallery([("Best", figure, "the best")], figure, viewer=turned, viewer_caption="turn me")
-    return build(inputs, tmp_path / "report.html").as_uri()
 
 
 def eventually(condition):
@@ -95,48 +71,66 @@ def eventually(condition):
     assert holds
 
 
-def pixels(locator):
-    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
-
-
-def middle(locator):
-    """The middle third of what is seen of an element."""
-    seen = pixels(locator)
-    height, width = np.array(seen.shape[:2]) // 3
-    return seen[height : 2 * height, width : 2 * width]
+def pixels(locator, part=1):
+    """What is seen of an element; the middle third of its height and width for part=3."""
+    seen = np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+    height, width = (round(side * (1 - 1 / part) / 2) for side in seen.shape[:2])
+    return seen[height : len(seen) - height, width : seen.shape[1] - width]
 
 
 def colours(picture):
     return len(np.unique(picture.reshape(-1, 3), axis=0))
 
 
+@pytest.fixture
+def inputs(request):
+    history = pd.DataFrame({"step": [1, 2], "total": [2.0, 1.0], "val_nme": [9.0, 8.0]})
+    images = pd.DataFrame({"nme": np.linspace(2, 9, 33), "nme constant": np.linspace(10, 30, 33)})
+    results = [request.getfixturevalue(name) for name in ("aflw", "florence", "ablation")]
+    return Inputs(results[0], images, results[1], {"variants": results[2]}, history, {"profile": "embedded"})
+
+
+@pytest.fixture
+def report(inputs, toy_model, tmp_path):
+    """The address of a whole report, with a face to turn."""
+    figure = charts.level_weights({"identity": [0.25] * 4})
+    rainbow = np.linspace([1, 0.2, 0.2], [0.2, 0.2, 1], len(toy_model.mean))
+    face = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy(), rainbow)
+    inputs.gallery = Gallery([("Best", figure, "the best")], figure, viewer=face, viewer_caption="turn me")
+    return build(inputs, tmp_path / "report.html").as_uri()
+
+
 def test_the_report_is_quiet_offline_and_its_face_turns(report, visit):
-    visit = visit(1280)
-    visit.page.context.set_offline(True)
-    visit.page.goto(report)
-    face = visit.page.locator(".viewer")
+    page, wrong = visit(report, offline=True)
+    face = page.locator(".viewer")
     face.scroll_into_view_if_needed()
-    eventually(lambda: colours(middle(face)) > 200)
-    before = middle(face)
-    box, mouse = face.bounding_box(), visit.page.mouse
+    eventually(lambda: colours(pixels(face, 3)) > 200)
+    before, box = pixels(face, 3), face.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x + 120, y + 10, steps=6)
-    mouse.up()
-    eventually(lambda: np.abs(middle(face) - before).mean() > 5)
-    assert visit.errors == []
-    assert visit.asked("file:") == []
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 10, steps=3)
+    page.mouse.up()
+    eventually(lambda: np.abs(pixels(face, 3) - before).mean() > 5)
+    assert wrong == []
+
+
+def test_the_report_fits_a_phone_and_shows_its_pictures(report, visit):
+    page, wrong = visit(report, 390, 844, is_mobile=True, has_touch=True)
+    eventually(lambda: colours(pixels(page.locator(".viewer"), 3)) > 200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    pictures = page.locator("img").evaluate_all("all => all.map(i => [i.alt, i.complete && i.naturalWidth])")
+    assert len(pictures) > 5 and all(alt and width for alt, width in pictures)
+    assert wrong == []
 
 
 def test_a_table_sorts_by_its_headings(inputs, visit, tmp_path):
-    page = visit(1280).page
-    page.goto(build(inputs, tmp_path / "report.html").as_uri())
+    page, _ = visit(build(inputs, tmp_path / "report.html").as_uri())
     table = page.locator("table").first
     heading = table.get_by_role("columnheader", name="0–30°")
 
     def order():
-        return [row.split()[0] for row in table.locator("tbody td:first-child").all_inner_texts()]
+        return [name.split()[0] for name in table.locator("tbody td:first-child").all_inner_texts()]
 
     assert order() == ["MLANet", "constant", "oracle-pose"]
     heading.get_by_role("button").click()
@@ -144,44 +138,26 @@ def test_a_table_sorts_by_its_headings(inputs, visit, tmp_path):
     heading.get_by_role("button").press("Enter")
     assert (order(), heading.get_attribute("aria-sort")) == (["constant", "MLANet", "oracle-pose"], "descending")
     table.get_by_role("button", name="sparse NME").click()
-    assert order() == ["constant", "MLANet", "oracle-pose"]
-    assert heading.get_attribute("aria-sort") is None
-
-
-def test_the_report_fits_a_phone_and_shows_its_pictures(report, visit):
-    visit = visit(390, 844, is_mobile=True, has_touch=True)
-    visit.page.goto(report)
-    eventually(lambda: colours(middle(visit.page.locator(".viewer"))) > 200)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
-    pictures = visit.page.locator("img").evaluate_all("all => all.map(i => [i.alt, i.complete && i.naturalWidth])")
-    assert len(pictures) > 5 and all(alt and width for alt, width in pictures)
-    assert visit.errors == []
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A picture of the mean face, for where no photo is at hand."""
-    model = MorphableModel.load(ROOT / "data" / "face_models" / "anthropometric.npz")
-    path = tmp_path_factory.mktemp("drawn") / "mean.png"
-    Image.fromarray(views.textured(model, FaceParameters.neutral(model, 1), 400)).save(path)
-    return path
+    assert (order(), heading.get_attribute("aria-sort")) == (["constant", "MLANet", "oracle-pose"], None)
 
 
 @pytest.fixture
-def portrait(request, drawn):
+def portrait(request, tmp_path):
     """(a portrait, the folder of its detector): of the real data, or a drawn face that OpenCV's cascade finds."""
     try:
         folder = request.getfixturevalue("shared_data")
+        return folder / "portraits" / "001_smiling.jpg", folder / "face_detector"
     except pytest.skip.Exception:
-        return drawn, drawn.parent
-    return folder / "portraits" / "001_smiling.jpg", folder / "face_detector"
+        model = MorphableModel.load(ROOT / "data" / "face_models" / "anthropometric.npz")
+        Image.fromarray(views.textured(model, FaceParameters.neutral(model, 1), 400)).save(tmp_path / "mean.png")
+        return tmp_path / "mean.png", tmp_path
 
 
 @pytest.fixture
 def project(tmp_path):
     """A project with the one notebook, so that the checkout's own stays as it is."""
     if not (ROOT / "weights" / "anthropometric.safetensors").is_file():
-        pytest.skip("the shipped weights are not pulled: dvc pull data.dvc weights.dvc")
+        pytest.skip("the shipped weights are not pulled: dvc pull weights.dvc")
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "00_explore.ipynb", tmp_path / "notebooks")
     for name in ("params.yaml", "dvc.yaml", "profiles", "data", "weights", "mlanet_lib"):
@@ -191,16 +167,16 @@ def project(tmp_path):
 
 @pytest.fixture
 def lab(project, portrait):
-    """The address of JupyterLab in the project, with its token; no settings of the user's."""
+    """What JupyterLab, in the project and with nobody's settings, says of itself: its url and token."""
     home = project / "jupyter"
     settings = home / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    folders = {f"JUPYTER_{name.upper()}_DIR": str(home / name) for name in ("config", "data", "runtime")}
-    folders |= {"IPYTHONDIR": str(home / "ipython"), "MLANET_MODELS": str(portrait[1])}
+    own = {f"JUPYTER_{name.upper()}_DIR": str(home / name) for name in ("config", "data", "runtime")}
+    own |= {"IPYTHONDIR": str(home / "ipython"), "MLANET_MODELS": str(portrait[1])}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={project}"]
     with (project / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=project, env=environment(project) | folders, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=project, env=environment(project) | own, stdout=log, stderr=log)
     try:
         eventually(lambda: server.poll() is not None or list((home / "runtime").glob("jpserver-*.json")))
         assert server.poll() is None, (project / "lab.log").read_text()
@@ -212,19 +188,18 @@ def lab(project, portrait):
 
 
 def test_the_live_notebook_follows_a_hand_and_a_photo(lab, project, portrait, visit):
-    visit = visit(1400, 1000)
-    page = visit.page
-    page.goto(f"{lab['url']}lab/tree/notebooks/00_explore.ipynb?token={lab['token']}")
+    page, wrong = visit(f"{lab['url']}lab/tree/notebooks/00_explore.ipynb?token={lab['token']}", 1400, 1000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    failed = page.get_by_text("Traceback (most recent call last)")
     upload = page.get_by_role("button", name="a photo")
-    upload.wait_for(state="attached")
+    upload.or_(failed).first.wait_for(state="attached")
+    assert failed.all_inner_texts() == []
 
     picture, slider = page.locator("img.widget-image").first, page.locator(".widget-slider").first
     slider.scroll_into_view_if_needed()
     before = pixels(picture)
-    assert colours(before) > 200
     slider.get_by_role("slider").press("End")
     eventually(lambda: np.abs(pixels(picture) - before).max() > 100)
 
@@ -238,6 +213,4 @@ def test_the_live_notebook_follows_a_hand_and_a_photo(lab, project, portrait, vi
     page.get_by_role("button", name="write OBJ and GLB").click()
     page.get_by_text(f"{portrait[0].stem}_0.glb").wait_for()
     assert (project / "faces" / f"{portrait[0].stem}_0.glb").read_bytes().startswith(b"glTF")
-    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    assert visit.errors == []
-    assert visit.asked(lab["url"], lab["url"].replace("http", "ws")) == []
+    assert wrong == []
