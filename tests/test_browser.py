@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def lab(project, portrait):
 
 def test_the_live_notebook_follows_a_hand_and_a_photo(lab, project, portrait, visit):
     page, wrong = visit(f"{lab['url']}lab/tree/notebooks/00_explore.ipynb?token={lab['token']}", 1400, 1000)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # the kernel's line; without one a menu asks for it
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     failed = page.get_by_text("Traceback (most recent call last)")
