@@ -20,6 +20,7 @@ from mlanet_lib.files import atomic_path
 LARGEST = 10_000_000
 """Bytes of a report, at most: it is meant to open at once."""
 NOT_RUN = "not run"
+LEADING_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?= *[±\[])")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,9 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def _cell(value) -> str:
     if isinstance(value, str):
-        return f'<td class="text">{html.escape(value)}</td>'
+        leading = LEADING_NUMBER.match(value)  # "9.50 ± 0.25" sorts as 9.5
+        key = f' data-value="{leading[0]}"' if leading else ""
+        return f'<td class="text"{key}>{html.escape(value)}</td>'
     estimate = value if isinstance(value, Estimate) else Estimate(value)
     text = number(estimate.value, estimate.digits)
     if text == NOT_RUN:

@@ -59,7 +59,7 @@ class Studio:
         self.save.on_click(lambda _: self._guarded(self.write))
         tabs = {
             "change it": self.changed,
-            "where the network looks": self.levels,
+            "where it looks": self.levels,
             "compare": ui.VBox([ui.HBox([self.keep, self.difference]), self.pair]),
             "take it away": ui.VBox([ui.HBox([self.folder, self.texture, self.save]), self.written]),
         }
@@ -154,7 +154,7 @@ class Studio:
         overlay = self.predictor.overlay(self.photo, face)
         folder, stem = Path(self.folder.value or "."), f"{Path(self.name).stem}_{self._shown}"
         paths = write_face(folder, stem, model, parameters, record, overlay, texture)
-        self.written.value = "<br>".join(html.escape(str(path)) for path in paths)
+        self.written.value = "<br>".join(html.escape(str(path.resolve())) for path in paths)
         return paths
 
     @torch.no_grad()
@@ -164,7 +164,7 @@ class Studio:
         maps = [level[0].cpu().numpy() for level in network.attention_maps(images)]
         stream = io.BytesIO()
         figure = figures.attention_levels([face.crop_image], [maps], network.config.levels)
-        figure.savefig(stream, format="png", dpi=110)
+        figure.savefig(stream, format="png", dpi=110, bbox_inches="tight")
         return stream.getvalue()
 
     def _uploaded(self, change) -> None:

@@ -66,9 +66,9 @@ class Explorer:
     @staticmethod
     def _slider(name: str, low: float, high: float, value: float, step: float = 0.05) -> ui.FloatSlider:
         value = float(np.clip(float(value), low, high))
-        style = {"description_width": "112px"}
+        style = {"description_width": "136px"}
         return ui.FloatSlider(
-            value=value, min=low, max=high, step=step, description=name, style=style, layout={"width": "330px"}
+            value=value, min=low, max=high, step=step, description=name, style=style, layout={"width": "354px"}
         )
 
     def _sliders(self, values, count, name, low, high) -> dict[int, ui.FloatSlider]:
@@ -85,7 +85,7 @@ class Explorer:
             "pose and light": [*self.pose.values(), *self.light.values()],
         }
         boxes = [ui.VBox(sliders, layout={"max_height": "420px", "overflow": "auto"}) for sliders in groups.values()]
-        tabs = ui.Tab(boxes, titles=list(groups), layout={"width": "400px"})
+        tabs = ui.Tab(boxes, titles=list(groups), layout={"width": "424px"})
         buttons = [ui.Button(description=text, layout={"width": "88px"}) for text in ("random", "reset")]
         buttons[0].on_click(lambda _: self.randomize())
         buttons[1].on_click(lambda _: self.reset())

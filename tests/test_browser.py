@@ -140,6 +140,10 @@ def test_a_table_sorts_by_its_headings(inputs, visit, tmp_path):
     assert (order(), heading.get_attribute("aria-sort")) == (["constant", "MLANet", "oracle-pose"], "descending")
     table.get_by_role("button", name="sparse NME").click()
     assert (order(), heading.get_attribute("aria-sort")) == (["constant", "MLANet", "oracle-pose"], None)
+    published = page.locator("table", has_text="2DASL")  # one of its methods says the mean alone: it comes last
+    published.get_by_role("button", name="0–30°").click()
+    names = published.locator("tbody td:first-child").all_inner_texts()
+    assert (names[0], names[-1]) == ("3DDFA_V2 (2020)", "SADRNet (2021)")
 
 
 @pytest.fixture

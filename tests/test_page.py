@@ -47,6 +47,10 @@ def test_page_escapes_sorts_and_limits(tmp_path):
     raw = (tmp_path / "p.html").read_text()
     assert 'data-value="1.5"' in raw and "<tr class=ours>" in raw and '<td class="notrun">not run</td>' in raw
     assert number(1234) == "1,234" and number(float("nan")) == "not run" and number(2.345, 1) == "2.3"
+    section.table(["s"], [["9.50 ± 0.25"], ["-0.25 [-1.0, 0.5], lower"], ["3DDFA (2016)"], [""]], "p")
+    last = page.render()
+    assert '<td class="text" data-value="9.50">' in last and '<td class="text" data-value="-0.25">' in last
+    assert '<td class="text">3DDFA (2016)</td>' in last
     section.text("x" * LARGEST)
     with pytest.raises(UserError, match="MB"):
         page.write(tmp_path / "big.html")
