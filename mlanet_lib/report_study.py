@@ -10,8 +10,8 @@ import pandas as pd
 from mlanet_lib import charts
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE, PROTOCOLS, YAW_BINS
 from mlanet_lib.page import NOT_RUN, Page, Section, number
+from mlanet_lib.params import FULL
 
-BASE = "full"
 BIN_TITLES = ("0–30°", "30–60°", "60–90°", "balanced mean")
 WHOLE = 2000
 """Photos of AFLW2000-3D: published numbers are of all of them."""
@@ -90,7 +90,7 @@ def ablation_section(page: Page, rows: Sequence[Mapping] | None) -> None:
         caption = "Difference to the full model; grey: not distinguishable."
         section.figure(charts.forest(compared), caption, "Forest plot of the ablation")
     table = []
-    for row in sorted(rows, key=lambda row: row["name"] != BASE):
+    for row in sorted(rows, key=lambda row: row["name"] != FULL):
         seeds = f"{number(row['balanced_mean'])} ± {number(row['seed_sd'])}"
         change = interval(row) if "difference" in row else "–"
         table.append([row["name"], *(row["bins"][key] for key in YAW_BINS), seeds, change])
@@ -109,7 +109,7 @@ def ablation_section(page: Page, rows: Sequence[Mapping] | None) -> None:
     section.heading("What accuracy costs")
     caption = "Error against the time of one picture; the line joins the variants that no other beats in both."
     section.figure(charts.pareto(priced), caption, "Pareto plot: error against milliseconds a picture")
-    full = next((row for row in priced if row["name"] == BASE), priced[0])
+    full = next((row for row in priced if row["name"] == FULL), priced[0])
     cells = [
         [
             row["name"],
@@ -119,7 +119,7 @@ def ablation_section(page: Page, rows: Sequence[Mapping] | None) -> None:
             row["images_per_second"] / full["images_per_second"],
             row["balanced_mean"],
         ]
-        for row in sorted(priced, key=lambda row: row["name"] != BASE)
+        for row in sorted(priced, key=lambda row: row["name"] != FULL)
     ]
     section.table(
         ["variant", "parameters, 10⁶", "multiply-adds, 10⁶", "pictures a second", "of the full network's", "NME, %"],
