@@ -189,9 +189,10 @@ def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] 
     values = np.array([list(map(float, row)) for row in weights.values()])
     levels = list(levels or range(1, values.shape[1] + 1))
     figure, axis = axes_grid(1.8 + 0.85 * len(levels), 0.9 + 0.36 * len(weights))
-    axis.imshow(values, cmap="Blues", vmin=0, vmax=max(0.5, values.max()), aspect="auto")
+    shown = axis.imshow(values, cmap="Blues", vmin=0, vmax=max(0.5, values.max()), aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value > 0.38 else INK)
+        dark = np.dot(shown.to_rgba(value)[:3], (0.2126, 0.7152, 0.0722)) < 0.45
+        axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
     axis.set_xticks(range(len(levels)), [f"level {k}\nstride {2 ** (k + 1)}" for k in levels])
     axis.set_yticks(range(len(weights)), list(weights))
     axis.grid(False)

@@ -93,7 +93,7 @@ class Section:
     def figure(self, figure, caption: str, alt: str, kind: str = "svg") -> "Section":
         """A matplotlib figure (or the path of a picture file). `kind`: "svg" for charts, "webp" for photographs."""
         source = _data_address(figure, kind)
-        image = f'<img src="{source}" alt="{html.escape(alt)}">'
+        image = f'<div class="scroll"><img src="{source}" alt="{html.escape(alt)}"></div>'
         return self._add(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
     def viewer(self, figure, caption: str) -> "Section":

@@ -13,6 +13,14 @@ from mlanet_lib.page import NOT_RUN, Page, Section, number
 from mlanet_lib.params import FULL
 
 BIN_TITLES = ("0–30°", "30–60°", "60–90°", "balanced mean")
+MEASURES = {
+    "sparse_nme": "sparse NME",
+    "dense_nme": "dense NME",
+    "reconstruction_nme": "reconstruction NME",
+    "pose_mae": "head pose",
+    "florence_prnet": "PRNet's protocol",
+    "florence_deng": "Deng et al.'s protocol",
+}
 WHOLE = 2000
 """Photos of AFLW2000-3D: published numbers are of all of them."""
 
@@ -142,20 +150,20 @@ def comparison_section(page: Page, aflw) -> None:
             "and do not stand in these tables. Systems measured on the same photos are in the headline's."
         )
     for (benchmark, measure, labels), group in published().groupby(["benchmark", "measure", "labels"], sort=False):
+        # the bins, where anybody published them, and the mean
+        keys = [key for key in YAW_BINS if group[key].notna().any()] + ["mean"]
         rows = [
-            [f"{row.method} ({row.year})", *(_known(row._asdict()[key]) for key in (*YAW_BINS, "mean")), row.source]
-            for row in group.itertuples()
+            [f"{row['method']} ({row['year']})", *(_known(row[key]) for key in keys), row["source"]]
+            for _, row in group.iterrows()
         ]
         same = real and aflw["images"] == WHOLE and labels == aflw["labels"] and benchmark == "AFLW2000-3D"
         ours = _ours(aflw, measure) if same else None
         if ours:
-            rows.insert(0, ["MLANet (this run)", *ours, aflw["weights"]])
-        unit = group["unit"].iloc[0]
-        section.heading(
-            f"{benchmark}: {measure.replace('_', ' ')}, {labels} labels" if labels != "scans" else benchmark
-        )
+            rows.insert(0, ["MLANet (this run)", *(ours[key] for key in keys), aflw["weights"]])
+        titles = dict(zip(YAW_BINS, BIN_TITLES[:3], strict=True)) | {"mean": f"mean, {group['unit'].iloc[0]}"}
+        section.heading(f"{benchmark}: {MEASURES[measure]}" + (f", {labels} labels" if labels != "scans" else ""))
         section.table(
-            ["method", *BIN_TITLES[:3], f"mean, {unit}", "source"],
+            ["method", *(titles[key] for key in keys), "source"],
             rows,
             f"{PROTOCOLS[measure]}. Numbers as published, not run again here.",
             ours=[0] if ours else [],
@@ -166,12 +174,12 @@ def _known(value: float) -> float | str:
     return "" if pd.isna(value) else float(value)
 
 
-def _ours(aflw: Mapping, measure: str) -> list | None:
-    """This run's cells for a measure of AFLW2000-3D: the bins and the mean; None where it has none."""
+def _ours(aflw: Mapping, measure: str) -> dict[str, float] | None:
+    """This run's figures for a measure of AFLW2000-3D: the bins and the mean; None where it has none."""
     if measure == "sparse_nme":
-        return [aflw["sparse_nme"][key] for key in (*YAW_BINS, "balanced_mean")]
+        return {key: aflw["sparse_nme"][key] for key in YAW_BINS} | {"mean": aflw["sparse_nme"]["balanced_mean"]}
     if measure == "pose_mae" and aflw.get("pose_mae"):
-        return ["", "", "", aflw["pose_mae"]["mean"]]
+        return {"mean": aflw["pose_mae"]["mean"]}
     return None
 
 

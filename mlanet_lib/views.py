@@ -36,10 +36,16 @@ def to_bytes(values) -> np.ndarray:
     return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
 
 
-def framed(model: MorphableModel, parameters: FaceParameters, yaw: float = 0.0, pitch: float = 0.0) -> FaceParameters:
-    """The same face, framed as crops are and seen from `yaw`, `pitch` degrees instead of its own pose."""
+def framed(
+    model: MorphableModel, parameters: FaceParameters, yaw: float = 0.0, pitch: float = 0.0, zoom: float = 1.0
+) -> FaceParameters:
+    """The same face, framed as crops are and seen from `yaw`, `pitch` degrees instead of its own pose.
+
+    zoom: below 1, more of the picture is left around the face (a head from the side is wider than its crop)."""
     neutral = FaceParameters.neutral(model, len(parameters), focal=float(parameters.focal[0]))
-    frontal = parameters.replace(rotation=neutral.rotation, translation=neutral.translation)
+    frontal = parameters.replace(
+        rotation=neutral.rotation, translation=neutral.translation, focal=zoom * parameters.focal
+    )
     return turned(model, frontal, euler_to_matrix(neutral.translation.new_tensor([[pitch, yaw, 0.0]])))
 
 
@@ -96,7 +102,7 @@ def panels(
         "photo": photo,
         "overlay": blend(photo, *rendered(model, parameters, size), opacity=1.0),
         "mesh": coloured(model, parameters, size),
-        "side view": coloured(model, framed(model, parameters, yaw=side_yaw), size),
+        "side view": coloured(model, framed(model, parameters, yaw=side_yaw, zoom=0.75), size),
         "albedo": textured(model, framed(model, flat), size),
     }
 

@@ -97,6 +97,19 @@ def test_landmarks_are_quadratic_near_and_linear_far_and_weighted():
     assert losses.landmark_loss(far, truth, ones * 0) == 0
 
 
+def test_openings_are_distances_across_lips_and_lids_whatever_the_place():
+    truth, ones = torch.rand(2, 68, 2), torch.ones(2, 68)
+    assert losses.opening_loss(truth + torch.tensor([0.3, -0.1]), truth, ones) < 1e-6  # moved as a whole
+    opened = truth.clone()
+    opened[:, 66, 1] += 0.5
+    one_of_nine = losses.opening_loss(opened, truth, ones)
+    assert torch.isclose(one_of_nine, torch.tensor((0.5 - 0.003) / 9), rtol=1e-3)
+    hidden = ones.clone()
+    hidden[:, 62] = 0.0  # the other end
+    assert losses.opening_loss(opened, truth, hidden) < 1e-6
+    assert losses.opening_loss(opened, truth, ones * 0) == 0
+
+
 def test_photometric_looks_inside_the_mask_and_lets_occluders_go():
     image, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
     mask[..., :2] = 1

@@ -112,7 +112,7 @@ def test_a_profile_builds_on_another(project):
     on_open = yaml_of(profile_text("open", project))
     now, was = dict(walk(values)), dict(walk(on_open))
     changed = {key for key in now if not isinstance(now[key], dict) and now[key] != was.get(key)}
-    assert changed == {"profile", "face_model.path", "network.start", "train.steps", "train.lr"}
+    assert changed == {"profile", "face_model.path", "network.start", "train.steps", "train.lr", "train.warmup"}
     assert all(now[key] == dict(walk(own))[key] for key in changed)
     assert values["ablation"]["variants"] == on_open["ablation"]["variants"]  # of open, none of its own
     params = load_params(project / "params.yaml")
