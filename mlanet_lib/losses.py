@@ -20,7 +20,6 @@ from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render_face
 from mlanet_lib.training_data import on_device
 
-
 OPENINGS = ((61, 67), (62, 66), (63, 65), (48, 54), (60, 64), (37, 41), (38, 40), (43, 47), (44, 46))
 """Pairs of the 68 points across the inner lips, the mouth and the lids."""
 
