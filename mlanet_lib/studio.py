@@ -185,7 +185,11 @@ class Studio:
 
 
 def _picture() -> ui.Image:
-    return ui.Image(value=_png(np.full((1, 1, 3), 255, np.uint8)), format="png", layout={"object_fit": "contain"})
+    return ui.Image(
+        value=_png(np.full((1, 1, 3), 255, np.uint8)),
+        format="png",
+        layout={"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"},
+    )
 
 
 def _png(image: np.ndarray) -> bytes:
