@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mlanet_lib.errors import UserError
 
 ATTENTION_KINDS = ("none", "channel", "spatial", "channel_spatial", "se", "eca")
-FUSION_KINDS = ("none", "hierarchical", "concatenate")
+FUSION_KINDS = ("none", "hierarchical", "concatenate", "hierarchical_concatenate")
 
 
 def level_attention(channels: int, kind: str) -> nn.Module:

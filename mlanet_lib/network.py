@@ -1,7 +1,8 @@
 """MLANet: one picture of a face in, named face parameters out.
 
     timm backbone (strides 4, 8, 16, 32) -> attention at each chosen level -> hierarchical fusion (coarse gates fine)
-    -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights
+    -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights (fusion
+       "hierarchical") or reads them side by side ("hierarchical_concatenate")
 
 The paper's backbone, attention, fusion and heads are not known: this reading is an assumption of the project, and
 every choice in it is a field of `NetworkConfig`, the axes of the ablation.
@@ -89,11 +90,11 @@ class MLANet(nn.Module):
         width, pool = self.config.width, self.config.pool
         channels = self.backbone.feature_info.channels()
         count = len(channels)
-        fused = count - 1 if self.config.fusion == "hierarchical" else 0
+        fused = count - 1 if self.config.fusion.startswith("hierarchical") else 0
         self.attention = nn.ModuleList(level_attention(c, self.config.attention) for c in channels)
         self.project = nn.ModuleList(ConvNormAct(c, width, 1, act_layer=nn.SiLU) for c in channels)
         self.gates = nn.ModuleList(CoarseGate(width) for _ in range(fused))
-        self.side_by_side = self.config.fusion == "concatenate"
+        self.side_by_side = self.config.fusion.endswith("concatenate")
         self.sizes = {
             "identity": model.n_identity,
             "expression": model.n_expression,
@@ -195,7 +196,7 @@ class MLANet(nn.Module):
         """How much each parameter group reads from each level: {group: (levels,)}, every row sums to 1.
 
         The features that are weighed are normalised, so that the weights are comparable across levels. Where a head
-        reads the levels side by side (fusion "concatenate"): each level's share of the sum of its squared weights.
+        reads the levels side by side (fusion "...concatenate"): each level's share of the sum of its squared weights.
         """
         if self.side_by_side:
             count = len(self.config.levels)

@@ -18,6 +18,9 @@ from mlanet_lib.optimizer import optimizer_tensors
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 ARCHITECTURE = ("backbone", "levels", "attention", "fusion", "width", "pool")
 """The fields of `NetworkConfig` that decide which weights a network has; pictures of another size change none."""
+ONE_READING = {"concatenate": "none", "hierarchical_concatenate": "hierarchical"}
+"""Fusions whose heads read the levels side by side, and those that differ from them in nothing else: what the latter's
+heads compute of the levels' weighted mean the former's can compute, too, and so begin with."""
 NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "heads.")
 """Beginnings of the names of the weights without which a file is no start; others may be there or not. A file without
 heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
@@ -87,6 +90,8 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
         raise UserError(f"network.start: {path} lies in the folder that this training writes; copy it elsewhere")
     there, here = checkpoint.read_metadata(path).get("network", {}), asdict(config) | {"levels": list(config.levels)}
     compared = ARCHITECTURE if "levels" in there else ("backbone",)
+    if there.get("fusion") == ONE_READING.get(here["fusion"], here["fusion"]):
+        here["fusion"] = there.get("fusion")
     if different := checkpoint.differences(*({name: one.get(name) for name in compared} for one in (there, here))):
         raise UserError(f"network.start: {path} is of another network: {', '.join(different)}")
     with path.open("rb") as file:
@@ -97,7 +102,8 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     """Put the weights of `network.config.start` (its averaged ones where it has them) into a new network of `model`.
 
     All that are there where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they
-    are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted.
+    are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted, and
+    so are those of a weighted mean of the levels where the network's read the levels side by side (`ONE_READING`).
     `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as `load_state`.
     """
     path = Path(network.config.start)
@@ -107,6 +113,8 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     factors = there.get("head_scale", torch.ones_like(network.head_scale)).float() / network.head_scale
     for factor, name in zip(factors, network.sizes, strict=True):
         there |= {key: value.float() * factor for key, value in there.items() if key.startswith(f"heads.{name}.")}
+    if network.side_by_side and metadata.get("network", {}).get("fusion") in ONE_READING.values():
+        there |= _side_by_side(there, network)
     fresh = () if metadata["face_model"]["fingerprint"] == model.fingerprint else OF_ONE_FACE_MODEL
     own = ("neutral_translation", "head_scale", *(f"heads.{name}." for name in fresh))
     here = network.state_dict()
@@ -116,6 +124,14 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     checkpoint.load_state(path, network, kept | taken, "")
     made_of = f"{metadata['face_model']['name']}, step {metadata.get('step', 'unknown')}"
     network.pretrained_weights = f"started from {path.name} ({made_of})"
+
+
+def _side_by_side(weights: dict[str, torch.Tensor], network: MLANet) -> dict[str, torch.Tensor]:
+    """The heads that make of the levels side by side what `weights`' heads make of their weighted mean."""
+    shares = weights["level_logits"].float().softmax(1)
+    heads = {f"heads.{name}.weight": share for name, share in zip(network.sizes, shares, strict=True)}
+    wide = {name: torch.cat([w * weights[name] for w in share], 1) for name, share in heads.items()}
+    return wide | {"level_logits": network.level_logits}
 
 
 def save(out: Path, record: dict, sums: dict, network: MLANet, average: MLANet, optimizer, valid: bool) -> None:

@@ -102,6 +102,34 @@ def test_another_face_model_takes_all_but_what_its_shape_and_colour_are_read_wit
     assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 6)"
 
 
+@pytest.mark.parametrize("before, after", [("hierarchical", "hierarchical_concatenate"), ("none", "concatenate")])
+def test_heads_that_read_side_by_side_begin_with_what_those_of_the_mean_computed(before, after, model, tmp_path):
+    torch.manual_seed(3)
+    mean = MLANet(model, NETWORK, fusion=before).eval()
+    mean.level_logits.data.normal_()
+    for head in mean.heads.values():
+        head.weight.data.normal_(std=0.1)
+    record = {"face_model": {"name": model.name, "fingerprint": model.fingerprint}}
+    record["network"] = dataclasses.asdict(mean.config) | {"levels": [3, 4]}
+    path = tmp_path / "mean.safetensors"
+    checkpoint.save(path, {f"network.{name}": value for name, value in mean.state_dict().items()}, record)
+    wide = MLANet(model, beginning_with(path, fusion=after)).eval()
+    start_digest(wide.config, tmp_path / "out")
+    begin_from(wide, model)
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        for name, value in mean(images).items():
+            torch.testing.assert_close(wide(images)[name], value, rtol=1e-4, atol=1e-6)
+    assert not wide.level_logits.any()
+    with pytest.raises(UserError, match="of another network: fusion"):  # the way back has no answer
+        checkpoint.save(
+            path,
+            {f"network.{name}": value for name, value in wide.state_dict().items()},
+            record | {"network": record["network"] | {"fusion": after}},
+        )
+        start_digest(beginning_with(path, fusion=before), tmp_path / "out")
+
+
 def test_a_backbone_alone_is_a_start(model, folders, first, tmp_path):
     begun, metadata = checkpoint.read(first.best_path)
     kept = {name: value for name, value in begun.items() if name.startswith(("network.backbone.", "network.points."))}
