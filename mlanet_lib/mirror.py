@@ -66,3 +66,11 @@ class Mirror:
             translation=parameters.translation * constant((-1.0, 1.0, 1.0), parameters.translation),
             lighting=mirrored_light(parameters.lighting),
         )
+
+
+def mean_of(one: FaceParameters, other: FaceParameters) -> FaceParameters:
+    """Two readings of the same faces, averaged; rotations: the nearest to their mean (the chordal mean)."""
+    pairs = zip(one.as_tensors().items(), other.as_tensors().values(), strict=True)
+    mean = {name: (first + second) / 2 for (name, first), second in pairs}
+    u, _, v = torch.linalg.svd(mean["rotation"])  # less than half a turn apart: det(u v) = 1
+    return FaceParameters.from_tensors(mean | {"rotation": u @ v})

@@ -14,6 +14,7 @@ from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.losses import SparseShape
+from mlanet_lib.mirror import Mirror, mean_of
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.profiles import find_root
 from mlanet_lib.views import overlay_in_photo
@@ -46,17 +47,26 @@ class Face:
 
 
 class Predictor:
-    """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`."""
+    """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`.
 
-    def __init__(self, network, model: MorphableModel, metadata: dict, path: Path | None = None, device="cpu"):
+    mirrored: read every crop and its mirror image and take the mean: half as fast, and nearer. It needs a symmetric
+    face model (UserError).
+    """
+
+    def __init__(
+        self, network, model: MorphableModel, metadata: dict, path: Path | None = None, device="cpu", mirrored=False
+    ):
         self.network, self.model, self.metadata = network, model, metadata
         self.path, self.device = path, torch.device(device)
         self.image_size = network.config.image_size
         self._points = SparseShape(model, 0)  # the 68 points alone: no mesh is decoded for them
         self._detector: Detector | None = None
+        self._mirror = Mirror.of(model) if mirrored else None
 
     @classmethod
-    def load(cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None) -> "Predictor":
+    def load(
+        cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None, mirrored: bool = False
+    ) -> "Predictor":
         """weights: a checkpoint, the name of shipped ones, or "auto": `named_weights`. face_model: an .npz, or None:
         the one that the checkpoint names, see `find_face_model`.
 
@@ -68,13 +78,14 @@ class Predictor:
         network, metadata = checkpoint.load_network(path, model, device)
         # convolutions on the CPU want this layout: otherwise they bring the weights into it for every batch
         network.to(memory_format=torch.channels_last)
-        return cls(network, model, metadata, path, device)
+        return cls(network, model, metadata, path, device, mirrored)
 
     @property
     def weights(self) -> str:
         """Name of the weights and of what they were trained with, for records."""
         name = self.path.name if self.path else "in memory"
-        return f"{name} ({self.metadata['face_model']['name']}, step {self.metadata.get('step', 'unknown')})"
+        how = ", mirrored" if self._mirror else ""
+        return f"{name} ({self.metadata['face_model']['name']}, step {self.metadata.get('step', 'unknown')}{how})"
 
     @property
     def detector(self) -> Detector:
@@ -100,6 +111,9 @@ class Predictor:
                 size = (self.image_size, self.image_size)
                 batch = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
             results.append(self.network.encode(batch).to("cpu"))
+            if self._mirror:
+                other = self.network.encode(batch.flip(3)).to("cpu")
+                results[-1] = mean_of(results[-1], self._mirror.parameters(other))
         return FaceParameters.cat(results) if results else FaceParameters.neutral(self.model, 0)
 
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:

@@ -10,8 +10,10 @@ from mlanet_lib.augmentation import AugmentConfig, Batch, augment, random_number
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.errors import UserError
 from mlanet_lib.lighting import ambient, directional
-from mlanet_lib.mirror import Mirror
+from mlanet_lib.mirror import Mirror, mean_of
+from mlanet_lib.network import MLANet
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.predictor import Predictor
 from mlanet_lib.renderer import decode, render_face
 
 OFF = AugmentConfig(**{field.name: 0.0 for field in dataclasses.fields(AugmentConfig)})
@@ -89,3 +91,29 @@ def test_a_model_without_the_symmetry_is_refused(face_model, toy_model):
     bent[bent[:, 0] > 20, 2] += 10
     with pytest.raises(UserError, match=r"is not symmetric \(a vertex lies"):
         Mirror.of(face_model.replace(mean=bent.numpy()))
+
+
+def test_the_mean_of_two_readings_lies_halfway(face_model):
+    faces = some_faces(face_model)
+    other = faces.replace(
+        identity=faces.identity + 1, rotation=euler_to_matrix(torch.tensor([[10.0, 50.0, 8.0]]).repeat(3, 1))
+    )
+    mean = mean_of(faces, other)
+    assert torch.allclose(mean.identity, faces.identity + 0.5) and torch.allclose(mean.lighting, faces.lighting)
+    assert torch.allclose(mean.pose_degrees(), torch.tensor([[10.0, 40.0, 8.0]]), atol=0.3)
+    assert torch.allclose(torch.linalg.det(mean.rotation), torch.ones(3), atol=1e-5)
+
+
+def test_a_mirrored_reading_reads_mirrored_pictures_as_mirrored_faces(face_model):
+    torch.manual_seed(0)
+    network = MLANet(face_model, backbone="resnet10t", image_size=32, width=8, pool=2).eval()
+    for head in network.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.05)
+    metadata = {"face_model": {"name": face_model.name, "fingerprint": face_model.fingerprint}, "step": 7}
+    images, mirror = torch.rand(2, 3, 32, 32), Mirror.of(face_model)
+    plain, both = (Predictor(network, face_model, metadata, mirrored=flag) for flag in (False, True))
+    for predictor, agrees in ((plain, False), (both, True)):
+        seen, flipped = predictor.predict_crops(images), mirror.parameters(predictor.predict_crops(images.flip(3)))
+        assert torch.allclose(seen.rotation, flipped.rotation, atol=1e-4) == agrees
+        assert torch.allclose(seen.expression, flipped.expression, atol=1e-3) == agrees
+    assert both.weights.endswith("step 7, mirrored)") and plain.weights.endswith("step 7)")
