@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_data import write_toy_split
 
 from mlanet_lib import checkpoint
 from mlanet_lib.datasets import aflw2000, stand_ins
@@ -18,6 +19,7 @@ from mlanet_lib.datasets.sample import Box, Sample, crop_image
 from mlanet_lib.datasets.synthetic import SyntheticConfig
 from mlanet_lib.detector import Detection
 from mlanet_lib.network import MLANet
+from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -249,3 +251,26 @@ def test_sheet_spreads_photos_over_the_yaws(sheet):
     samples = [Sample(name, None, pose_degrees=np.array([0, yaw, 0])) for name, yaw in yaws.items()]
     chosen = [[sample.name for sample in sheet.spread(samples, count)] for count in (1, 3, 9)]
     assert chosen == [["a"], ["a", "d", "f"], ["a", "c", "b", "g", "d", "e", "f"]]
+
+
+def test_held_out_reads_photos_alone_and_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeypatch, capsys):
+    module = benchmark("held_out")
+    torch.manual_seed(0)
+    network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1).eval()
+    plain = Predictor(network, toy_model, {"face_model": {"name": "toy"}})
+    monkeypatch.setattr(module.Predictor, "load", lambda weights, mirrored: plain)
+    for split, count in (("train", 40), ("validation", 24)):
+        write_toy_split(toy_model, tmp_path / split, count, kinds=(0, 0, 1))
+        labels = dict(np.load(tmp_path / split / "labels.npz"))
+        labels["lighting"][::2] = np.nan  # of a photo nobody knows the light
+        np.savez(tmp_path / split / "labels.npz", **labels)
+    assert module.main([str(tmp_path), "--features"]) == 0
+    text = capsys.readouterr().out
+    errors = [float(value) for value in re.findall(r"NME (\S+) %", text)]
+    assert text.count(": 8 photos") == 2 and len(errors) == 5 and all(0 < error < 40 for error in errors)
+    held = [batch.parameters for batch in module.photos(tmp_path / "validation", plain)]
+    monkeypatch.setattr(plain, "predict_crops", lambda images: FaceParameters.cat(held))
+    assert module.main([str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("NME 0.000 %") == 2 and text.count("slope 1.000, correlation 1.000") == 6
+    assert module.main([str(tmp_path / "nothing")]) == 2 and "held_out: " in capsys.readouterr().err
