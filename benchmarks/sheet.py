@@ -85,7 +85,7 @@ def cells(model: MorphableModel, crop: np.ndarray, parameters: FaceParameters) -
         "photo": photo,
         "overlay": views.overlay_in_photo(model, parameters, photo, Box(0, 0, CELL, CELL), points, opacity=0.6),
         "mesh": views.coloured(model, views.framed(model, parameters), CELL),
-        "side view": views.coloured(model, views.framed(model, parameters, yaw=SIDE_YAW, zoom=0.65), CELL),
+        "side view": views.coloured(model, views.framed(model, parameters, yaw=SIDE_YAW, whole=True), CELL),
         "albedo": views.textured(model, views.framed(model, white), CELL),
         "predicted light": views.textured(model, parameters, CELL),
     }

@@ -185,7 +185,7 @@ def forest(
 
 @styled
 def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] | None = None) -> Figure:
-    """Heat map of the weight of each level: weights[group] (L,), rows sum to 1; columns are the levels, fine to coarse."""
+    """Heat map of the levels' weights: weights[group] (L,), rows sum to 1; columns are the levels, fine to coarse."""
     values = np.array([list(map(float, row)) for row in weights.values()])
     levels = list(levels or range(1, values.shape[1] + 1))
     figure, axis = axes_grid(1.8 + 0.85 * len(levels), 0.9 + 0.36 * len(weights))

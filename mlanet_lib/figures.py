@@ -296,7 +296,9 @@ def error_map(
 ) -> Figure:
     """A per-vertex error (V,) on the mesh, from the front and from both sides, with its scale up to `limit`."""
     colours = colour_of(errors, limit)
-    views = [coloured(model, framed(model, parameters, yaw=yaw), 260, colours) for yaw in (45.0, 0.0, -45.0)]
+    views = [
+        coloured(model, framed(model, parameters, yaw=yaw, whole=True), 260, colours) for yaw in (45.0, 0.0, -45.0)
+    ]
     return with_scale([views], ["its left side", "front", "its right side"], limit, label)
 
 

@@ -119,7 +119,9 @@ class Studio:
         parameters = self.explorer.parameters
         neutral = framed(model, parameters.replace(expression=torch.zeros_like(parameters.expression)))
         vertices = model.vertices(neutral.identity, neutral.expression)[0]
-        clay = np.concatenate([coloured(model, framed(model, neutral, yaw), SIDE) for yaw in (0.0, -55.0)], 1)
+        clay = np.concatenate(
+            [coloured(model, framed(model, neutral, yaw, whole=True), SIDE) for yaw in (0.0, -55.0)], 1
+        )
         first, self._kept = self._kept, (self.name, vertices, clay)
         if first is None:
             self.pair.value, self.difference.value = _png(clay), html.escape(f"{self.name} is kept: now another")

@@ -37,16 +37,29 @@ def to_bytes(values) -> np.ndarray:
 
 
 def framed(
-    model: MorphableModel, parameters: FaceParameters, yaw: float = 0.0, pitch: float = 0.0, zoom: float = 1.0
+    model: MorphableModel, parameters: FaceParameters, yaw: float = 0.0, pitch: float = 0.0, whole: bool = False
 ) -> FaceParameters:
     """The same face, framed as crops are and seen from `yaw`, `pitch` degrees instead of its own pose.
 
-    zoom: below 1, more of the picture is left around the face (a head from the side is wider than its crop)."""
+    whole: the mesh is moved to the picture's middle and, where it is larger than the picture, made smaller (a head from
+    the side is wider than its crop)."""
     neutral = FaceParameters.neutral(model, len(parameters), focal=float(parameters.focal[0]))
-    frontal = parameters.replace(
-        rotation=neutral.rotation, translation=neutral.translation, focal=zoom * parameters.focal
+    frontal = parameters.replace(rotation=neutral.rotation, translation=neutral.translation)
+    seen = turned(model, frontal, euler_to_matrix(neutral.translation.new_tensor([[pitch, yaw, 0.0]])))
+    return _whole(model, seen) if whole else seen
+
+
+def _whole(model: MorphableModel, parameters: FaceParameters, fill: float = 0.94) -> FaceParameters:
+    """The faces with the middle of their extent in the picture's middle, and at most `fill` of its side large."""
+    camera = to_camera(
+        model.vertices(parameters.identity, parameters.expression), parameters.rotation, parameters.translation
     )
-    return turned(model, frontal, euler_to_matrix(neutral.translation.new_tensor([[pitch, yaw, 0.0]])))
+    slopes = camera[..., :2] / camera[..., 2:]
+    low, high = slopes.amin(1), slopes.amax(1)
+    depth = parameters.translation[:, 2:]
+    middle = torch.nn.functional.pad(-(low + high) / 2 * depth, (0, 1))
+    focal = torch.minimum(parameters.focal, fill / (high - low).amax(1))
+    return parameters.replace(translation=parameters.translation + middle, focal=focal)
 
 
 @torch.no_grad()
@@ -102,7 +115,7 @@ def panels(
         "photo": photo,
         "overlay": blend(photo, *rendered(model, parameters, size), opacity=1.0),
         "mesh": coloured(model, parameters, size),
-        "side view": coloured(model, framed(model, parameters, yaw=side_yaw, zoom=0.75), size),
+        "side view": coloured(model, framed(model, parameters, yaw=side_yaw, whole=True), size),
         "albedo": textured(model, framed(model, flat), size),
     }
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mlanet_lib import views
-from mlanet_lib.camera import euler_to_matrix
+from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.datasets.sample import Box
 from mlanet_lib.parameters import FaceParameters
 
@@ -58,3 +58,20 @@ def test_drawn_landmarks_stand_at_their_points():
     points[30] = [70.5, 60.5]
     drawn = views.draw_landmarks(photo, points, width=2)
     assert drawn[60, 70].sum() > 300 and drawn[90, 90].sum() == 0
+
+
+@pytest.mark.parametrize("yaw", [-90, -55, 0, 55])
+def test_the_whole_head_stands_in_the_picture_s_middle(face_model, yaw):
+    def extent(seen: FaceParameters) -> tuple[torch.Tensor, torch.Tensor]:
+        camera = to_camera(face_model.vertices(seen.identity, seen.expression), seen.rotation, seen.translation)
+        points = project(camera, seen.focal, 1, 1)[0, :, :2]
+        return points.amin(0), points.amax(0)
+
+    head = FaceParameters.neutral(face_model)
+    low, high = extent(views.framed(face_model, head, yaw))
+    assert low.min() < 0  # as crops are framed, a part of the head is cut
+    seen = views.framed(face_model, head, yaw, whole=True)
+    low, high = extent(seen)
+    assert ((low + high) / 2 - 0.5).abs().max() < 0.02
+    assert float((high - low).max()) < 0.96
+    assert float(seen.pose_degrees()[0, 1]) == pytest.approx(yaw, abs=0.1)
