@@ -265,11 +265,12 @@ def landmark_twins() -> np.ndarray:
 
 def farthest_points(points: np.ndarray, n: int) -> np.ndarray:
     """Greedy farthest-point order (Gonzalez 1985), starting at the point farthest along z (the nose)."""
+    columns = np.ascontiguousarray(points.T)
     order = np.empty(n, np.int64)
     distance = np.full(len(points), np.inf)
     chosen = int(points[:, 2].argmax())
     for i in range(n):
         order[i] = chosen
-        distance = np.minimum(distance, ((points - points[chosen]) ** 2).sum(1))
+        distance = np.minimum(distance, ((columns - columns[:, chosen, None]) ** 2).sum(0))
         chosen = int(distance.argmax())
     return order
