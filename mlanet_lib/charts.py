@@ -83,7 +83,7 @@ def training_curves(
     step = columns["step"]
     losses = [n for n in columns if n not in ("step", "epoch", "lr", "seconds") and not n.startswith("val_")]
     checks = [name for name in VALIDATION if name in columns]
-    figure, axes = axes_grid(1.0 + 3.1 * (1 + len(checks)), 3.0, 1, 1 + len(checks), squeeze=False)
+    figure, axes = axes_grid(1.6 + 3.1 * (1 + len(checks)), 3.0, 1, 1 + len(checks), squeeze=False)
     for k, name in enumerate(sorted(losses, key=lambda name: name != "total")):
         main = name == "total"
         style = {"color": INK if main else COLOURS[(k - 1) % len(COLOURS)], "linewidth": 1.2 + main}
@@ -91,7 +91,7 @@ def training_curves(
         axes[0, 0].plot(step, values, label=name, linestyle="--" if k > len(COLOURS) else "-", **style)
     axes[0, 0].set(xlabel="step", title="training losses", yscale="log")
     if losses:
-        axes[0, 0].legend(ncols=2, fontsize=7, handlelength=1.4, columnspacing=1.0)
+        figure.legend(loc="outside left upper", fontsize=7, handlelength=1.4)
     for axis, name, colour in zip(axes[0, 1:], checks, COLOURS, strict=False):
         values = columns[name]
         axis.plot(step, values, color=colour, marker="o", markersize=2.5)

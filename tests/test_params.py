@@ -29,7 +29,7 @@ def test_every_profile_is_a_whole_valid_configuration(name, tmp_path):
     path.write_text(profile_text(name, ROOT))
     params = load_params(path)
     assert params.profile == name
-    assert set(params.ablation.variants) >= {FULL, "no_attention", "last_level_only", "no_fusion", "supervised_only"}
+    assert set(params.ablation.variants) >= {FULL, "no_attention", "last_level_only"}
     assert len(params.ablation.seeds) >= 3
 
 
