@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
+"""Files written whole or not at all, through a crash, a kill or a full disk; and names from outside as file names."""
 
 import os
 import re
@@ -65,3 +65,27 @@ def _alive(pid: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/\\:*?"<>|]')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, whatever the folder
+LONGEST_NAME = 200  # bytes; file systems allow 255, and names get endings
+
+
+def safe_name(name: str) -> str:
+    """`name` as the name of a file in any folder on any system: what could lead out of the folder, name a device, break
+    a line or is not UTF-8 becomes "_". A name that is safe is returned as it is."""
+    safe = _UNSAFE.sub("_", name)
+    safe = f"_{safe}" if not safe.strip(". ") or _DEVICE.fullmatch(safe) else safe
+    while len(safe.encode()) > LONGEST_NAME:
+        safe = safe[:-1]
+    return safe
+
+
+def check_name(name: str, what: str) -> str:
+    """`name`, which comes from outside and becomes part of a path; UserError unless it is its own `safe_name`."""
+    if name != safe_name(name):
+        raise UserError(
+            f"{what} {name!r} cannot be a file's name: no path, no device, no control character, not longer"
+        )
+    return name

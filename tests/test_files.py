@@ -60,3 +60,29 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path):
     with atomic_path(tmp_path / "a.txt") as path:
         path.touch(mode=0o600)
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_names_from_outside_lead_nowhere():
+    for name in (
+        "..",
+        ".",
+        "",
+        "../../evil",
+        "a/b",
+        "a\\b",
+        "C:evil",
+        "nul",
+        "COM1.txt",
+        "a\nb",
+        "a\0b",
+        "x" * 300,
+        "\udcff",
+    ):
+        safe = files.safe_name(name)
+        assert safe == files.safe_name(safe) and "/" not in safe and safe.strip(". ")
+        assert os.path.normpath(f"/folder/{safe}") == f"/folder/{safe}"
+        assert safe.encode("utf-8") and len(safe.encode()) <= 200
+        with pytest.raises(UserError, match="variant"):
+            files.check_name(name, "variant")
+    for name in ("full", "no_attention", "photo 1", "Zoë", "a.b-c", "..a"):
+        assert files.check_name(name, "variant") == name
