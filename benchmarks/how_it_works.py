@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 
 from mlanet_lib import attention, charts, export, figures, losses, renderer, views
 from mlanet_lib.datasets.sample import Box, crop_image
-from mlanet_lib.detector import read_photo
 from mlanet_lib.face_models.identity import mode_names
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Face, Predictor
 
 WIDTH, CELL, LOSS_SIZE = 1100, 480, 64  # px: of the pictures, of what is drawn in them, of profile open's loss

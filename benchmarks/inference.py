@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from mlanet_lib.datasets.sample import Box
-from mlanet_lib.detector import read_photo
 from mlanet_lib.encoder_export import export_encoder
 from mlanet_lib.export import albedo_texture, cut, write_glb
+from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Predictor
 
 SIDE = 450

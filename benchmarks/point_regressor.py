@@ -26,10 +26,10 @@ from tqdm.auto import tqdm
 
 from mlanet_lib import checkpoint
 from mlanet_lib.augmentation import augment, random_numbers
-from mlanet_lib.cli_face_model import check_writable
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation import AFLWResult, CropPrediction, evaluate_aflw2000, summary, write_json
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.files import check_writable
 from mlanet_lib.losses import landmark_loss
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.mirror import Mirror

@@ -5,13 +5,17 @@ Wrong input is one line on stderr and exit code 2, and leaves nothing half-writt
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train, cli_video
-from mlanet_lib.cli_face_model import check_writable
-from mlanet_lib.errors import UserError
+from mlanet_lib.cli_options import a_count, a_path
+from mlanet_lib.errors import UserError, one_line
+from mlanet_lib.files import check_target, check_writable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -20,20 +24,63 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0, 2 for wrong input, 130 after Ctrl-C)."""
-    options = build_parser().parse_args(arguments)
+    """Run one command; returns the exit code (0, 2 for wrong input, 130 after Ctrl-C, 143 after SIGTERM).
+
+    Whatever goes wrong is one line on stderr; with MLANET_TRACEBACK set in the environment, where it arose, too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or a file that knows ASCII only
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return options.run(options) or 0
-    except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # processes that train together say it once a machine
-            print(f"mlanet: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        with _terminable():
+            options = build_parser().parse_args(arguments)
+            _check_working_directory()
+            code = options.run(options) or 0
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         print("mlanet: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
+    except Exception as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # processes that train together say it once a machine
+            print(f"mlanet: {one_line(error)}", file=sys.stderr)
+        _drop_unwritable()
+        return 2
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that what it was writing is removed; exit code 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError("the working directory is not there any more: cd to one that is") from error
+
+
+def _drop_unwritable() -> None:
+    """What cannot be printed (a full disk) is not tried again when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,10 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     verb = verbs.add_parser("reconstruct", help="photos -> meshes (GLB, OBJ) and parameters of every face; videos")
-    verb.add_argument("photos", nargs="+", type=Path, metavar="PHOTO|FOLDER|VIDEO")
-    verb.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for STEM_0.glb, STEM_0.obj, ...")
+    verb.add_argument("photos", nargs="+", type=a_path, metavar="PHOTO|FOLDER|VIDEO")
+    verb.add_argument("--out", required=True, type=a_path, metavar="DIR", help="folder for STEM_0.glb, STEM_0.obj, ...")
     verb.add_argument("--texture", choices=("albedo", "photo"), default="albedo", help="what colours the mesh")
     verb.add_argument("--cropped", action="store_true", help="the photos are face crops already: no detector")
+    verb.add_argument("--overwrite", action="store_true", help="replace files in DIR that mlanet did not write, too")
     cli_video.add_options(verb)
     _network_options(verb)
     verb.set_defaults(run=_reconstruct)
@@ -54,14 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("evaluate", help="a benchmark folder -> metrics in their published protocol")
     sets = verb.add_subparsers(required=True, metavar="BENCHMARK")
     verb = sets.add_parser("aflw2000", help="photos with .mat files in AFLW2000-3D's layout")
-    verb.add_argument("folder", type=Path)
-    verb.add_argument("--json", required=True, type=Path, metavar="OUT")
+    verb.add_argument("folder", type=a_path)
+    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
     verb.add_argument("--box", choices=("truth", "detector"), default="truth", help="where the crop comes from")
-    verb.add_argument("--limit", type=int, metavar="N", help="the first N photos only")
+    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N photos only")
     verb.add_argument("--labels", choices=("original", "reannotated"), default="original", help="which 68 points")
-    verb.add_argument("--reannotated", type=Path, metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy")
-    verb.add_argument("--names", type=Path, metavar="FILE", help="the photos of its rows, a name a line")
-    verb.add_argument("--bfm", type=Path, metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too")
+    verb.add_argument("--reannotated", type=a_path, metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy")
+    verb.add_argument("--names", type=a_path, metavar="FILE", help="the photos of its rows, a name a line")
+    verb.add_argument("--bfm", type=a_path, metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too")
     verb.add_argument(
         "--other",
         type=_named,
@@ -73,38 +121,38 @@ def build_parser() -> argparse.ArgumentParser:
     _network_options(verb)
     verb.set_defaults(run=_evaluate_aflw2000)
     verb = sets.add_parser("florence", help="scans in MICC Florence's layout, in Deng's form or PRNet's")
-    verb.add_argument("folder", type=Path)
-    verb.add_argument("--json", required=True, type=Path, metavar="OUT")
+    verb.add_argument("folder", type=a_path)
+    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
     verb.add_argument("--form", choices=("deng", "prnet"), default="deng", help="not comparable (docs/protocols.md)")
     verb.add_argument("--yaw", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
     verb.add_argument("--pitch", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
-    verb.add_argument("--limit", type=int, metavar="N", help="the first N subjects only")
+    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N subjects only")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_florence)
     verb = sets.add_parser("scan", help="one textured head scan, drawn at several yaws, in Deng's form")
-    verb.add_argument("obj", type=Path)
-    verb.add_argument("--texture", type=Path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
-    verb.add_argument("--landmarks", required=True, type=Path, metavar="JSON", help="points of the scan, in its unit")
+    verb.add_argument("obj", type=a_path)
+    verb.add_argument("--texture", type=a_path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
+    verb.add_argument("--landmarks", required=True, type=a_path, metavar="JSON", help="points of the scan, in its unit")
     verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
-    verb.add_argument("--json", required=True, type=Path, metavar="OUT")
+    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
     verb.add_argument("--yaw", type=float, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
     verb.add_argument("--pitch", type=float, nargs="+", default=[0], metavar="DEG")
     verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_scan)
     verb = sets.add_parser("identity", help="does the identity change with a smile, or with a turn of the head?")
-    verb.add_argument("folder", type=Path, help="photos named PERSON_anything.jpg, of two people or more")
-    verb.add_argument("--json", type=Path, metavar="OUT")
-    verb.add_argument("--scan", type=Path, metavar="OBJ", help="a textured head scan, turned beside synthetic heads")
-    verb.add_argument("--texture", type=Path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
-    verb.add_argument("--landmarks", type=Path, metavar="JSON", help="points of the scan, in its unit")
+    verb.add_argument("folder", type=a_path, help="photos named PERSON_anything.jpg, of two people or more")
+    verb.add_argument("--json", type=a_path, metavar="OUT")
+    verb.add_argument("--scan", type=a_path, metavar="OBJ", help="a textured head scan, turned beside synthetic heads")
+    verb.add_argument("--texture", type=a_path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
+    verb.add_argument("--landmarks", type=a_path, metavar="JSON", help="points of the scan, in its unit")
     verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_identity)
     verb = sets.add_parser("robustness", help="error by covered share and by expression, on aflw2000's photos")
-    verb.add_argument("folder", type=Path)
-    verb.add_argument("--json", type=Path, metavar="OUT")
-    verb.add_argument("--limit", type=int, metavar="N", help="the first N photos only")
+    verb.add_argument("folder", type=a_path)
+    verb.add_argument("--json", type=a_path, metavar="OUT")
+    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N photos only")
     _network_options(verb)
     verb.set_defaults(run=_evaluate_robustness)
 
@@ -139,47 +187,63 @@ def _network_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _reconstruct(options) -> int:
+    from mlanet_lib.outputs import check_text, plan
+
     photos, clips = cli_video.split(options)
     check_writable(options.out)
+    tasks = plan(photos, clips, options.out, options.overwrite)
     predictor = _predictor(options)
     from tqdm.auto import tqdm
 
-    tasks = [(_reconstruct_one, path) for path in photos] + [(cli_video.reconstruct, path) for path in clips]
     failed = 0
-    for write, path in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
+    for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
         try:
-            write(path, predictor, options)
-        except UserError as error:  # the others still get their files
-            tqdm.write(f"mlanet: {' '.join(str(error).split())}", file=sys.stderr)
+            check_text(task.source)
+            (cli_video.reconstruct if task.clip else _reconstruct_one)(task, predictor, options)
+        except Exception as error:  # the others still get their files
+            text = one_line(error)
+            text = text if str(task.source) in text else f"{task.source}: {text}"
+            tqdm.write(f"mlanet: {' '.join(text.split())}", file=sys.stderr)
             failed += 1
     return 2 if failed else 0
 
 
-def _reconstruct_one(photo: Path, predictor, options) -> None:
+def _reconstruct_one(task, predictor, options) -> None:
     from tqdm.auto import tqdm
 
     from mlanet_lib.datasets.sample import Box
-    from mlanet_lib.detector import read_photo
     from mlanet_lib.export import albedo_texture, photo_texture, write_face
+    from mlanet_lib.outputs import is_own
+    from mlanet_lib.pictures import read_reduced
 
-    image = read_photo(photo)
+    photo = task.source
+    if is_own(photo):
+        raise UserError(f"{photo}: a file that mlanet wrote, no photo")
+    image, reduced = read_reduced(photo)
     height, width = image.shape[:2]
-    faces = predictor.faces(image, [Box(0, 0, width, height)] if options.cropped else None)
+    side = max(width, height)  # a crop is square: what is missing of one is black, as in training
+    whole = Box((width - side) / 2, (height - side) / 2, side, side)
+    faces = predictor.faces(image, [whole] if options.cropped else None)
     if not faces:
         raise UserError(f"{photo}: no face found")
+    if reduced > 1:
+        tqdm.write(f"note: {photo.name} is read at 1/{reduced} of its size", file=sys.stderr)
     for number, face in enumerate(faces):
-        stem = f"{photo.stem}_{number}"
+        stem = f"{task.name}_{number}"
         if options.texture == "photo":
             texture = photo_texture(predictor.model, face.parameters, predictor.sharp_crop(image, face))
         else:
             texture = albedo_texture(predictor.model, face.parameters, backend=options.backend)
-        record = {"photo": photo.name, "photo_size": [width, height], **predictor.record(face)}
+        size = [width * reduced, height * reduced]
+        record = {"photo": photo.name, "photo_size": size, **predictor.record(face.enlarged(reduced))}
         overlay = predictor.overlay(image, face, options.backend)
-        write_face(options.out, stem, predictor.model, face.parameters, record, overlay, texture)
-        pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
-        tqdm.write(
-            f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {face.score:.2f})"
+        write_face(
+            *(options.out, stem, predictor.model, face.parameters, record, overlay, texture),
+            may_replace=None if options.overwrite else is_own,
         )
+        pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
+        score = "not measured" if face.score is None else f"{face.score:.2f}"
+        tqdm.write(f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {score})")
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -189,8 +253,15 @@ def _named(text: str) -> tuple[str, str]:
     return name, path
 
 
+def _check_json(options) -> None:
+    """The JSON can be written, and is none of the files and folders that are read."""
+    given = [value for name, value in vars(options).items() if isinstance(value, Path) and name != "json"]
+    given += [Path(path) for _, path in getattr(options, "other", [])] + [Path(options.weights)]
+    check_target(options.json, given)
+
+
 def _evaluate_aflw2000(options) -> int:
-    check_writable(options.json.parent)
+    _check_json(options)
     from mlanet_lib import evaluation
     from mlanet_lib.face_models.bfm2009_raw import RawBfm
 
@@ -214,7 +285,7 @@ def _evaluate_aflw2000(options) -> int:
 
 
 def _evaluate_florence(options) -> int:
-    check_writable(options.json.parent)
+    _check_json(options)
     grid = {name: getattr(options, name) for name in ("yaw", "pitch") if getattr(options, name)}
     if grid and options.form == "deng":
         raise UserError("--yaw and --pitch belong to --form prnet: Deng's form takes the folder's pictures")
@@ -231,7 +302,7 @@ def _evaluate_florence(options) -> int:
 
 
 def _evaluate_scan(options) -> int:
-    check_writable(options.json.parent)
+    _check_json(options)
     from mlanet_lib import evaluation_scan
     from mlanet_lib.datasets.scans import read_scan
     from mlanet_lib.systems import write_json
@@ -247,7 +318,7 @@ def _evaluate_scan(options) -> int:
 
 def _evaluate_identity(options) -> int:
     if options.json:
-        check_writable(options.json.parent)
+        _check_json(options)
     if (options.scan is None) != (options.landmarks is None) or (options.texture and not options.scan):
         raise UserError("--scan OBJ and --landmarks JSON go together, and --texture with both")
     from mlanet_lib import evaluation_identity
@@ -268,7 +339,7 @@ def _evaluate_identity(options) -> int:
 
 def _evaluate_robustness(options) -> int:
     if options.json:
-        check_writable(options.json.parent)
+        _check_json(options)
     from mlanet_lib import evaluation_robustness
     from mlanet_lib.systems import write_json
 

@@ -4,15 +4,16 @@ import os
 import sys
 from pathlib import Path
 
-from mlanet_lib.cli_face_model import check_writable
+from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_target
 
 
 def add_actions(actions) -> None:
     """Add the actions of `mlanet data` to its sub-parsers."""
     verb = actions.add_parser("check", help="samples, face models, weights: whole? a benchmark in a training set?")
-    verb.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders or files (default: params.yaml's)")
-    verb.add_argument("--json", type=Path, metavar="OUT", help="everything, with all names")
+    verb.add_argument("paths", nargs="*", type=a_path, metavar="PATH", help="folders or files (default: params.yaml's)")
+    verb.add_argument("--json", type=a_path, metavar="OUT", help="everything, with all names")
     verb.set_defaults(run=_check)
 
 
@@ -24,7 +25,7 @@ def _check(options) -> int:
     from mlanet_lib.files import atomic_path
 
     if options.json:
-        check_writable(options.json.parent)
+        check_target(options.json, options.paths)
     if options.paths:
         found, params = [one for path in options.paths for one in find_sets(path)], None
     else:

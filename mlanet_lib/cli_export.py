@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from mlanet_lib.cli_face_model import check_writable
+from mlanet_lib import files
+from mlanet_lib.cli_options import a_path
 
 
 def add_options(verb) -> None:
     """Add the options to the parser of `export`."""
     verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
-    verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="FILE.onnx, or FILE.pt2 (torch.export)")
+    verb.add_argument("--out", required=True, type=a_path, metavar="FILE", help="FILE.onnx, or FILE.pt2 (torch.export)")
     verb.set_defaults(run=_export)
 
 
 def _export(options) -> None:
-    check_writable(options.out.parent)
+    files.check_target(options.out, [Path(options.weights)])
     from mlanet_lib.encoder_export import check_target, export_encoder
     from mlanet_lib.predictor import Predictor
 

@@ -1,10 +1,11 @@
 """The verb `mlanet face-model`: build, fetch, convert and check face models. Heavy imports are in the actions."""
 
-import os
 import sys
 from pathlib import Path
 
+from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_target
 
 ANTHROPOMETRIC = "data/face_models/anthropometric.npz"
 LICENSED = Path("licensed/face_models")
@@ -14,34 +15,23 @@ CONVERTERS = ("ict_facekit", "bfm2009")
 def add_actions(actions) -> None:
     """Add the actions to the subparsers of `face-model`."""
     verb = actions.add_parser("build", help="write the anthropometric face model (needs no download)")
-    verb.add_argument("--out", type=Path, default=Path(ANTHROPOMETRIC), metavar="FILE")
+    verb.add_argument("--out", type=a_path, default=Path(ANTHROPOMETRIC), metavar="FILE")
     verb.set_defaults(run=_build)
     verb = actions.add_parser("fetch", help="ICT-FaceKit's face model (MIT, 417 MB): download, check, convert")
     verb.add_argument("kind", choices=("ict",), metavar="KIND", help="ict")
-    verb.add_argument("--from", dest="source", type=Path, metavar="FOLDER|ARCHIVE", help="a copy: no download")
+    verb.add_argument("--from", dest="source", type=a_path, metavar="FOLDER|ARCHIVE", help="a copy: no download")
     verb.add_argument("--cut", choices=("face", "narrow", "head"), default="face", help="how much of the head")
     verb.add_argument("--jawline", choices=("substitute", "multipie"), default="substitute", help="points 0-16")
-    verb.add_argument("--out", type=Path, metavar="FILE", help=f"(default: {LICENSED}/ict_facekit.npz)")
+    verb.add_argument("--out", type=a_path, metavar="FILE", help=f"(default: {LICENSED}/ict_facekit.npz)")
     verb.set_defaults(run=_fetch)
     verb = actions.add_parser("convert", help=f"another face model -> the project's format ({', '.join(CONVERTERS)})")
     verb.add_argument("kind", metavar="KIND")
-    verb.add_argument("source", type=Path)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
+    verb.add_argument("source", type=a_path)
+    verb.add_argument("--out", type=a_path, required=True, metavar="FILE")
     verb.set_defaults(run=_convert)
     verb = actions.add_parser("check", help="say what a face model, a folder or an archive of one holds or lacks")
-    verb.add_argument("file", type=Path, nargs="?", default=Path(ANTHROPOMETRIC), metavar="PATH")
+    verb.add_argument("file", type=a_path, nargs="?", default=Path(ANTHROPOMETRIC), metavar="PATH")
     verb.set_defaults(run=_check)
-
-
-def check_writable(folder: Path) -> None:
-    """UserError unless files can be made in `folder`, or the folder itself in its nearest parent. Writes nothing."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"cannot write into {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write into {folder}: {existing} is read-only")
 
 
 def describe(model) -> str:
@@ -60,14 +50,14 @@ def _save(model, path: Path) -> None:
 
 
 def _build(options) -> None:
-    check_writable(options.out.parent)
+    check_target(options.out)
     from mlanet_lib.face_models import anthropometric
 
     _save(anthropometric.build(), options.out)
 
 
 def _fetch(options) -> None:
-    check_writable(options.out.parent if options.out else LICENSED)
+    check_target(options.out or LICENSED / "ict_facekit.npz", [options.source] if options.source else ())
     from mlanet_lib import fetch
     from mlanet_lib.face_models import ict_facekit
 
@@ -82,7 +72,7 @@ def _fetch(options) -> None:
 def _convert(options) -> None:
     if options.kind not in CONVERTERS:
         raise UserError(f"no converter for {options.kind!r} here; present: {', '.join(CONVERTERS)}")
-    check_writable(options.out.parent)
+    check_target(options.out, [options.source])
     from importlib import import_module
 
     _save(import_module(f"mlanet_lib.face_models.{options.kind}").convert(options.source), options.out)
@@ -90,8 +80,10 @@ def _convert(options) -> None:
 
 def _check(options) -> int:
     path = options.file
-    if not path.exists():
-        raise UserError(f"face model not found: {path}")
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"face model not found: {path}" if not path.exists() else f"{path}: neither a file nor a folder"
+        )
     from mlanet_lib.face_model import MorphableModel
     from mlanet_lib.face_models import bfm2009, ict_facekit
 

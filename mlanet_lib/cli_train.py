@@ -3,15 +3,16 @@
 import os
 from pathlib import Path
 
-from mlanet_lib.cli_face_model import check_writable
+from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_writable
 
 
 def add_options(verb) -> None:
     """The options of `mlanet train`."""
     verb.add_argument("--run", dest="name", default="train", metavar="RUN", help="train (default), or ablation/VARIANT")
-    verb.add_argument("--out", type=Path, metavar="DIR", help="folder for the weights (default: params.yaml's)")
-    verb.add_argument("--resume", type=Path, metavar="PATH", help="go on from this last.safetensors (default: DIR's)")
+    verb.add_argument("--out", type=a_path, metavar="DIR", help="folder for the weights (default: params.yaml's)")
+    verb.add_argument("--resume", type=a_path, metavar="PATH", help="go on from this last.safetensors (default: DIR's)")
     verb.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda")
     verb.add_argument("--max-steps", type=int, metavar="N", help="stop after N steps, and go on another time")
     verb.set_defaults(run=train)

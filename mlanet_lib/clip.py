@@ -2,19 +2,17 @@
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mlanet_lib.detector import read_photo
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import pictures_in, read_photo
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts")
 FOLDER_FPS = 25.0
 TRUNCATED = 0.05
@@ -26,7 +24,8 @@ class Clip:
     """A video, or the numbered pictures of a folder.
 
     fps: frames a second; width, height: pixels; count: how many frames the source claims (0: it does not say);
-    pictures: the folder's, in order; timed: frames come at 1/fps, whatever clock the file has.
+    pictures: the folder's, in order; timed: frames come at 1/fps, whatever clock the file has; turns: by how many
+    quarter turns counter-clockwise the frames are turned when they are read (`turned`), width and height with them.
     """
 
     path: Path
@@ -36,6 +35,7 @@ class Clip:
     count: int
     pictures: tuple[Path, ...] = ()
     timed: bool = True
+    turns: int = 0
 
     @classmethod
     def open(cls, path: str | Path, fps: float | None = None) -> "Clip":
@@ -64,21 +64,29 @@ class Clip:
     def stamp(self) -> str:
         """What changes when the source does: sizes and times of its files, and the frames a second."""
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.pictures or (self.path,)]
-        return f"{files} at {self.fps}"
+        return f"{files} at {self.fps}, {self.turns} turns"
+
+    def turned(self, turns: int) -> "Clip":
+        """The clip with its frames turned by so many quarter turns counter-clockwise more."""
+        size = (self.height, self.width) if turns % 2 else (self.width, self.height)
+        return replace(self, turns=(self.turns + turns) % 4, width=size[0], height=size[1])
 
     def frames(self, start: int = 0) -> Iterator[tuple[float, np.ndarray]]:
         """(time in seconds, picture (H, W, 3) uint8 RGB) from frame `start` on; times rise strictly.
 
         Raises UserError where a picture has another size than the first, and for a video that ends too soon.
         """
-        return self._from_folder(start) if self.pictures else self._from_video(start)
+        for time, frame in self._from_folder(start) if self.pictures else self._from_video(start):
+            yield time, np.ascontiguousarray(np.rot90(frame, self.turns))
 
     def _from_folder(self, start: int) -> Iterator[tuple[float, np.ndarray]]:
         for number, picture in enumerate(self.pictures[start:], start):
             frame = read_photo(picture)
-            if frame.shape[:2] != (self.height, self.width):
-                size = f"{frame.shape[1]}x{frame.shape[0]}"
-                raise UserError(f"{picture} has {size} pixels, the clip's first {self.width}x{self.height}")
+            size = frame.shape[:2] if self.turns % 2 == 0 else frame.shape[1::-1]
+            if size != (self.height, self.width):
+                raise UserError(
+                    f"{picture} has {size[1]}x{size[0]} pixels, the clip's first {self.width}x{self.height}"
+                )
             yield number / self.fps, frame
 
     def _from_video(self, start: int) -> Iterator[tuple[float, np.ndarray]]:
@@ -102,7 +110,7 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
     if not path.is_file():
         raise UserError(f"no such video: {path}")
     _hush()
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(_address(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise UserError(f"{path} cannot be opened as a video: none, truncated, or of a form OpenCV does not read")
@@ -111,18 +119,19 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
+def _address(path: Path) -> str:
+    """The file as FFmpeg must be told: absolute, since it takes what stands before a colon for a protocol. UserError
+    for a name that is not UTF-8, on which OpenCV crashes."""
+    try:
+        return os.path.abspath(path).encode().decode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: the name is not UTF-8, so that OpenCV cannot open it: rename it") from error
+
+
 def _hush() -> None:
     """Keep OpenCV's and FFmpeg's own lines off stderr; FFmpeg reads its level once, when it is first used."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, numbers in names by value (2 before 10); none: UserError."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file()]
-    if not found:
-        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
-    return sorted(found, key=lambda path: re.sub(r"\d+", lambda digits: digits[0].zfill(20), path.name))
 
 
 @contextmanager
@@ -133,7 +142,7 @@ def video_writer(path: Path, fps: float, width: int, height: int) -> Iterator[Ca
     does not hold every frame (OpenCV says nothing of a full disk).
     """
     _hush()
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(_address(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
     written = 0
 
     def write(frame: np.ndarray) -> None:

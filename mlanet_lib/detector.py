@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from mlanet_lib.errors import UserError
 
@@ -40,7 +39,7 @@ YUNET_CROP = {"down": 0.105, "nose": -0.12, "side": 1.33}
 HAAR_CROP = {"down": 0.16, "nose": 0.0, "side": 1.25}
 
 LONGEST_SIDE = 1024  # YuNet was trained on faces of about 10 to 300 px; bigger photos are reduced to this
-MINIMUM_PHOTO = 16
+FINEST_SIDE = 2048  # and to this for the small faces: 15 px of it are 45 px of a photo of 6,000
 # YuNet also answers to sideways and upside-down faces, with wrong points and a lower score: at most 0.91 on 242 photos,
 # where the upright score was the highest of the four every time. Above this an upright photo is taken as such.
 SURELY_UPRIGHT = 0.92
@@ -58,6 +57,11 @@ class Detection:
     turns: int = 0
     detector: str = "yunet"
 
+    def box_in_photo(self, height: int, width: int) -> np.ndarray:
+        """`box` (4,) in the photo as it is, height and width its own."""
+        corners = turn_points(np.array([self.box[:2], self.box[:2] + self.box[2:]]), self.turns, height, width)
+        return np.concatenate([corners.min(0), np.ptp(corners, axis=0)])
+
     def crop(self) -> np.ndarray:
         """The training crop (4,): x, y, width, height of a square, same pixels as `box`; may leave the photo."""
         constants = YUNET_CROP if self.detector == "yunet" else HAAR_CROP
@@ -67,60 +71,6 @@ class Detection:
         centre = centre + np.array([sideways, constants["down"] * size])
         side = constants["side"] * size
         return np.array([*(centre - side / 2), side, side])
-
-
-def read_photo(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
-    """A photo as RGB uint8 (H,W,3), upright by its EXIF tag; grey, palette, CMYK, RGBA (over white) and 16-bit too.
-
-    `source`: a path, a PIL image, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or float in [0,1].
-    Raises UserError when there is no such file, it is no picture, or it is smaller than 16 pixels.
-    """
-    if isinstance(source, np.ndarray):
-        photo = _from_array(source)
-    elif isinstance(source, Image.Image):
-        photo = _from_pil(source)
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise UserError(f"no such photo: {path}" if not path.exists() else f"not a photo: {path} is a folder")
-        try:
-            with Image.open(path) as picture:
-                photo = _from_pil(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "not a picture that can be read" if isinstance(error, Image.UnidentifiedImageError) else error
-            raise UserError(f"cannot read photo {path}: {reason}") from error
-    if min(photo.shape[:2]) < MINIMUM_PHOTO:
-        raise UserError(f"photo of {photo.shape[1]}x{photo.shape[0]} pixels is too small to hold a face")
-    return photo
-
-
-def _from_pil(picture: Image.Image) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):  # 16 bits a pixel; PIL's own conversion would clip at 255
-        values = np.asarray(picture).astype(np.float64)
-        scale = 65535.0 if picture.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
-        return _from_array(np.clip(values / scale, 0, 1))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
-
-
-def _from_array(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise UserError(f"a photo array is (H,W), (H,W,3) or (H,W,4), not {array.shape}")
-    if array.dtype == np.uint16:
-        array = (array / 257.0).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating) or not (np.nanmin(array) >= 0 and np.nanmax(array) <= 1):
-            raise UserError("a photo array is uint8, uint16, or float within [0,1]")
-        array = (np.nan_to_num(array) * 255).round().astype(np.uint8)
-    if array.shape[2] == 4:
-        alpha = array[..., 3:] / 255.0
-        array = (array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else np.ascontiguousarray(array)
 
 
 class Detector:
@@ -149,25 +99,32 @@ class Detector:
             f"{next(iter(YUNET_FILES))} into a folder and name it in MLANET_MODELS, or give crops (--cropped)"
         )
 
-    def detect(self, photo: np.ndarray, turn: bool = True) -> list[Detection]:
+    def detect(self, photo: np.ndarray, thorough: bool = True) -> list[Detection]:
         """Faces of an RGB uint8 photo (H,W,3), largest (box area times score) first; none: an empty list.
 
-        With `turn`, a photo without a face that is surely upright is tried in its three quarter turns too, and the
-        turn with the highest score is taken.
+        With `thorough`, a photo of more than `LONGEST_SIDE` pixels is looked at once more with up to `FINEST_SIDE`, for
+        the small faces in it; and where no face is found, or one that is not surely upright, in its three quarter turns
+        too. What has the highest score at a place counts, so that each face may have a turn of its own.
         """
-        scale = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
+        found = self._detect_turned(photo, 0, LONGEST_SIDE)
+        if thorough and max(photo.shape[:2]) > LONGEST_SIDE:
+            found = _merged(found, self._detect_turned(photo, 0, FINEST_SIDE), *photo.shape[:2])
+        if thorough and min((face.score for face in found), default=0.0) < SURELY_UPRIGHT:
+            for turns in (1, 3, 2):
+                found = _merged(found, self._detect_turned(photo, turns, LONGEST_SIDE), *photo.shape[:2])
+        return sorted(found, key=lambda face: -face.box[2] * face.box[3] * face.score)
+
+    def _detect_turned(self, photo: np.ndarray, turns: int, longest: int) -> list[Detection]:
+        """The upright faces of the photo after so many quarter turns, reduced to `longest` pixels."""
+        scale = min(1.0, longest / max(photo.shape[:2]))
         size = tuple(max(1, round(side * scale)) for side in photo.shape[1::-1])
         small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
-        factor = np.array(photo.shape[1::-1]) / np.array(size)
-        best: list[Detection] = []
-        for turns in (0, 1, 3, 2) if turn else (0,):
-            found = self._detect_upright(np.ascontiguousarray(np.rot90(small, turns)))
-            if max((f.score for f in found), default=0.0) > max((f.score for f in best), default=0.0):
-                zoom = factor if turns % 2 == 0 else factor[::-1]
-                best = [replace(f, box=f.box * np.tile(zoom, 2), points=f.points * zoom, turns=turns) for f in found]
-            if (self.kind == "haar" and best) or max((f.score for f in best), default=0.0) >= SURELY_UPRIGHT:
-                break
-        return sorted(best, key=lambda f: -f.box[2] * f.box[3] * f.score)
+        zoom = np.array(photo.shape[1::-1]) / np.array(size)
+        zoom = zoom if turns % 2 == 0 else zoom[::-1]
+        found = self._detect_upright(np.ascontiguousarray(np.rot90(small, turns)))
+        return [
+            replace(face, box=face.box * np.tile(zoom, 2), points=face.points * zoom, turns=turns) for face in found
+        ]
 
     def _detect_upright(self, photo: np.ndarray) -> list[Detection]:
         # A face that fills its picture, or a thumbnail, has too little around it for YuNet: a grey frame helps.
@@ -193,6 +150,23 @@ class Detector:
             Detection(box, float(min(score, 1.0)), five, detector=self.kind)
             for box, five, score in zip(boxes, points, scores, strict=True)
         ]
+
+
+def same_place(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes (4,), x, y, width, height, can be of one face: the centre of one lies within the other."""
+    apart = np.abs(one[:2] + one[2:] / 2 - other[:2] - other[2:] / 2)
+    return bool((apart < np.maximum(one[2:], other[2:]) / 2).all())
+
+
+def _merged(faces: list[Detection], more: list[Detection], height: int, width: int) -> list[Detection]:
+    """Two looks at one photo as one: where both have a face at a place, the higher score's."""
+
+    def rivals(face: Detection, others: list[Detection]) -> list[Detection]:
+        box = face.box_in_photo(height, width)
+        return [other for other in others if same_place(box, other.box_in_photo(height, width))]
+
+    kept = [face for face in faces if all(other.score <= face.score for other in rivals(face, more))]
+    return kept + [face for face in more if not rivals(face, kept)]
 
 
 def turn_points(points: np.ndarray, turns: int, height: int, width: int) -> np.ndarray:

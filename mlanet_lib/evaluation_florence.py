@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 
 from mlanet_lib import metrics
 from mlanet_lib.datasets import florence
-from mlanet_lib.datasets.sample import crop_image, read_image
+from mlanet_lib.datasets.sample import crop_image
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation_scan import CROP, SHAPES, deng, draw_and_reconstruct, grid, mean_shape, prnet
+from mlanet_lib.pictures import read_image
 from mlanet_lib.systems import as_function, detect_box, run_batches
 
 STAND_IN = "synthetic stand-in in Florence's layout, not Florence; "

@@ -1,14 +1,17 @@
 """Files written whole or not at all, through a crash, a kill or a full disk; and names from outside as file names."""
 
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from mlanet_lib.errors import UserError
 
@@ -21,28 +24,159 @@ _PART = re.compile(rf"\..+\.{re.escape(_HOST)}\.(?P<pid>\d{{1,9}})\.(?P<run>[0-9
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path (same suffix, same disk); it takes the place of `path` only if the block succeeds.
 
-    The folder is made. The data reach the disk before the name does, with the permissions of any new file. An
-    `OSError` (read-only folder, full disk) becomes a `UserError`; whatever the failure, what was written is removed
-    and an older `path` stays as it was. What a killed process could not remove, the next one that writes into the same
-    folder does.
+    The folder is made. The data reach the disk before the name does, with the permissions of any new file. A link
+    stays, and what it leads to is replaced; a device or a FIFO is written through. An `OSError` (read-only folder, full
+    disk) becomes a `UserError`; whatever the failure, what was written is removed and an older `path` stays as it was.
+    What a killed process could not remove, the next one that writes into the same folder does.
     """
     path = Path(path)
-    # a folder of its own, since a library may write through a temporary file that it names itself (safetensors does)
-    scratch = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{_RUN}{secrets.token_hex(4)}.part")
-    temporary = scratch / f".{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent.resolve())
-        scratch.mkdir()
-        yield temporary
-        temporary.chmod(scratch.stat().st_mode & 0o666)  # the same library keeps what it writes from other users
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        if _is_stream(path):
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / _short(path)
+                yield temporary
+                with temporary.open("rb") as written, _open_stream(path) as through:
+                    shutil.copyfileobj(written, through)
+            return
+        target = _followed(path)
+        with _scratch(target.parent, _short(path)) as scratch:
+            temporary = scratch / _short(path)
+            yield temporary
+            _settle(temporary, scratch)
+            temporary.replace(target)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def together(folder: str | Path, may_replace: Callable[[Path], bool] = lambda path: True) -> Iterator[Path]:
+    """Yield an empty folder inside `folder`; its files move to `folder` only when the block succeeds, else none does.
+
+    may_replace: judges a file of the same name that is there already; where it says no, none moves and a UserError
+    names it. So does one that is no regular file. Each name changes from the old file to the new one at once, the
+    JSON's last. `OSError` (read-only or full disk) becomes a `UserError`; the rest as `atomic_path` has it.
+    """
+    folder, placed = Path(folder), []
+    try:
+        with _scratch(folder, "files") as scratch:
+            yield scratch
+            names = sorted((path.suffix == ".json", path.name) for path in scratch.iterdir())
+            goals = [folder / name for _, name in names]
+            for goal in goals:
+                if goal.is_symlink() or (goal.exists() and not (goal.is_file() and may_replace(goal))):
+                    raise UserError(f"{goal} {NOT_OURS}")
+                _settle(scratch / goal.name, scratch)
+            for goal in goals:
+                new = not goal.exists()
+                (scratch / goal.name).replace(goal)
+                placed += [goal] * new
+    except OSError as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def alone(lock: Path, refused: str) -> Iterator[None]:
+    """Hold the file `lock`, which is made and removed; while another process holds it, a UserError that says `refused`.
+
+    The lock ends with the process, however that ends.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {lock.parent}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(refused) from error
+        if not os.fstat(file.fileno()).st_nlink:  # whoever held it has just removed it: another may hold a new one
+            raise UserError(refused)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+NOT_OURS = "is there already, and mlanet did not write it: name another --out, or say --overwrite"
+
+
+def check_writable(folder: Path) -> None:
+    """UserError unless files can be made in `folder`, or the folder itself in its nearest parent. Writes nothing."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot write into {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: {existing} is read-only")
+
+
+def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """UserError unless the file `path` can be written, and is none of the inputs nor a file inside one that is a
+    folder. Writes nothing."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if _is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"cannot write {path}: permission denied")
+        return
+    target = _followed(path).resolve()
+    check_writable(target.parent)
+    for given in inputs:
+        if path.exists() and (target == given.resolve() or (given.is_dir() and given.resolve() in target.parents)):
+            raise UserError(f"{path} is an input ({given}): name another file to write")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether `path` can only be written through: a device, a FIFO, or a file descriptor of this process."""
+    return path.exists() and not path.is_dir() and (not path.is_file() or _descriptor(path) is not None)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the file descriptor that a path such as /dev/stdout names."""
+    name = os.path.abspath(path)
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", name)
+    return int(found[1]) if found else {"/dev/stdout": 1, "/dev/stderr": 2}.get(name)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    number = _descriptor(path)  # opened by its name, a file behind it would be emptied
+    return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+
+
+def _followed(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _short(path: Path) -> str:
+    """A hidden name with the suffix of `path`, which leaves room for what is put around it."""
+    return f".{path.stem[:40]}{path.suffix[-10:]}"
+
+
+@contextmanager
+def _scratch(folder: Path, name: str) -> Iterator[Path]:
+    """A new hidden folder inside `folder`, which is made where it is missing; removed at the end.
+
+    A folder of its own, since a library may write through a temporary file that it names itself (safetensors does).
+    """
+    scratch = folder / f".{name.strip('.')}.{_HOST}.{os.getpid()}.{_RUN}{secrets.token_hex(4)}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.resolve())
+        scratch.mkdir()
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _settle(path: Path, scratch: Path) -> None:
+    """Give a written file the permissions of any new one, and wait until the disk has it."""
+    path.chmod(scratch.stat().st_mode & 0o666)  # safetensors keeps what it writes from other users
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @cache

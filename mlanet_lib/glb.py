@@ -12,6 +12,7 @@ import numpy as np
 _JSON, _BINARY = 0x4E4F534A, 0x004E4942  # types of the two chunks
 _UINT, _FLOAT = 5125, 5126
 STILL = 1e-6  # m; a vertex that a target moves less is not listed
+STEADY = 2e-3  # of a normal's length: one that a target turns by less than a tenth of a degree is not listed
 
 
 def read(data: bytes) -> tuple[dict, bytes]:
@@ -36,11 +37,20 @@ def write(tree: dict, binary: bytes) -> bytes:
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
-def with_targets(data: bytes, targets: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> bytes:
+def signed(data: bytes, generator: str) -> bytes:
+    """The file with `generator` in the field that glTF has for it, at its beginning."""
+    tree, binary = read(data)
+    return write({"asset": tree.pop("asset") | {"generator": generator}} | tree, binary)
+
+
+def with_targets(
+    data: bytes, targets: Mapping[str, tuple[np.ndarray, np.ndarray]], weights: Mapping[str, float]
+) -> bytes:
     """The file `data`, of one mesh of one primitive, with named morph targets.
 
-    targets: by name how far each vertex goes at weight 1, (V, 3) in the file's metres; weights: by the same names how
-    far it has gone when the file is opened, [0, 1]. Names go where viewers look for them, `mesh.extras.targetNames`.
+    targets: by name how far each vertex goes at weight 1, (V, 3) in the file's metres, and how its normal changes,
+    (V, 3); weights: by the same names how far it has gone when the file is opened, [0, 1]. Names go where viewers look
+    for them, `mesh.extras.targetNames`.
     """
     tree, binary = read(data)
     (mesh,) = tree["meshes"]
@@ -57,24 +67,29 @@ def with_targets(data: bytes, targets: Mapping[str, np.ndarray], weights: Mappin
         end += len(content)
         return len(views) - 1
 
-    primitive["targets"] = []
-    for name, moves in targets.items():
-        moves = np.asarray(moves, "<f4")
-        if moves.shape != (count, 3):
-            raise ValueError(f"target {name}: {moves.shape} for {count} vertices")
-        rows = np.flatnonzero(np.linalg.norm(moves, axis=1) > STILL).astype("<u4")
-        kept = np.zeros_like(moves)
-        kept[rows] = moves[rows]
+    def accessor(name: str, values: np.ndarray, still: float) -> int:
+        """The index of a sparse accessor: an accessor without a buffer is zero but for what is listed."""
+        values = np.asarray(values, "<f4")
+        if values.shape != (count, 3):
+            raise ValueError(f"target {name}: {values.shape} for {count} vertices")
+        rows = np.flatnonzero(np.linalg.norm(values, axis=1) > still).astype("<u4")
+        kept = np.zeros_like(values)
+        kept[rows] = values[rows]
         bounds = {"min": kept.min(0).tolist(), "max": kept.max(0).tolist()}
-        accessor = {"componentType": _FLOAT, "count": count, "type": "VEC3"} | bounds
-        if len(rows):  # an accessor without a buffer is zero but for what is listed
-            accessor["sparse"] = {
+        entry = {"componentType": _FLOAT, "count": count, "type": "VEC3"} | bounds
+        if len(rows):
+            entry["sparse"] = {
                 "count": len(rows),
                 "indices": {"bufferView": view(rows), "componentType": _UINT},
                 "values": {"bufferView": view(kept[rows])},
             }
-        tree["accessors"].append(accessor)
-        primitive["targets"].append({"POSITION": len(tree["accessors"]) - 1})
+        tree["accessors"].append(entry)
+        return len(tree["accessors"]) - 1
+
+    primitive["targets"] = [
+        {"POSITION": accessor(name, moves, STILL), "NORMAL": accessor(name, turns, STEADY)}
+        for name, (moves, turns) in targets.items()
+    ]
     mesh["weights"] = [float(weights[name]) for name in targets]
     mesh["extras"] = mesh.get("extras", {}) | {"targetNames": list(targets)}
     tree["buffers"][0]["byteLength"] = end

@@ -1,21 +1,23 @@
 """Photo -> faces: detector, crop, MLANet, and the way back into the photo's pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mlanet_lib import checkpoint
+from mlanet_lib.activations import activations
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.datasets.sample import Box, crop_image, from_crop, second_look
-from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
+from mlanet_lib.detector import Detection, Detector, turn_points
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.losses import SparseShape
 from mlanet_lib.mirror import Mirror, mean_of
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.pictures import read_reduced
 from mlanet_lib.profiles import find_root
 from mlanet_lib.views import overlay_in_photo
 
@@ -29,7 +31,8 @@ class Face:
     """One reconstructed face of a photo.
 
     parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
-    (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1].
+    (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1],
+    None where the crop was given and nothing measured it.
     pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs. crop: the square the network saw, in
     `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it saw there, (S,S,3) uint8 at the
     network's size (`Predictor.sharp_crop` gives more pixels).
@@ -38,12 +41,17 @@ class Face:
     parameters: FaceParameters
     landmarks68: np.ndarray
     box: Box
-    score: float
+    score: float | None
     pose_degrees: dict[str, float]
     crop: Box
     crop_image: np.ndarray
     turns: int = 0
     detector: str = "yunet"
+
+    def enlarged(self, factor: float) -> "Face":
+        """The face in the pixels of a photo so many times as large."""
+        box, crop = (Box(*(factor * value for value in box)) for box in (self.box, self.crop))
+        return replace(self, landmarks68=self.landmarks68 * factor, box=box, crop=crop)
 
 
 class Predictor:
@@ -117,48 +125,50 @@ class Predictor:
         return FaceParameters.cat(results) if results else FaceParameters.neutral(self.model, 0)
 
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
-        """The faces of a photo (path or array, see `read_photo`), largest first; no face: an empty list.
+        """The faces of a photo (path or array, see `pictures.read_reduced`), largest first; no face: an empty list.
 
         The network looks twice: in the crops that the detector's boxes say, then around the points found there.
-        boxes: crops in the training convention instead of the detector's (then score is 1).
+        boxes: crops in the training convention instead of the detector's (then there is no score).
         """
-        photo = read_photo(photo)
+        photo, reduced = read_reduced(photo)
         if boxes is None:
             found = self.detector.detect(photo)
         else:
             none = np.full((5, 2), np.nan)
-            found = [Detection(np.array(box, float), 1.0, none, detector="given") for box in boxes]
+            found = [Detection(np.array(box, float) / reduced, 1.0, none, detector="given") for box in boxes]
         if not found:
             return []
         crops = [Box(*(f.crop() if f.detector != "given" else f.box)) for f in found]
-        turned = np.ascontiguousarray(np.rot90(photo, found[0].turns))
-        images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
+        turned = {turns: np.ascontiguousarray(np.rot90(photo, turns)) for turns in {f.turns for f in found}}
+        images = self._crop_images(turned, found, crops)
         if boxes is None:
             first = self.predict_crops(images)
             crops = second_look(self._points.landmarks(self._points.turned(first), first).numpy(), crops)
-            images = np.stack([crop_image(turned, crop, self.image_size) for crop in crops])
-        return self._faces(found, crops, images, *photo.shape[:2])
+            images = self._crop_images(turned, found, crops)
+        faces = self._faces(found, crops, images, *photo.shape[:2])
+        return faces if reduced == 1 else [face.enlarged(reduced) for face in faces]
+
+    def _crop_images(self, turned: dict[int, np.ndarray], found: list[Detection], crops: list[Box]) -> np.ndarray:
+        size = self.image_size
+        return np.stack([crop_image(turned[f.turns], crop, size) for f, crop in zip(found, crops, strict=True)])
 
     def _faces(self, found: list[Detection], crops: list[Box], images, height: int, width: int) -> list[Face]:
         parameters = self.predict_crops(images)
-        turns = found[0].turns  # the detector turns the photo as a whole
         points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
-        quarter = euler_to_matrix(torch.tensor([0.0, 0.0, 90.0 * turns]))
+        quarter = euler_to_matrix(torch.tensor([[0.0, 0.0, 90.0 * detection.turns] for detection in found]))
         poses = parameters.replace(rotation=quarter @ parameters.rotation).pose_degrees().tolist()
         faces = []
         for number, (detection, crop) in enumerate(zip(found, crops, strict=True)):
-            corners = np.array([detection.box[:2], detection.box[:2] + detection.box[2:]])
-            corners = np.sort(turn_points(corners, turns, height, width), axis=0)
             face = Face(
                 parameters=parameters[number],
-                landmarks68=turn_points(from_crop(points[number], crop), turns, height, width),
-                box=Box(*corners[0].tolist(), *(corners[1] - corners[0]).tolist()),
-                score=detection.score,
+                landmarks68=turn_points(from_crop(points[number], crop), detection.turns, height, width),
+                box=Box(*detection.box_in_photo(height, width).tolist()),
+                score=None if detection.detector == "given" else detection.score,
                 pose_degrees=dict(zip(("pitch", "yaw", "roll"), poses[number], strict=True)),
                 crop=crop,
                 crop_image=images[number],
-                turns=turns,
+                turns=detection.turns,
                 detector=detection.detector,
             )
             faces.append(face)
@@ -167,11 +177,13 @@ class Predictor:
     def record(self, face: Face) -> dict:
         """One face as JSON-able values: everything by name, with the units in `units`."""
         parameters = face.parameters
+        active = activations(self.model, parameters.expression)[0]
         return {
             "landmarks68": np.round(face.landmarks68, 3).tolist(),
             "pose_degrees": {axis: round(value, 3) for axis, value in face.pose_degrees.items()},
             "identity": parameters.identity[0].tolist(),
-            "expression": dict(zip(self.model.expression_names, parameters.expression[0].tolist(), strict=True)),
+            "expression": dict(zip(self.model.expression_names, active.tolist(), strict=True)),
+            "expression_predicted": parameters.expression[0].tolist(),
             "albedo": parameters.albedo[0].tolist(),
             "lighting": parameters.lighting[0].tolist(),
             "rotation": parameters.rotation[0].tolist(),
@@ -180,7 +192,7 @@ class Predictor:
             "box": [round(value, 2) for value in face.box],
             "crop": [round(value, 2) for value in face.crop],
             "quarter_turns": face.turns,
-            "score": round(face.score, 4),
+            "score": None if face.score is None else round(face.score, 4),
             "detector": face.detector,
             "face_model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
             "weights": self.weights,
@@ -188,7 +200,8 @@ class Predictor:
                 "landmarks68, box": "pixels of the photo, first pixel's centre at 0.5",
                 "crop": "pixels of the photo after quarter_turns counter-clockwise, as rotation and translation",
                 "identity, albedo": "standard deviations",
-                "expression": "activation, 1 = full",
+                "expression": "activation in [0, 1], 1 = full: the mesh nearest to that of expression_predicted, which "
+                "may leave this range and is what the OBJ, the overlay and landmarks68 show",
                 "translation": "mm, camera frame (x right, y down, z away)",
             },
         }

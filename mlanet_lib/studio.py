@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from mlanet_lib import figures
-from mlanet_lib.detector import read_photo
 from mlanet_lib.errors import UserError
 from mlanet_lib.export import albedo_texture, photo_texture, write_face
+from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Face, Predictor
 from mlanet_lib.views import coloured, framed, panels
 from mlanet_lib.widgets import Explorer

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlanet_lib.clip import Clip
 from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks
+from mlanet_lib.detector import SURELY_UPRIGHT, same_place
 from mlanet_lib.errors import UserError
 
 DETECT_EVERY = 5
+LOOKS, SEARCHED = 5, 50
+"""How many frames with a face say how a clip stands, and how many are looked at for them."""
 BLINK = 3
 """Frames for which a detector may miss a face that is there."""
 HOLD = 1.0
@@ -37,7 +41,7 @@ class Track:
 class Tracker:
     """Follows the faces of a clip frame by frame: `Tracker(predictor, fps).step(frame)`.
 
-    predictor: has `faces(frame, boxes)` and `detector.detect(frame, turn)`, as `mlanet_lib.predictor.Predictor`.
+    predictor: has `faces(frame, boxes)` and `detector.detect(frame, thorough)`, as `mlanet_lib.predictor.Predictor`.
     state: a `state()` to go on from.
     """
 
@@ -71,7 +75,7 @@ class Tracker:
         return looked, kept
 
     def _look(self, frame: np.ndarray) -> None:
-        detections = self.predictor.detector.detect(frame, turn=False)
+        detections = self.predictor.detector.detect(frame, thorough=False)
         found = [Box(*map(float, detection.crop())) for detection in detections]
         pairs = matches([track.box for track in self.tracks], found)
         for number, track in enumerate(self.tracks):
@@ -83,9 +87,35 @@ class Tracker:
                 track.box = box
             track.lost = 0
         self.tracks = [track for track in self.tracks if track.lost <= HOLD * self.fps]
-        for number in sorted(set(range(len(found))) - set(pairs.values())):
+        new = sorted(set(range(len(found))) - set(pairs.values()))
+        for number in self._upright(frame, detections, new):
             self.tracks.append(Track(self.next, found[number], float(detections[number].score)))
             self.next += 1
+
+    def _upright(self, frame: np.ndarray, detections: list, new: list[int]) -> list[int]:
+        """Those of the new faces that stand upright. A detector answers to others too, less sure of itself: where one
+        is not sure, it looks at the frame's turns as well."""
+        if all(detections[number].score >= SURELY_UPRIGHT for number in new):
+            return new
+        size = frame.shape[:2]
+        turned = [face.box_in_photo(*size) for face in self.predictor.detector.detect(frame) if face.turns]
+        boxes = {number: detections[number].box_in_photo(*size) for number in new}
+        return [number for number in new if not any(same_place(boxes[number], box) for box in turned)]
+
+
+def upright(clip: Clip, detector) -> Clip:
+    """The clip turned as its faces stand: by the turn that has the highest sum of scores in the first `LOOKS` frames
+    with a face that are looked at; as it is where none of its first `SEARCHED` looks finds one."""
+    scores, looks = [0.0] * 4, 0
+    for number, (_, frame) in enumerate(clip.frames()):
+        if number % DETECT_EVERY == 0:
+            found = detector.detect(frame)
+            looks += bool(found)
+            for face in found:
+                scores[face.turns] += face.score
+        if looks == LOOKS or number == SEARCHED * DETECT_EVERY:
+            break
+    return clip.turned(int(np.argmax(scores)))
 
 
 def matches(known: list[Box], found: list[Box]) -> dict[int, int]:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,52 +12,65 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from mlanet_lib.activations import activations
 from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.clip import Clip, video_writer
 from mlanet_lib.datasets.sample import Box, from_crop
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import alone, together
+from mlanet_lib.outputs import MARK, TABLE_HEADER
+from mlanet_lib.tracking import upright
 from mlanet_lib.video import FILTERS, FOCAL, ClipFace, gather, predict_frames, share, smooth
 from mlanet_lib.views import landmarks, overlay_in_photo
 
-COLUMNS = ["frame", "time_s", "face", "score", "pitch", "yaw", "roll", "x_mm", "y_mm", "z_mm"]
+COLUMNS = TABLE_HEADER.split(",")
 """Of the table, before one column an expression."""
 SURROUNDINGS = 1.02
 """Half the side of the part of a frame that is drawn anew for a face, in crop sides: the mesh is drawn up to 1."""
 
 
-def reconstruct_clip(clip: Clip, predictor, folder: Path, name: str, backend: str = "auto") -> list[ClipFace]:
+def reconstruct_clip(
+    clip: Clip,
+    predictor,
+    folder: Path,
+    name: str,
+    backend: str = "auto",
+    may_replace: Callable[[Path], bool] | None = None,
+) -> list[ClipFace]:
     """Write NAME.csv, NAME.json and NAME_overlay.mp4 into the folder, all or none; returns the faces, by id.
 
-    A run that was killed goes on from `.NAME.frames.part` in the same folder. UserError: no face in the clip, a clip
-    that is damaged, a folder that cannot be written.
+    The clip is turned as its faces stand (`upright`), and so is what is written. may_replace: which files of these
+    names may be replaced (all). A run that was killed goes on from `.NAME.frames.part` in the same folder. UserError:
+    no face in the clip, a clip that is damaged, another run of it at work, a folder that cannot be written.
     """
+    clip = upright(clip, predictor.detector)
     part = folder / f".{name}.frames.part"
-    done = predict_frames(clip, predictor, part)
-    faces = [smooth(share(face, predictor.model)) for face in gather(done)]
-    if not faces:
+    with alone(folder / f".{name}.lock", f"{clip.path}: another run is writing {name}.csv into {folder}"):
+        done = predict_frames(clip, predictor, part)
+        faces = [smooth(share(face, predictor.model)) for face in gather(done)]
+        if not faces:
+            part.unlink()
+            raise UserError(f"{clip.path}: no face found in {len(done)} frames")
+        with together(folder, may_replace or (lambda path: True)) as scratch:
+            write_table(scratch / f"{name}.csv", faces, predictor.model, clip.width, clip.height)
+            text = json.dumps(record(clip, faces, predictor, len(done)), indent=1, allow_nan=False) + "\n"
+            (scratch / f"{name}.json").write_text(text, encoding="utf-8")
+            write_overlay(scratch / f"{name}_overlay.mp4", clip, faces, predictor.model, backend)
         part.unlink()
-        raise UserError(f"{clip.path}: no face found in {len(done)} frames")
-    paths = [folder / f"{name}{end}" for end in (".csv", ".json", "_overlay.mp4")]
-    with atomic_path(paths[0]) as table, atomic_path(paths[1]) as shape, atomic_path(paths[2]) as overlay:
-        write_table(table, faces, predictor.model.expression_names, clip.width, clip.height)
-        shape.write_text(json.dumps(record(clip, faces, predictor, len(done)), indent=1, allow_nan=False) + "\n")
-        write_overlay(overlay, clip, faces, predictor.model, backend)
-    part.unlink()
     return faces
 
 
-def write_table(path: Path, faces: list[ClipFace], expressions: list[str], width: int, height: int) -> None:
+def write_table(path: Path, faces: list[ClipFace], model, width: int, height: int) -> None:
     """A CSV row for each frame and face, in order: `COLUMNS`, then activations by name (`record` has the units)."""
     rows = []
     for face in faces:
         degrees = matrix_to_euler(face.parameters.rotation.double()).numpy()
         columns = [face.times, np.full(len(face.times), face.id), face.scores, degrees]
-        columns += [face.translation(width, height), face.parameters.expression.numpy()]
+        columns += [face.translation(width, height), activations(model, face.parameters.expression)]
         rows += zip(face.frames.tolist(), np.column_stack(columns).tolist(), strict=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow([*COLUMNS, *expressions])
+        table.writerow([*COLUMNS, *model.expression_names])
         for frame, (time, id, *values) in sorted(rows, key=lambda row: (row[0], row[1][1])):
             table.writerow([frame, f"{time:.4f}", int(id), *(f"{value:.4f}" for value in values)])
 
@@ -63,7 +78,9 @@ def write_table(path: Path, faces: list[ClipFace], expressions: list[str], width
 def record(clip: Clip, faces: list[ClipFace], predictor, frames: int) -> dict:
     """What holds for the whole clip, JSON-able: each face's identity and albedo, the clip, weights, filter, units."""
     return {
+        "generator": MARK,
         "clip": clip.path.resolve().name,
+        "quarter_turns": clip.turns,
         "size": [clip.width, clip.height],
         "fps": clip.fps,
         "frames": frames,
@@ -91,7 +108,8 @@ def record(clip: Clip, faces: list[ClipFace], predictor, frames: int) -> dict:
             "x_mm, y_mm, z_mm": "the model's origin in the camera's frame (x right, y down, z away); z_mm is in "
             "proportion to the assumed focal length, x_mm and y_mm do not depend on it",
             "identity, albedo": "standard deviations; robust means over the clip",
-            "expression columns": "activation, 1 = full",
+            "expression columns": "activation in [0, 1], 1 = full: the mesh nearest to the predicted one",
+            "quarter_turns": "counter-clockwise, by which the clip's frames were turned; all pixels are theirs",
             "filter": "min_cutoff Hz; beta Hz for: rotation, a radian/s; position, a crop side/s; size, 1/s of the "
             "crop side's logarithm; expression, 1/s",
             "score": "the detector's, of its last look",
@@ -111,6 +129,8 @@ def write_overlay(path: Path, clip: Clip, faces: list[ClipFace], model, backend:
             for face, row in here.get(number, []):
                 frame = draw(frame, face, row, model, backend)
             write(frame)
+    with path.open("ab") as file:  # a box that players skip (ISO/IEC 14496-12, 8.1.2)
+        file.write(struct.pack(">I4s", 8 + len(MARK), b"free") + MARK.encode())
 
 
 @torch.no_grad()

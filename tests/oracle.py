@@ -95,13 +95,13 @@ class Oracle:
     def _here(self, frame) -> list[Motion]:
         return [motion for motion in self.motions if motion.at(number_of(frame))]
 
-    def _detect(self, frame, turn):
+    def _detect(self, frame, thorough=True):
         found = []
         for motion in self._here(frame):
             crop = self.crop(motion, number_of(frame))
             side = crop.w / YUNET_CROP["side"]
             corner = np.array([crop.x + crop.w / 2, crop.y + crop.h / 2 - YUNET_CROP["down"] * side]) - side / 2
-            found.append(Detection(np.array([*corner, side, side]), 0.875, np.full((5, 2), np.nan)))
+            found.append(Detection(np.array([*corner, side, side]), 0.9375, np.full((5, 2), np.nan)))
         return found
 
     def faces(self, frame, boxes):

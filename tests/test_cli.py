@@ -92,7 +92,7 @@ def test_reconstruct_writes_the_contract_s_files(photo, tmp_path, capsys):
     record = json.loads((out / "me_0.json").read_text())
     fields = {"landmarks68", "pose_degrees", "identity", "expression", "lighting", "box", "score", "weights"}
     assert fields <= set(record)
-    assert record["box"] == [0, 0, 80, 60] and "toy" in record["weights"]
+    assert record["box"] == [0, -10, 80, 80] and record["score"] is None and "toy" in record["weights"]
     sizes = [np.ptp(trimesh.load(out / f"me_0.{kind}", force="mesh").bounds, axis=0) for kind in ("obj", "glb")]
     assert np.allclose(sizes[0], sizes[1] * 1000, rtol=1e-3)
     with Image.open(out / "me_0.png") as overlay:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlanet_lib.clip import Clip, pictures_in, video_writer
+from mlanet_lib.clip import Clip, video_writer
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import pictures_in
 
 WIDTH, HEIGHT, COUNT = 160, 120, 40
 
@@ -70,8 +71,8 @@ def test_fps_can_be_said(video):
 
 def test_a_clock_that_stands_still_is_not_believed(video, monkeypatch):
     class Stuck:
-        def __init__(self, path):
-            self.capture = real(path)
+        def __init__(self, path, how):
+            self.capture = real(path, how)
 
         def get(self, what):
             return 0.0 if what == cv2.CAP_PROP_POS_MSEC else self.capture.get(what)

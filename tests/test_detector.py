@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from mlanet_lib import detector as module
-from mlanet_lib.detector import Detection, Detector, read_photo, turn_points
+from mlanet_lib.detector import Detection, Detector, turn_points
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import read_photo
 
 
 @pytest.fixture

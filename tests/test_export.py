@@ -65,7 +65,7 @@ def test_files_open_in_trimesh_with_their_units(toy_model, parameters, tmp_path)
         assert np.abs(mesh.visual.uv[vertex] - toy_model.uv[100].numpy()).max() < 1e-5
         assert np.array_equal(np.asarray(picture.convert("RGB")), np.asarray(texture))
     assert glb.vertex_normals.shape == glb.vertices.shape
-    assert json.loads((tmp_path / "me_0.json").read_text()) == {"score": 0.5}
+    assert json.loads((tmp_path / "me_0.json").read_text()) == {"generator": "written by mlanet", "score": 0.5}
 
 
 def test_normals_point_out(toy_model, parameters, tmp_path):

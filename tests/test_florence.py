@@ -7,8 +7,9 @@ import pytest
 import trimesh
 
 from mlanet_lib.datasets.florence import Scan, read_folder, read_scan, write_subject
-from mlanet_lib.datasets.sample import Box, read_image
+from mlanet_lib.datasets.sample import Box
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import read_image
 
 
 @pytest.fixture

@@ -64,6 +64,6 @@ def test_the_container_says_its_sizes(written):
 
 def test_a_target_of_another_mesh_is_refused(written):
     with pytest.raises(ValueError, match="target x: "):
-        glb.with_targets(written[1], {"x": np.zeros((3, 3))}, {"x": 0.0})
+        glb.with_targets(written[1], {"x": (np.zeros((3, 3)),) * 2}, {"x": 0.0})
     with pytest.raises(ValueError, match="not a binary glTF"):
         glb.read(b"glTF" + bytes(8))

@@ -23,9 +23,10 @@ from scipy.io import savemat
 
 from mlanet_lib.arrays import read_npz
 from mlanet_lib.datasets import aflw2000, crops, florence, scans
-from mlanet_lib.datasets.sample import SyntheticTruth, read_image
+from mlanet_lib.datasets.sample import SyntheticTruth
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.pictures import read_image
 
 SECONDS, MEGABYTES = 3.0, 300  # what a hostile file may cost; a limit well above stops what costs more
 RNG = np.random.default_rng(0)

@@ -18,13 +18,13 @@ from mlanet_lib.datasets.sample import (
     crop_parameters,
     from_crop,
     from_index,
-    read_image,
     second_look,
     to_crop,
     to_index,
 )
 from mlanet_lib.errors import UserError
 from mlanet_lib.lighting import irradiance
+from mlanet_lib.pictures import read_image
 
 places = st.floats(-1000, 1000)
 boxes = st.builds(Box, places, places, st.floats(1, 2000), st.floats(1, 2000))

@@ -43,8 +43,8 @@ class World:
     def _crops(self, number):
         return [Box(*crop[:2], crop[2], crop[2]) for path in self.paths if (crop := path(number))]
 
-    def _detect(self, picture, turn):
-        assert turn is False
+    def _detect(self, picture, thorough):
+        assert thorough is False
         number = self._number(picture)
         self.looks.append(number)
         return [] if number in self.hidden else [detection_of(crop) for crop in self._crops(number)]
@@ -63,7 +63,7 @@ class World:
 def detection_of(crop):
     side = crop.w / YUNET_CROP["side"]
     centre = np.array([crop.x + crop.w / 2, crop.y + crop.h / 2 - YUNET_CROP["down"] * side])
-    return Detection(np.array([*(centre - side / 2), side, side]), 0.9, np.full((5, 2), np.nan))
+    return Detection(np.array([*(centre - side / 2), side, side]), 0.95, np.full((5, 2), np.nan))
 
 
 def follow(world, count, fps=25, start=0, state=None):
@@ -203,7 +203,7 @@ def test_agreeing_detections_do_not_move_the_crop():
     """The detector's crops are a little off; a crop that follows the landmarks must not jump to them."""
 
     class Off(World):
-        def _detect(self, picture, turn):
+        def _detect(self, picture, thorough=True):
             return [detection_of(Box(crop.x + 8, crop.y, crop.w, crop.h)) for crop in self._crops(0)]
 
         def faces(self, picture, boxes):

@@ -49,7 +49,7 @@ def test_prediction_is_in_the_clip_s_frame(clip, toy_model, tmp_path):
     (face,) = found(clip, Oracle(toy_model, motion), tmp_path)
     translation, degrees, expression = known(motion, range(COUNT))
     assert (face.id, face.frames.tolist()) == (0, list(range(COUNT)))
-    assert np.allclose(face.times, np.arange(COUNT) / FPS, atol=1e-3) and (face.scores == 0.875).all()
+    assert np.allclose(face.times, np.arange(COUNT) / FPS, atol=1e-3) and (face.scores == 0.9375).all()
     assert np.allclose(face.translation(WIDTH, HEIGHT), translation, atol=0.02)
     assert np.allclose(face.translation(WIDTH, HEIGHT, 2.0), translation * [1, 1, 2], atol=0.04)
     assert np.allclose(matrix_to_euler(face.parameters.rotation), degrees, atol=0.01)
@@ -217,7 +217,7 @@ def test_the_benchmark_runs(benchmark, toy_model, monkeypatch, capsys):
     predictor = Predictor(network, toy_model, {"face_model": {"name": "toy"}, "step": 0})
     box = np.array([240.0, 160, 130, 130])
     predictor._detector = SimpleNamespace(
-        kind="yunet", detect=lambda frame, turn: [Detection(box, 0.9, np.full((5, 2), np.nan))]
+        kind="yunet", detect=lambda frame, thorough: [Detection(box, 0.95, np.full((5, 2), np.nan))]
     )
     monkeypatch.setattr(benchmark.Predictor, "load", lambda weights: predictor)
     benchmark.main(["--seconds", "1.2"])

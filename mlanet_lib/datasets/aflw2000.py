@@ -26,9 +26,10 @@ from PIL import Image
 from scipy.io import loadmat, savemat, whosmat
 from scipy.io.matlab import matfile_version
 
-from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, read_image, to_index
+from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, to_index
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
+from mlanet_lib.pictures import read_image
 
 PICTURES = (".jpg", ".jpeg", ".png")
 _COMPRESSED = 15  # the tag of a compressed element of a .mat file

@@ -31,8 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from mlanet_lib.arrays import read_npz
-from mlanet_lib.datasets.sample import ONE_BASED, ZERO_BASED, Sample, decode_image, from_index
+from mlanet_lib.datasets.sample import ONE_BASED, ZERO_BASED, Sample, from_index
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import decode_image
 
 HALF_BASED = 0.5
 JAW = 17
@@ -153,4 +154,4 @@ def _read(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
         raise UserError(f"{where}: not readable ({error})") from error
     if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
         raise UserError(f"{where}: damaged (its size or check sum is not the directory's)")
-    return decode_image(io.BytesIO(data), where, upright=False)
+    return decode_image(data, where, upright=False)

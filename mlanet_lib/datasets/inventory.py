@@ -11,11 +11,12 @@ from mlanet_lib import checkpoint
 from mlanet_lib.arrays import read_npz
 from mlanet_lib.datasets import aflw2000, crops, florence, scans, w300lp
 from mlanet_lib.datasets.layouts import PARTS_OF_300W_LP, PICTURES, Found
-from mlanet_lib.datasets.sample import Box, Sample, read_image
+from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_models import bfm2009, ict_facekit
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.pictures import read_image
 
 Entry = tuple[str, Callable[[], tuple[Sample | None, bytes | None, list[str]]]]
 """A sample's name, and how to get it with the bytes of its picture's file and troubles known without the picture. None

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from mlanet_lib.datasets.sample import Box, Sample, read_image
+from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.errors import UserError
+from mlanet_lib.pictures import read_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SHOWN = 5

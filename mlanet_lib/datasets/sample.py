@@ -11,12 +11,11 @@ Pixels. Everywhere in this project the centre of the first pixel is (0.5, 0.5), 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mlanet_lib.camera import flip
 from mlanet_lib.errors import UserError
@@ -28,7 +27,6 @@ ONE_BASED = 1.0
 ROI_ENLARGEMENT = math.sqrt(2)
 """Side of 3DDFA's crop in units of the larger side of the landmarks' box."""
 _LARGEST_CROP = 30_000
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # none that runs another program, as EPS does
 
 
 class Box(NamedTuple):
@@ -235,29 +233,3 @@ def crop_image(image: np.ndarray, box: Box, size: int, padding: str = "zero") ->
         raise ValueError(f"padding is 'zero' or 'edge', not {padding!r}")
     inside = (box.x - left, box.y - top, box.x + box.w - left, box.y + box.h - top)
     return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box=inside))
-
-
-def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8 RGB. Grey becomes three equal channels, transparency is laid over white.
-
-    upright: turn the picture as its EXIF orientation says (labels of data sets refer to the stored pixels: False
-    there). A missing, truncated or foreign file is a UserError that names it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such picture")
-    return decode_image(path, str(path), upright)
-
-
-def decode_image(source: Path | BinaryIO, name: str, upright: bool = True) -> np.ndarray:
-    """`read_image` of a path or an open file; `name` stands in the UserError."""
-    try:
-        with Image.open(source, formats=_FORMATS) as opened:
-            opened.load()
-            picture = ImageOps.exif_transpose(opened) if upright else opened
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            return np.array(picture.convert("RGB"))
-    except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        raise UserError(f"{name}: not a readable picture ({error or type(error).__name__})") from error

@@ -18,11 +18,12 @@ import torch
 
 from mlanet_lib.alignment import similarity
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
-from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, read_image
+from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 from mlanet_lib.lighting import ambient, directional, shade
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.pictures import read_image
 from mlanet_lib.rasterizer import rasterize
 from mlanet_lib.rasterizer.interpolation import vertex_normals
 from mlanet_lib.renderer import render, turned

@@ -24,9 +24,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mlanet_lib.datasets.aflw2000 import load_mat, numbers, read_mat
-from mlanet_lib.datasets.sample import ONE_BASED, Sample, crop_box_from_landmarks, from_index, read_image
+from mlanet_lib.datasets.sample import ONE_BASED, Sample, crop_box_from_landmarks, from_index
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import landmark_twins
+from mlanet_lib.pictures import read_image
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 FLIP = "_Flip"
