@@ -20,7 +20,8 @@ def activations(model: MorphableModel, expression: torch.Tensor) -> np.ndarray:
     root = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) * np.eye(len(gram))).T
     rows = expression.detach().double().cpu().numpy()
     inside = ((rows >= 0) & (rows <= 1)).all(1)
-    return np.array([row if fits else _bounded(root, row) for row, fits in zip(rows, inside, strict=True)])
+    found = [row if fits else _bounded(root, row) for row, fits in zip(rows, inside, strict=True)]
+    return np.array(found).reshape(rows.shape)
 
 
 def _bounded(root: np.ndarray, row: np.ndarray) -> np.ndarray:

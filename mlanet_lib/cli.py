@@ -17,6 +17,9 @@ from mlanet_lib.cli_options import a_count, a_path
 from mlanet_lib.errors import UserError, one_line
 from mlanet_lib.files import check_target, check_writable
 
+SQUARE = 1.05
+"""How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
@@ -189,23 +192,30 @@ def _network_options(verb: argparse.ArgumentParser) -> None:
 def _reconstruct(options) -> int:
     from mlanet_lib.outputs import check_text, plan
 
-    photos, clips = cli_video.split(options)
+    photos, clips, wrong = cli_video.split(options)
     check_writable(options.out)
     tasks = plan(photos, clips, options.out, options.overwrite)
-    predictor = _predictor(options)
+    predictor = _predictor(options) if tasks else None
     from tqdm.auto import tqdm
 
-    failed = 0
+    for path, error in wrong:
+        _say_of(path, error)
+    failed = len(wrong)
     for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
         try:
             check_text(task.source)
             (cli_video.reconstruct if task.clip else _reconstruct_one)(task, predictor, options)
         except Exception as error:  # the others still get their files
-            text = one_line(error)
-            text = text if str(task.source) in text else f"{task.source}: {text}"
-            tqdm.write(f"mlanet: {' '.join(text.split())}", file=sys.stderr)
+            _say_of(task.source, error)
             failed += 1
     return 2 if failed else 0
+
+
+def _say_of(path: Path, error: Exception) -> None:
+    from tqdm.auto import tqdm
+
+    text = one_line(error)
+    tqdm.write(f"mlanet: {text if str(path) in text else f'{path}: {text}'}", file=sys.stderr)
 
 
 def _reconstruct_one(task, predictor, options) -> None:
@@ -221,9 +231,9 @@ def _reconstruct_one(task, predictor, options) -> None:
         raise UserError(f"{photo}: a file that mlanet wrote, no photo")
     image, reduced = read_reduced(photo)
     height, width = image.shape[:2]
-    side = max(width, height)  # a crop is square: what is missing of one is black, as in training
-    whole = Box((width - side) / 2, (height - side) / 2, side, side)
-    faces = predictor.faces(image, [whole] if options.cropped else None)
+    if options.cropped and max(width, height) > SQUARE * min(width, height):
+        raise UserError(f"{photo}: {width}x{height} pixels are no face crop, which is square: cut one, or no --cropped")
+    faces = predictor.faces(image, [Box(0, 0, width, height)] if options.cropped else None)
     if not faces:
         raise UserError(f"{photo}: no face found")
     if reduced > 1:

@@ -14,25 +14,28 @@ def add_options(verb: ArgumentParser) -> None:
     verb.add_argument("--fps", type=float, metavar="F", help="of the clips (default: a video's own, a folder's 25)")
 
 
-def split(options) -> tuple[list[Path], list[Path]]:
-    """The photos (those of folders among them) and the clips of `options.photos`, in order.
+def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]]:
+    """The photos (those of folders among them) and the clips of `options.photos`, in order, and what cannot be looked
+    at: a folder without pictures, or that may not be read.
 
-    A clip is what ends as a video does, and with --video everything. UserError: an option that does not fit, a folder
-    without pictures.
+    A clip is what ends as a video does, and with --video everything. UserError: an option that does not fit.
     """
     from mlanet_lib.clip import VIDEOS
 
-    photos, clips = [], []
+    photos, clips, wrong = [], [], []
     for path in options.photos:
-        if options.video or (path.suffix.lower() in VIDEOS and not path.is_dir()):
-            clips.append(path)
-        else:
-            photos += _photos_in(path) if path.is_dir() else [path]
+        try:
+            if options.video or (path.suffix.lower() in VIDEOS and not path.is_dir()):
+                clips.append(path)
+            else:
+                photos += _photos_in(path) if path.is_dir() else [path]
+        except (UserError, OSError) as error:
+            wrong.append((path, error))
     if clips and (options.cropped or options.texture == "photo"):
         raise UserError(f"--cropped and --texture are for photos, and {clips[0]} is a clip")
     if options.fps is not None and not clips:
         raise UserError("--fps is for clips: a video, or --video with a folder of numbered frames")
-    return photos, clips
+    return photos, clips, wrong
 
 
 def _photos_in(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 _JSON, _BINARY = 0x4E4F534A, 0x004E4942  # types of the two chunks
 _UINT, _FLOAT = 5125, 5126
 STILL = 1e-6  # m; a vertex that a target moves less is not listed
-STEADY = 2e-3  # of a normal's length: one that a target turns by less than a tenth of a degree is not listed
+STEADY = 1e-2  # of a normal's length: one that a target turns by less than half a degree is not listed
 
 
 def read(data: bytes) -> tuple[dict, bytes]:

@@ -54,7 +54,7 @@ def at_home(project, monkeypatch):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "me.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(path)
     return path
 
 
@@ -92,11 +92,11 @@ def test_reconstruct_writes_the_contract_s_files(photo, tmp_path, capsys):
     record = json.loads((out / "me_0.json").read_text())
     fields = {"landmarks68", "pose_degrees", "identity", "expression", "lighting", "box", "score", "weights"}
     assert fields <= set(record)
-    assert record["box"] == [0, -10, 80, 80] and record["score"] is None and "toy" in record["weights"]
+    assert record["box"] == [0, 0, 80, 80] and record["score"] is None and "toy" in record["weights"]
     sizes = [np.ptp(trimesh.load(out / f"me_0.{kind}", force="mesh").bounds, axis=0) for kind in ("obj", "glb")]
     assert np.allclose(sizes[0], sizes[1] * 1000, rtol=1e-3)
     with Image.open(out / "me_0.png") as overlay:
-        assert overlay.size == (80, 60)
+        assert overlay.size == (80, 80)
     assert "me_0.glb" in capsys.readouterr().out
 
 

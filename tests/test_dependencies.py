@@ -51,6 +51,7 @@ STUDY = {
     "ablation",
     "export",
     "clip",
+    "tracking",
     "video",
 }
 UPPER_FLOORS = (
