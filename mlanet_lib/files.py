@@ -148,7 +148,12 @@ def _open_stream(path: Path) -> BinaryIO:
 
 
 def _followed(path: Path) -> Path:
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise UserError(f"cannot write {path}: a link that leads in a circle")
+    return target
 
 
 def _short(path: Path) -> str:

@@ -1,6 +1,8 @@
 """Clips: every frame once and in order, times, and one clear line for what is no whole video."""
 
+import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,10 @@ WIDTH, HEIGHT, COUNT = 160, 120, 40
 
 def grey(number):
     return np.full((HEIGHT, WIDTH, 3), 20 + 5 * number, np.uint8)
+
+
+def means(clip):
+    return [round(float(frame.mean()), 6) for _, frame in clip.frames()]
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +169,34 @@ def test_a_writer_that_fails_says_so(tmp_path):
         write(grey(1)[:50])  # OpenCV drops a frame of another size without a word
     with pytest.raises(UserError, match="cannot write"), video_writer(tmp_path / "no" / "a.mp4", 25, 160, 120):
         pass
+
+
+@pytest.mark.parametrize("name", ["concat:other.mp4", "a:b.mp4", "frame%03d.mp4", "-i.mp4", "with space.mp4"])
+def test_a_name_is_a_file_and_nothing_else(name, video, tmp_path, monkeypatch):
+    """FFmpeg takes what stands before a colon for a protocol, and a percent sign for a row of pictures."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.mp4").write_text("another file")
+    Path(name).write_bytes(video.read_bytes())
+    assert means(Clip.open(name)) == means(Clip.open(video))
+
+
+def test_a_name_that_is_not_utf_8_is_refused_not_a_crash(video, tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    Path(os.fsdecode(path)).write_bytes(video.read_bytes())
+    with pytest.raises(UserError, match="not UTF-8"):
+        Clip.open(os.fsdecode(path))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_turned_clip_gives_turned_frames(video, tmp_path, turns):
+    clip = Clip.open(video).turned(turns)
+    frames = [frame for _, frame in clip.frames()]
+    assert frames[0].shape == (clip.height, clip.width, 3)
+    assert means(clip) == means(Clip.open(video))
+    assert clip.turned(-turns) == Clip.open(video)
+    assert turns == 0 or clip.stamp() != Clip.open(video).stamp()
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    Image.fromarray(np.rot90(frames[0], -turns)).save(folder / "1.png")
+    (again,) = [frame for _, frame in Clip.open(folder).turned(turns).frames()]
+    assert np.array_equal(again, frames[0])

@@ -135,6 +135,36 @@ def test_several_faces_come_largest_first(yunet, portrait):
     assert faces[0].box[0] > 400 > faces[1].box[0]
 
 
+def test_each_face_has_a_turn_of_its_own(yunet, shared_data):
+    """One upside-down face and one on its side among upright ones."""
+    turns = [0, 2, 0, 1]
+    photos = [read_photo(path) for path in sorted((shared_data / "portraits").glob("*_neutral.jpg"))[:4]]
+    row = np.concatenate([np.rot90(photo, n) for photo, n in zip(photos, turns, strict=True)], 1)
+    faces = sorted(yunet.detect(row), key=lambda face: face.box_in_photo(*row.shape[:2])[0])
+    assert [face.turns for face in faces] == [(4 - n) % 4 for n in turns]
+    for number, face in enumerate(faces):
+        alone = yunet.detect(photos[number])[0]
+        in_row = turn_points(face.points, face.turns, *row.shape[:2]) - [number * 675, 0]
+        expected = turn_points(alone.points, -turns[number], *photos[number].shape[:2])
+        assert np.abs(in_row - expected).max() < 15, number
+
+
+def test_small_faces_of_a_large_photo_are_found(yunet, portrait):
+    """30 faces of 45 px in 6000 x 4000 pixels."""
+    (face,) = yunet.detect(portrait)
+    side = round(45 / face.box[2] * portrait.shape[1])
+    small = np.asarray(Image.fromarray(portrait).resize((side, side), Image.Resampling.LANCZOS))
+    photo = np.full((4000, 6000, 3), portrait[0, 0], np.uint8)
+    places = [(500 + 600 * (k // 6), 300 + 900 * (k % 6)) for k in range(30)]
+    for y, x in places:
+        photo[y : y + side, x : x + side] = small
+    found = yunet.detect(photo)
+    assert len(found) == 30 and all(face.turns == 0 for face in found)
+    centres = np.array([face.box[:2] + face.box[2:] / 2 for face in found])
+    expected = np.array([(x, y) for y, x in places]) + (face.box[:2] + face.box[2:] / 2) * side / portrait.shape[1]
+    assert np.linalg.norm(expected[:, None] - centres, axis=2).min(1).max() < 8
+
+
 def test_a_big_photo_and_a_thumbnail_agree(yunet, portrait):
     size = portrait.shape[0]
     at_home = yunet.detect(portrait)[0].crop() / size

@@ -1,12 +1,16 @@
 import os
+import signal
 import socket
+import stat
 import subprocess
+import sys
+import threading
 
 import pytest
 
 from mlanet_lib import files
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import alone, atomic_path, check_target, together
 
 
 def test_a_success_replaces_and_a_failure_leaves_the_old_file(tmp_path):
@@ -86,3 +90,110 @@ def test_names_from_outside_lead_nowhere():
             files.check_name(name, "variant")
     for name in ("full", "no_attention", "photo 1", "Zoë", "a.b-c", "..a"):
         assert files.check_name(name, "variant") == name
+
+
+def write(path, text):
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real/a.txt")
+    (tmp_path / "dangling.txt").symlink_to("real/b.txt")
+    for name in ("link.txt", "dangling.txt"):
+        write(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_text() == "new"
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["a.txt", "b.txt"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="cannot write"):
+        write(tmp_path / "loop", "new")
+
+
+def test_a_device_and_a_fifo_are_written_through(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        device.write_text("can be used here")
+    except OSError:  # no right to make one, or to use it: the system's own, which nobody but root could break
+        device = files.Path("/dev/null")
+    write(device, "gone")
+    assert device.is_char_device()
+    os.mkfifo(tmp_path / "fifo")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_text()))
+    reader.start()
+    write(tmp_path / "fifo", "through")
+    reader.join(10)
+    assert read == ["through"] and (tmp_path / "fifo").is_fifo()
+    with pytest.raises(UserError, match="No space left"):
+        write("/dev/full", "x" * 100_000)
+
+
+def test_what_stdout_is_redirected_to_is_not_replaced(tmp_path):
+    code = "from mlanet_lib.files import atomic_path\nprint('before', flush=True)\n"
+    code += "with atomic_path('/dev/stdout') as path: path.write_text('json\\n')\nprint('after')"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "before\njson\nafter\n"
+
+
+def test_targets_are_judged_before_the_work(tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "labels.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to(given / "labels.json")
+    for path, words in (
+        (tmp_path, "it is a folder"),
+        (given / "labels.json" / "x.json", "is not a folder"),
+        (given / "labels.json", "is an input"),
+        (tmp_path / "link.json", "is an input"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_target(path, [given])
+    for path in (given / "new.json", tmp_path / "other" / "x.json", files.Path("/dev/null")):
+        check_target(path, [given])
+    assert not (tmp_path / "other").exists()
+
+
+def test_files_that_belong_together_replace_all_or_none(tmp_path):
+    def place(text, **options):
+        with together(tmp_path, **options) as folder:
+            for name in ("a.obj", "a.json"):
+                (folder / name).write_text(text)
+
+    place("old")
+    with pytest.raises(UserError, match=r"a\.obj is there already"):
+        place("new", may_replace=lambda path: path.suffix == ".json")
+    (tmp_path / "a.obj").unlink()
+    (tmp_path / "a.obj").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"a\.obj is there already"):
+        place("new")
+    assert (tmp_path / "a.json").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["a.json", "a.obj"]
+    (tmp_path / "a.obj").unlink()
+    place("new")
+    assert {(tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {"new"}
+
+
+def test_long_names_are_written(tmp_path):
+    write(tmp_path / f"{'x' * 250}.txt", "text")
+    assert (tmp_path / f"{'x' * 250}.txt").read_text() == "text"
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = f"""
+import time
+from mlanet_lib.files import Path, alone
+with alone(Path({str(tmp_path / "lock")!r}), "taken"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="taken"), alone(tmp_path / "lock", "taken"):
+            pytest.fail("two at once")
+        other.send_signal(signal.SIGKILL)
+    with alone(tmp_path / "lock", "taken"):
+        pass
+    assert os.listdir(tmp_path) == []

@@ -67,3 +67,27 @@ def test_a_target_of_another_mesh_is_refused(written):
         glb.with_targets(written[1], {"x": (np.zeros((3, 3)),) * 2}, {"x": 0.0})
     with pytest.raises(ValueError, match="not a binary glTF"):
         glb.read(b"glTF" + bytes(8))
+
+
+def test_the_targets_turn_the_normals_as_the_mesh_does(written, toy_model):
+    parameters, data = written
+    tree, binary = glb.read(data)
+    primitive = tree["meshes"][0]["primitives"][0]
+    source, _, _ = export.cut(toy_model.uv, toy_model.faces)
+    at_rest = values(tree, binary, primitive["attributes"]["NORMAL"]).astype(float)
+    for number, target in enumerate(primitive["targets"]):
+        expression = torch.eye(toy_model.n_expression)[[number]]
+        wanted = toy_model.normals(toy_model.vertices(parameters.identity, expression))[0].numpy()[source]
+        turned = at_rest + values(tree, binary, target["NORMAL"])
+        assert np.abs(turned - wanted).max() <= glb.STEADY + 1e-3
+        assert np.abs(at_rest - wanted).max() > 5 * glb.STEADY  # there was something to turn
+
+
+def test_weights_lie_within_zero_and_one_and_the_file_is_signed(toy_model, tmp_path):
+    parameters = FaceParameters.neutral(toy_model, 1)
+    parameters = parameters.replace(expression=torch.tensor([[-0.8, 1.4, 0.3, 0.0]]))
+    export.write_face(tmp_path, "a_0", toy_model, parameters, {})
+    data = (tmp_path / "a_0.glb").read_bytes()
+    tree, _ = glb.read(data)
+    assert min(tree["meshes"][0]["weights"]) >= 0 and max(tree["meshes"][0]["weights"]) <= 1
+    assert tree["asset"] == {"version": "2.0", "generator": "written by mlanet"}

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from oracle import write_clip
 
 from mlanet_lib import tracking
+from mlanet_lib.clip import Clip
 from mlanet_lib.datasets.sample import Box
 from mlanet_lib.detector import YUNET_CROP, Detection
-from mlanet_lib.tracking import Tracker, confirmed, matches, overlap
+from mlanet_lib.tracking import Tracker, confirmed, matches, overlap, upright
 
 SIZE = (300, 400)
 POINTS = np.stack([np.tile([0.0, 1.0], 34), np.linspace(0, 1, 68)], 1) - 0.5
@@ -238,3 +240,38 @@ def test_overlap():
     assert overlap(Box(0, 0, 10, 10), Box(0, 0, 10, 10)) == 1
     assert overlap(Box(0, 0, 10, 10), Box(5, 0, 10, 10)) == pytest.approx(1 / 3)
     assert overlap(Box(0, 0, 10, 10), Box(20, 20, 5, 5)) == 0
+
+
+class Turning:
+    """A detector that sees one face, which stands upright after so many turns; surer of itself when it is."""
+
+    def __init__(self, turns):
+        self.turns = turns
+
+    def detect(self, picture, thorough=True):
+        box, none = np.array([100.0, 80.0, 60.0, 60.0]), np.full((5, 2), np.nan)
+        return [Detection(box, 0.94, none, self.turns) if thorough else Detection(box, 0.85, none)]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_clip_is_turned_as_its_faces_stand(turns, tmp_path):
+    clip = Clip.open(write_clip(tmp_path / "clip.mp4", 12))
+    turned = upright(clip, Turning(turns))
+    assert turned == clip.turned(turns)
+
+
+def test_a_clip_without_faces_stays(tmp_path):
+    clip = Clip.open(write_clip(tmp_path / "clip.mp4", 12))
+    assert upright(clip, SimpleNamespace(detect=lambda frame: [])) == clip
+
+
+@pytest.mark.parametrize("turns", [0, 2])
+def test_a_face_that_stands_otherwise_than_the_clip_is_not_drawn_upright(turns):
+    world = World(lambda n: (60, 60, 120))
+    picture = np.zeros((240, 240, 3), np.uint8)  # square, and the face in its middle: it is there in every turn
+    world.detector.detect = lambda frame, thorough=True: [
+        Detection(np.array([90.0, 90.0, 60.0, 60.0]), 0.94 if thorough else 0.85, np.full((5, 2), np.nan), t)
+        for t in ([turns] if thorough else [0])
+    ]
+    _, faces = Tracker(world, 25).step(picture)
+    assert len(faces) == (turns == 0)
