@@ -191,6 +191,8 @@ def usable_device(name: str = "auto", number: int = 0) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(f"cuda:{number}" if name == "cuda" else name)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error

@@ -1,10 +1,14 @@
 """The command line: what it writes, what it says, and that wrong input is one line and exit code 2."""
 
 import dataclasses
+import io
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,10 @@ import trimesh
 from PIL import Image
 from toy_data import write_toy_split
 
-from mlanet_lib import checkpoint
+from mlanet_lib import checkpoint, pictures
 from mlanet_lib.cli import main
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.files import together
 from mlanet_lib.network import MLANet
 from mlanet_lib.profiles import merge, read_yaml
 
@@ -307,3 +312,177 @@ def test_profile_list_and_unknown_profile(capsys, monkeypatch):
     assert main(["profile", "list"]) == 0
     assert "embedded" in capsys.readouterr().out
     refused(["profile", "use", "embeded"], capsys, "embeded")
+
+
+def reconstruct(*arguments):
+    return main(["reconstruct", *map(str, arguments), "--cropped"])
+
+
+def test_one_bad_file_is_one_line_and_the_others_are_done(photo, tmp_path, capsys, monkeypatch):
+    """A name that is not UTF-8, one that is too long, a folder that may not be read, a fault that nobody foresaw."""
+    latin = tmp_path / os.fsdecode(b"caf\xe9.png")
+    latin.write_bytes(photo.read_bytes())
+    long, closed, odd = tmp_path / f"{'x' * 300}.png", tmp_path / "closed", tmp_path / "odd.png"
+    odd.write_bytes(photo.read_bytes())
+    closed.mkdir()
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    def surprise(path):
+        if Path(path) == odd:
+            raise ValueError("a surprise\nin two lines")
+        return real(path)
+
+    real = pictures.read_reduced
+    monkeypatch.setattr(pictures, "pictures_in", refuse)  # root may read everything
+    monkeypatch.setattr(pictures, "read_reduced", surprise)
+    assert reconstruct(closed, latin, long, odd, photo, "--out", tmp_path / "out") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("mlanet: ") for line in lines)
+    for words in ("File name too long", "Permission denied", "not UTF-8", "a surprise in two"):
+        assert any(words in line for line in lines), words
+    assert "odd.png" in lines[-1] and "MLANET_TRACEBACK=1" in lines[-1]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"me_0.glb", "me_0.json"}
+
+
+def test_where_a_fault_arose_is_shown_on_demand(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLANET_TRACEBACK", "1")
+    assert reconstruct(tmp_path / "none.png", "--out", tmp_path / "out") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_stdout_that_knows_ascii_only_or_is_full(photo, tmp_path, capsys, monkeypatch):
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    assert reconstruct(photo, "--out", tmp_path / "out") == 0
+    ascii_only.seek(0)
+    assert r"\xb0" in ascii_only.read()
+    command = [sys.executable, "-m", "mlanet_lib.cli", "profile", "list"]
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "one.yaml").write_text("profile: one\n")
+    (tmp_path / "params.yaml").write_text("profile: one\n")
+    (tmp_path / "dvc.yaml").write_text("")
+    with open("/dev/full", "w") as full:
+        environment = os.environ | {"MLANET_ROOT": str(tmp_path)}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr == "mlanet: No space left on device\n"
+
+
+def test_a_working_directory_that_is_gone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        refused(["profile", "list"], capsys, "the working directory is not there any more")
+    finally:
+        os.chdir(tmp_path)
+
+
+def test_sigterm_ends_the_command_and_removes_what_it_wrote(photo, tmp_path, monkeypatch):
+    def stopped(*arguments, **options):
+        with together(tmp_path / "out") as folder:
+            (folder / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    monkeypatch.setattr("mlanet_lib.export.write_face", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        reconstruct(photo, "--out", tmp_path / "out")
+    assert ended.value.code == 143 and os.listdir(tmp_path / "out") == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "nan", "9" * 30, ""])
+def test_a_limit_is_a_whole_number_from_one_on(limit, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "aflw2000", str(tmp_path), "--json", str(tmp_path / "r.json"), f"--limit={limit}"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and "whole number from 1 on" in error
+
+
+@pytest.mark.parametrize("arguments", [["reconstruct", "", "--out", "o"], ["reconstruct", "a.jpg", "--out", ""]])
+def test_an_empty_path_is_not_the_current_folder(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and "an empty path" in capsys.readouterr().err
+
+
+def test_a_json_that_is_an_input_or_a_folder_is_refused_before_the_work(photo, tmp_path, capsys):
+    labels = photo.with_suffix(".mat")
+    labels.write_text("labels")
+    start = ["evaluate", "aflw2000", tmp_path, "--json"]
+    refused([*start, labels], capsys, "is an input")
+    refused([*start, tmp_path], capsys, "it is a folder")
+    refused(["evaluate", "scan", photo, "--landmarks", labels, "--json", labels], capsys, "is an input")
+    refused(["evaluate", "aflw2000", photo.parent / "none", "--json", "/dev/null"], capsys, "no such folder")
+    refused(["face-model", "convert", "bfm2009", photo, "--out", photo], capsys, "is an input")
+    assert labels.read_text() == "labels" and Path("/dev/null").is_char_device()
+
+
+def test_a_face_model_that_is_no_file(capsys):
+    refused(["face-model", "check", "/dev/null"], capsys, "/dev/null: neither a file nor a folder")
+
+
+def test_a_device_that_computes_nothing(photo, tmp_path, capsys):
+    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "o", "--device", "meta"], capsys, "meta")
+
+
+def test_a_crop_that_is_not_square_is_none(tmp_path, capsys):
+    Image.new("RGB", (230, 115)).save(tmp_path / "wide.png")
+    Image.new("RGB", (120, 118)).save(tmp_path / "nearly.png")
+    refused(["reconstruct", tmp_path / "wide.png", "--cropped", "--out", tmp_path / "o"], capsys, "230x115", "square")
+    assert reconstruct(tmp_path / "nearly.png", "--out", tmp_path / "o") == 0
+
+
+def test_a_line_break_in_a_name_breaks_no_reference(photo, tmp_path, capsys):
+    odd = photo.rename(tmp_path / "two\nlines.png")
+    assert reconstruct(odd, "--out", tmp_path / "out") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"two_lines_0.obj", "two_lines_0.mtl"}
+    mesh = trimesh.load(tmp_path / "out" / "two_lines_0.obj", process=False)
+    assert mesh.visual.material.image.size == (512, 512)
+    assert json.loads((tmp_path / "out" / "two_lines_0.json").read_text())["photo"] == odd.name
+
+
+def test_files_are_utf_8_whatever_the_locale(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    name = photo.rename(tmp_path / "Zoë 1.png")
+    real = Path.write_text
+
+    def strict(path, text, encoding=None, **options):
+        return real(path, text, encoding or "ascii", **options)
+
+    monkeypatch.setattr(Path, "write_text", strict)
+    assert reconstruct(name, "--out", tmp_path / "out") == 0
+    obj = (tmp_path / "out" / "Zoë 1_0.obj").read_text(encoding="utf-8")
+    assert "mtllib Zoë 1_0.mtl\n" in obj
+    assert trimesh.load(tmp_path / "out" / "Zoë 1_0.obj", process=False).visual.material.image.size == (512, 512)
+
+
+def test_expressions_in_files_are_activations(photo, tmp_path, monkeypatch):
+    real = MLANet.encode
+
+    def outside(self, images):
+        found = real(self, images)
+        return found.replace(expression=torch.tensor([[-0.85, 1.3, 0.2, 0.0]]).expand(len(images), -1))
+
+    monkeypatch.setattr(MLANet, "encode", outside)
+    assert reconstruct(photo, "--out", tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "me_0.json").read_text())
+    assert all(0 <= value <= 1 for value in record["expression"].values())
+    assert np.allclose(record["expression_predicted"], [-0.85, 1.3, 0.2, 0.0])
+
+
+def test_a_second_run_over_its_own_folder(photo, tmp_path, capsys):
+    """Overlays and textures beside the photo are no photos, and may be written again; what was edited may not."""
+    for _ in range(2):
+        assert reconstruct(tmp_path, "--out", tmp_path) == 0
+    assert len(list(tmp_path.iterdir())) == 7
+    assert "2 pictures that mlanet wrote are left out" in capsys.readouterr().err
+    refused(["reconstruct", tmp_path / "me_0.png", "--out", tmp_path / "o"], capsys, "mlanet wrote, no photo")
+    (tmp_path / "me_0.obj").write_text("# edited by hand")
+    arguments = ["reconstruct", photo, "--cropped", "--out", tmp_path]
+    refused(arguments, capsys, "me_0.obj is there already", "--overwrite")
+    assert main([*map(str, arguments), "--overwrite"]) == 0
+    assert "edited" not in (tmp_path / "me_0.obj").read_text()
