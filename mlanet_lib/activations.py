@@ -13,8 +13,8 @@ def activations(model: MorphableModel, expression: torch.Tensor) -> np.ndarray:
 
     A network's coefficients may leave that range (corners of a mouth that it lowers are a smile below 0). These are the
     ones within it whose mesh is nearest, in the sum of squared distances of the vertices, to 1e-6 of an activation:
-    the least of (w - e)^T G (w - e) with G = B^T B. The problem is convex, and its bounds are one a coefficient, so that
-    coordinate descent finds it (Tseng 2001); all rows go at once, which a clip's thousands of frames need.
+    the least of (w - e)^T G (w - e) with G = B^T B. The problem is convex and its bounds are one a coefficient, so
+    coordinate descent finds the solution (Tseng 2001). All rows go at once: a clip has thousands.
     """
     basis = model.expression_basis.double().cpu().numpy().reshape(-1, model.n_expression)
     gram = basis.T @ basis
