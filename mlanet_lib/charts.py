@@ -41,6 +41,7 @@ STYLE = {
     "font.size": 9,
     "lines.linewidth": 1.8,
     "svg.hashsalt": "mlanet",
+    "text.parse_math": False,  # names come from outside, and a pair of dollar signs is no formula
 }
 BINS = (("bin_0_30", "0–30°"), ("bin_30_60", "30–60°"), ("bin_60_90", "60–90°"), ("balanced_mean", "balanced\nmean"))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlanet_lib import checkpoint
 from mlanet_lib.arrays import read_npz
-from mlanet_lib.datasets import aflw2000, crops, florence, scans, w300lp
+from mlanet_lib.datasets import aflw2000, crops, florence, w300lp, wavefront
 from mlanet_lib.datasets.layouts import PARTS_OF_300W_LP, PICTURES, Found
 from mlanet_lib.datasets.sample import Box, Sample, read_image
 from mlanet_lib.errors import UserError
@@ -40,7 +40,7 @@ def describe(found: Found) -> list[str]:
         metadata = checkpoint.read(path)[1]
         return [f"for face model {metadata['face_model']['name']}, step {metadata['step']:,}"]
     if found.layout == "scan":
-        vertices, faces = scans.read_obj(path)
+        vertices, faces = wavefront.read_obj(path)
         size = " x ".join(f"{side:.4g}" for side in np.ptp(vertices, axis=0))
         return [f"{len(vertices):,} vertices, {len(faces):,} triangles, {size} in its own unit (reported, not judged)"]
     said = (ict_facekit if found.layout == "ict_facekit" else bfm2009).identify(path) or "not what its name says"
