@@ -59,7 +59,7 @@ def read_archive(folder: str | Path) -> list[Sample]:
     for name in names:
         if name not in members:
             raise UserError(f"{folder / 'images.zip'}: no picture '{name}', which field 'names' of labels.npz lists")
-    once(map(PurePosixPath, names), f"{folder / 'labels.npz'}: field 'names'")
+    once(map(PurePosixPath, names), f"{folder / 'labels.npz'}: field 'names'")  # names of members: none is empty
     count = len(names)
     depth = labels["landmarks68"].shape[2] == 3
     landmarks = labels["landmarks68"][..., :2].astype(np.float64)
@@ -120,8 +120,8 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     with _opened(path) as archive:
         for info in archive.infolist():
             name = info.orig_filename  # `filename` is cut at a NUL and has its backslashes turned
-            for part in PurePosixPath(name).parts:
-                check_name(part, f"{path}: member {name!r}:")
+            for part in PurePosixPath(name).parts or ("",):
+                check_name(part, f"{path}: member {name[:80]!r}: its part")
             size = max(info.file_size, info.compress_size)
             troubles = {
                 "is there more than once": name in members,
