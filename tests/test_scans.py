@@ -72,6 +72,14 @@ def test_a_wrong_unit_is_refused_with_the_distance_and_the_likely_one(tmp_path, 
     assert f"{apart:.4g} mm apart" in str(caught.value)
 
 
+def test_any_landmarks_tell_the_size(tmp_path, toy_model):
+    scan = in_unit(toy_model, tmp_path, 1000.0, 1000.0)
+    for key in (36, 45, 0, 16):
+        del scan.landmarks[key]
+    with pytest.raises(UserError, match=r"its landmarks 8 and 60 are .* look like m"):
+        check_size(scan, toy_model)
+
+
 @pytest.mark.parametrize("size", [0.6, 1.0, 1.3])
 def test_children_and_large_heads_pass(tmp_path, toy_model, size):
     scan = in_unit(toy_model, tmp_path, 1000.0, 1000.0, "m", size)

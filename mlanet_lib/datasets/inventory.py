@@ -63,7 +63,7 @@ def _labelled(root: Path, folders: list[Path], read: Callable, deep: bool) -> li
     found: list[Entry] = []
     for folder in (folder for folder in folders if folder.is_dir()):
         photos = _pictures(folder.iterdir())
-        found += [(_name(photo, root), partial(_from_file, photo, partial(read, photo))) for photo in photos]
+        found += [(_name(photo, root), load) for photo, load in _once(photos, lambda photo: partial(read, photo))]
         stems = {photo.stem for photo in photos}
         stray = [mat for mat in sorted(folder.glob("[!.]*.mat")) if mat.stem not in stems]
         found += [(_name(mat, root), partial(_nothing, "label without a photo")) for mat in stray]
@@ -71,10 +71,8 @@ def _labelled(root: Path, folders: list[Path], read: Callable, deep: bool) -> li
 
 
 def _photos(folder: Path) -> tuple[list[Entry], list[str]]:
-    found = [
-        (photo.name, partial(_from_file, photo, partial(Sample, photo.name, partial(read_image, photo))))
-        for photo in _pictures(folder.iterdir())
-    ]
+    found = _once(_pictures(folder.iterdir()), lambda photo: partial(Sample, photo.name, partial(read_image, photo)))
+    found = [(photo.name, load) for photo, load in found]
     return found, ["no labels say where the faces are: compared by file only"]
 
 
@@ -141,12 +139,25 @@ def _pictures(files) -> list[Path]:
     return sorted(p for p in files if p.suffix.lower() in PICTURES and not p.name.startswith(".") and p.is_file())
 
 
+def _once(photos: list[Path], sample: Callable[[Path], Callable[[], Sample]]) -> list[tuple[Path, Callable]]:
+    """Photos and how to get their samples: of two that differ in their ending the second would be counted twice."""
+    first, found = {}, []
+    for photo in photos:
+        twin = first.setdefault(photo.stem, photo)
+        double = partial(_nothing, f"one photo twice: {twin.name}")
+        found.append((photo, partial(_from_file, photo, sample(photo)) if twin is photo else double))
+    return found
+
+
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
 def _from_file(photo: Path, sample: Callable[[], Sample]):
-    return sample(), photo.read_bytes(), []
+    try:
+        return sample(), photo.read_bytes(), []
+    except OSError as error:
+        raise UserError(f"{photo}: cannot be read ({error.strerror})") from error
 
 
 def _from_zip(archive: zipfile.ZipFile, sample: Sample):

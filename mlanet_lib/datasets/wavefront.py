@@ -13,6 +13,7 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path, safe_name
 
 _LARGEST_INDEX = 1 << 31  # of an OBJ's indices: what is beyond is no scan
+_LONGEST_LINE = 4096  # letters of a material file's line that are looked at: no path is longer
 _NO_COLOUR, _ROUNDING = (np.nan,) * 3, 1e-3
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _OPTION = re.compile(
@@ -148,7 +149,7 @@ def _read_library(folder: Path, library: Path, found: list[Path], troubles: list
     except OSError as error:
         raise UserError(f"{library}: cannot be read ({error.strerror})") from error
     for line in lines:
-        word, _, rest = line.strip().replace("\t", " ").partition(" ")
+        word, _, rest = line[:_LONGEST_LINE].strip().replace("\t", " ").partition(" ")
         if word.lower() != "map_kd" or not (rest := rest.strip()):
             continue
         file, moved = _inside(folder, rest, library.parent), False
