@@ -56,6 +56,11 @@ def styled(function):
     return draw
 
 
+def plain(text: str) -> str:
+    """A name from outside as matplotlib shows it letter by letter: a pair of dollar signs is no formula."""
+    return text.replace("$", r"\$")
+
+
 def axes_grid(width: float, height: float, rows: int = 1, columns: int = 1, **options):
     """A closed figure of `width` x `height` inches and its axes (call it from a `styled` function)."""
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
@@ -177,7 +182,7 @@ def forest(
         note = "not distinguishable" if unclear else f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
         axis.annotate(note, (1.01, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
     axis.axvline(0, color=INK, linewidth=1)
-    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set_yticks(range(len(rows)), [plain(row["name"]) for row in rows])
     axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="y", visible=False)
     return figure
@@ -214,7 +219,9 @@ def pareto(rows: Sequence[Mapping], ylabel: str = "balanced NME, %") -> Figure:
     for k, row in enumerate(rows):
         colour = INK if row["name"] == "full" else COLOURS[0] if k in front else COLOURS[6]
         axis.errorbar(cost[k], error[k], row["seed_sd"], fmt="o", color=colour, elinewidth=1, capsize=2.5, markersize=5)
-        axis.annotate(row["name"], (cost[k], error[k]), (5, 4), textcoords="offset points", fontsize=7.5, color=colour)
+        axis.annotate(
+            plain(row["name"]), (cost[k], error[k]), (5, 4), textcoords="offset points", fontsize=7.5, color=colour
+        )
     axis.set(xlabel="milliseconds a picture", ylabel=f"{ylabel} (± sd of seeds)")
     axis.margins(x=0.18, y=0.15)
     return figure

@@ -286,7 +286,7 @@ def _evaluate_aflw2000(options) -> int:
         reannotated=options.reannotated,
         names=options.names,
         bfm=bfm,
-        others=dict(options.other),
+        others=options.other,
     )
     evaluation.write_json(options.json, result)
     print(evaluation.summary(result))

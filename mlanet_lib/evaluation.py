@@ -18,12 +18,12 @@ from mlanet_lib import evaluation_dense, metrics
 from mlanet_lib.alignment import scaled_orthographic
 from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, crop_image, from_crop, second_look
+from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks, from_crop, second_look
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation_dense import DenseJudge, not_computed, why_not_dense
 from mlanet_lib.evaluation_florence import FlorenceResult, evaluate_florence
 from mlanet_lib.evaluation_labels import read_points, read_reannotated
-from mlanet_lib.systems import CropPrediction, as_function, detect_box, run_batches, write_json
+from mlanet_lib.systems import CropPrediction, as_function, cut_crops, detect_box, run_batches, write_json
 
 __all__ = [
     "AFLWResult",
@@ -35,7 +35,7 @@ __all__ = [
     "summary",
     "write_json",
 ]
-ORACLE = evaluation_dense.ORACLE
+CONSTANT, ORACLE = "constant", evaluation_dense.ORACLE
 LABELS = ("original", "reannotated")
 BOXES = {
     "truth": "square on the larger side of the ground-truth 68-point box, times sqrt(2) (3DDFA's roi)",
@@ -68,7 +68,7 @@ def evaluate_aflw2000(
     reannotated: str | Path | None = None,
     names: Sequence[str] | str | Path | None = None,
     bfm=None,
-    others: Mapping[str, str | Path] | None = None,
+    others: Mapping[str, str | Path] | Sequence[tuple[str, str | Path]] = (),
 ) -> AFLWResult:
     """AFLW2000-3D's sparse alignment and head pose over a folder in its layout, beside the two baselines.
 
@@ -82,7 +82,8 @@ def evaluate_aflw2000(
     labels: "original" (`pt3d_68`) or "reannotated", from the file `reannotated` whose rows follow `names` (see
     `read_reannotated`); crops and yaw bins stay those of the original labels, as in 3DDFA's script. bfm: a `RawBfm`,
     for the dense and reconstruction errors of a system whose face model is BFM (`mlanet_lib.evaluation_dense`). others:
-    stored points of other systems by their name (`read_points`), judged alike on the same photos.
+    stored points of other systems by their name (`read_points`), judged alike on the same photos; a name that is there
+    twice, or is a baseline's or the system's, is a UserError, as are photos whose labels lie outside them.
 
     The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` and `others` (name -> the same,
     `uses_the_truth`, and `difference`: system minus this, balanced, paired), `intervals` (95 % bootstrap over images,
@@ -95,14 +96,16 @@ def evaluate_aflw2000(
     truth = np.stack([sample.landmarks for sample in samples])
     if reannotated is not None:
         truth = read_reannotated(reannotated, folder, samples, names)
+    weights = weights or str(getattr(system, "weights", "unnamed"))
+    stored = {name: read_points(path, samples) for name, path in _named(others, weights).items()}
     model = model if model is not None else getattr(system, "model", None)
     constant = constant or getattr(system, "metadata", {}).get("constant")
     size = image_size or system.image_size
     boxes, detected = _boxes(samples, system, box)
-    crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
+    crops = cut_crops(samples, boxes, size)
     if isinstance(box, str) and box == "detector":  # as a user's photo is looked at: `Predictor.faces`
         boxes = second_look(run_batches(as_function(system), crops, len(samples)).landmarks, boxes)
-        crops = (crop_image(s.image(), b, size) for s, b in zip(samples, boxes, strict=True))
+        crops = cut_crops(samples, boxes, size)
     shapes = all(sample.truth is not None for sample in samples)
     judge = None if callable(system) else DenseJudge(system, samples, boxes, bfm)
     result = run_batches(judge or as_function(system), crops, len(samples), shapes=shapes)
@@ -116,11 +119,10 @@ def evaluate_aflw2000(
         points = np.broadcast_to(np.asarray(constant["landmarks"], np.float64), truth.shape)
         angles = constant.get("pose_degrees")
         angles = None if angles is None else np.broadcast_to(np.asarray(angles, np.float64), pose.shape)
-        baselines["constant"] = (_to_photo(points, boxes), angles, "the training set's mean; sees no picture", False)
+        baselines[CONSTANT] = (_to_photo(points, boxes), angles, "the training set's mean; sees no picture", False)
     if model is not None:
         points, angles = oracle_pose(model, truth)
         baselines[ORACLE] = (points, angles, "mean shape in the pose that fits the ground truth best", True)
-    stored = {name: read_points(path, samples) for name, path in (others or {}).items()}
     baselines |= {name: (points, None, "another system's stored points", False) for name, points in stored.items()}
     summary = {
         "sparse_nme": metrics.by_yaw(rows["nme"], pose[:, 1]),
@@ -158,11 +160,21 @@ def evaluate_aflw2000(
         "labels": labels,
         "box": BOXES[box] if isinstance(box, str) else "given by the caller",
         "undetected": int((~detected).sum()),
-        "weights": weights or str(getattr(system, "weights", "unnamed")),
+        "weights": weights,
         "images": len(samples),
         "folder": Path(folder).name,
     }
     return AFLWResult(summary, rows, predicted)
+
+
+def _named(others, weights: str) -> dict[str, str | Path]:
+    """Files by the name of the system that they are of, none of which may stand for another row of the table."""
+    found: dict[str, str | Path] = {}
+    for name, path in others.items() if isinstance(others, Mapping) else others or ():
+        if name in found or name in (CONSTANT, ORACLE, weights):
+            raise UserError(f"another system cannot be called {name!r}: a row of the table has that name already")
+        found[name] = path
+    return found
 
 
 def _boxes(samples, system, box) -> tuple[list[Box], np.ndarray]:
@@ -256,10 +268,10 @@ def _known_truth(samples, result: CropPrediction, model, rows: pd.DataFrame, pos
 def summary(result: AFLWResult) -> str:
     """The result as a plain-text table, with its protocol."""
     data, lines = result.summary, []
-    systems = {data["weights"]: data, **data["others"], **data["baselines"]}
-    wide = max(map(len, systems)) + 4
+    systems = [(data["weights"], data), *data["others"].items(), *data["baselines"].items()]
+    wide = max(len(name) for name, _ in systems) + 4
     lines.append(f"{'NME %':<{wide}}{'0-30':>8}{'30-60':>8}{'60-90':>8}{'balanced':>10}{'images':>8}{'pose deg':>10}")
-    for name, entry in systems.items():
+    for name, entry in systems:
         nme, pose = entry["sparse_nme"], entry["pose_mae"]
         label = f"{name} *" if entry.get("uses_the_truth") else name
         numbers = "".join(f"{nme[key]:8.2f}" for key in metrics.YAW_BINS)

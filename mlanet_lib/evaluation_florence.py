@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from mlanet_lib import metrics
 from mlanet_lib.datasets import florence
 from mlanet_lib.datasets.sample import crop_image
+from mlanet_lib.datasets.scans import check_size
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation_scan import CROP, SHAPES, deng, draw_and_reconstruct, grid, mean_shape, prnet
 from mlanet_lib.pictures import read_image
@@ -56,7 +57,7 @@ def evaluate_florence(
     counted in `undetected`. model: the `MorphableModel` whose vertices the system predicts (default `system.model`).
     shape: "neutral", the identity alone (the scans are neutral), or "expression", as the picture has it. stand_in: the
     folder is a synthetic one, as it is where a scan names a face model: the protocol line then says so. limit: the
-    first subjects only.
+    first subjects only. A scan of no head's size (`scans.check_size`) is a UserError.
 
     The summary holds `conditions` (name -> `mean_mm`, `sd_mm`, `pictures`; and `all`), the `mean face` through the same
     crop and ICP, `difference` (system minus mean face, paired, 95 % bootstrap: `over_subjects`, the careful one, since
@@ -71,7 +72,7 @@ def evaluate_florence(
     rows, undetected, own = [], 0, []
     subjects = florence.read_folder(folder, limit)
     for subject in tqdm(subjects, desc="scans", unit="subject", leave=False):
-        scan = subject.scan()
+        scan = check_size(subject.scan(), model)
         stand_in = stand_in or scan.face_model is not None
         known = scan.face_model == model.fingerprint and scan.vertices.shape == mean.shape
         own.append(known)
@@ -159,7 +160,7 @@ def evaluate_florence_prnet(
     rows, looks = [], {}
     subjects = florence.read_folder(folder, limit, need_pictures=False)
     for subject in tqdm(subjects, desc="scans", unit="subject", leave=False):
-        scan = subject.scan()
+        scan = check_size(subject.scan(), model)
         views, shapes = draw_and_reconstruct(scan, system, model, yaw, pitch, False, shape)
         baseline = prnet(model, mean_shape(model), scan, fit_points=fit_points)
         looks[scan.look] = looks.get(scan.look, 0) + 1

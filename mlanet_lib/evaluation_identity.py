@@ -67,13 +67,15 @@ def evaluate_identity(
 
     The summary holds `photos` (`distances`: by the names of `DISTANCES`, see `recognition`; `people` and their number
     of photos, `rank_1_chance`, `sd_between`, `crop`, `protocol`, `definitions`), `turns` (`synthetic`, and `scan` where
-    there is one, see `turn_figures`; `protocol`), `weights`, `folder`. One person only, nobody with two photos, or a
-    system without identity coefficients is a UserError.
+    there is one, see `turn_figures`; `protocol`), `weights`, `folder`. One person only, nobody with two photos, a scan
+    of no head's size (`scans.check_size`), or a system without identity coefficients is a UserError.
     """
     if not hasattr(system, "predict_crops"):
         raise UserError("the system under test predicts no identity coefficients")
     if 0 not in yaw or len(yaw) < 2 or heads < 2:
         raise UserError("turns need two heads or more, and two yaws or more with 0 (the frontal picture) among them")
+    if scan is not None:
+        scans.check_size(scan, system.model)
     over_photos, pairs = _over_photos(folder, system, seed)
     model, size = system.model, system.image_size
     pictures = draw_heads(model, yaw, heads, size, seed)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlanet_lib import metrics
 from mlanet_lib.arrays import read_npz
-from mlanet_lib.datasets.aflw2000 import PICTURES
+from mlanet_lib.datasets.folders import pictures
 from mlanet_lib.datasets.sample import ONE_BASED, Sample, from_index
 from mlanet_lib.errors import UserError
 
@@ -28,17 +28,18 @@ def read_reannotated(
     the original labels than the label sets do from each other) are a UserError.
     """
     try:
-        stored = np.load(path, allow_pickle=False)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no size that a header claims is reserved
         if isinstance(names, str | Path):
-            names = Path(names).read_text(encoding="utf-8").split()
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"reannotated labels cannot be read: {error}") from error
+            lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+            names = [line.strip() for line in lines if line.strip()]
+    except Exception as error:  # numpy raises whatever the broken bytes lead it to
+        raise UserError(f"reannotated labels cannot be read: {error or type(error).__name__}") from error
     shape = getattr(stored, "shape", "an archive of arrays")
     if len(shape) != 3 or shape[1] not in (2, 3) or shape[2] != 68:
         raise UserError(f"{path}: reannotated labels are (2000, 2 or 3, 68), not {shape}")
     if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
         raise UserError(f"{path}: reannotated labels that are not finite numbers")
-    listed = [Path(name).name for name in names] if names is not None else _photo_names(Path(folder))
+    listed = [Path(name).name for name in names] if names is not None else [p.name for p in pictures(Path(folder))]
     if len(listed) != len(stored):
         whose = "the list names" if names is not None else f"{Path(folder).name} has"
         raise UserError(
@@ -62,28 +63,27 @@ def read_points(path: str | Path, samples: Sequence[Sample]) -> np.ndarray:
     """Another system's points for these photos: (N, 68, 2) pixels, first centre at 0.5.
 
     path: `.npz` with `names` (R,) of photos and `landmarks68` (R, 68, 2 or more) in their pixels, counted as the labels
-    are (3DDFA's script compares the two without a shift), in any order. UserError for a photo without a row, and for
-    arrays of another form.
+    are (3DDFA's script compares the two without a shift), in any order. UserError for a photo without a row or with
+    two, and for arrays of another form.
     """
     stored = read_npz(Path(path), "file of a system's points")
     if missing := {"names", "landmarks68"} - set(stored):
         raise UserError(f"{path} has no field '{min(missing)}': points of a system are names and landmarks68")
     names, points = stored["names"], stored["landmarks68"]
     if (
-        points.shape[:2] != (len(names), 68)
+        names.ndim != 1
+        or points.shape[:2] != (len(names), 68)
         or points.ndim != 3
         or points.shape[2] < 2
         or points.dtype.kind not in "iuf"
     ):
-        raise UserError(f"{path}: landmarks68 is {points.dtype} {points.shape}, not ({len(names)}, 68, 2)")
+        raise UserError(f"{path}: landmarks68 is {points.dtype} {points.shape}, not ({names.size}, 68, 2)")
     row = {Path(str(name)).name: k for k, name in enumerate(names)}
+    if len(row) < len(names):
+        raise UserError(f"{path}: names holds a photo twice")
     if missing := [sample.name for sample in samples if sample.name not in row]:
         raise UserError(f"{path}: no points for {missing[0]}")
     chosen = points[[row[sample.name] for sample in samples], :, :2].astype(np.float64)
     if not np.isfinite(chosen).all():
         raise UserError(f"{path}: points that are not finite numbers")
     return from_index(chosen, ONE_BASED)
-
-
-def _photo_names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))

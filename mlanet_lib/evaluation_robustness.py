@@ -16,9 +16,9 @@ from scipy.spatial import ConvexHull, QhullError
 
 from mlanet_lib import metrics
 from mlanet_lib.datasets import aflw2000, scenes, synthetic
-from mlanet_lib.datasets.sample import crop_box_from_landmarks, crop_image, to_crop
+from mlanet_lib.datasets.sample import crop_box_from_landmarks, to_crop
 from mlanet_lib.errors import UserError
-from mlanet_lib.systems import as_function, run_batches
+from mlanet_lib.systems import as_function, cut_crops, run_batches
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 KINDS = ("ellipse", "box", "band", "side")
@@ -80,17 +80,14 @@ def evaluate_robustness(
     picture); `kinds` (photos by kind of occluder), `protocol`, `box`, `weights`, `images`, `folder`.
     """
     samples = aflw2000.read_folder(folder, limit)
-    if not samples:
-        raise UserError(f"no photo to judge: the limit is {limit}")
     boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     truth = np.stack([to_crop(s.landmarks, box) for s, box in zip(samples, boxes, strict=True)])
     yaw = np.array([sample.pose_degrees[1] for sample in samples])
     size, laid = image_size or system.image_size, []
 
     def crops():
-        for sample, box, points in zip(samples, boxes, truth, strict=True):
-            rng = synthetic.stream(seed, "robustness", sample.name)
-            covered = cover(crop_image(sample.image(), box, size), points, rng)
+        for sample, crop, points in zip(samples, cut_crops(samples, boxes, size), truth, strict=True):
+            covered = cover(crop, points, synthetic.stream(seed, "robustness", sample.name))
             laid.append((covered.shares, covered.points, covered.kind))  # without the pictures: they are many
             yield from covered.images
 

@@ -50,7 +50,8 @@ def evaluate_scan(
 
     name: the scan's, for the record; yaw, pitch: degrees, every combination is a picture; lit: see
     `scans.draw_views`; shape, model, weights: as in `evaluate_florence`. Points of the scan that cannot be seen from
-    outside (`scans.seen_from_outside`) judge nothing, and are counted.
+    outside (`scans.seen_from_outside`) judge nothing, and are counted. A scan of no head's size (`scans.check_size`) is
+    a UserError.
 
     The summary holds `pictures` (a dict each: yaw, pitch, `rmse_mm`, `mean_mm`, `border_share`, `scale`, `converged`),
     `mean_mm` and `sd_mm` over them (of rmse_mm), `baselines` (the `mean face` through the same crop and ICP),
@@ -58,6 +59,7 @@ def evaluate_scan(
     heads), `grid`, `look`, `crop`, `parameters`, `protocol`, `shape`, `weights`.
     """
     model = model if model is not None else system.model
+    scan = scans.check_size(scan, model)
     views, shapes = draw_and_reconstruct(scan, system, model, yaw, pitch, lit, shape)
     look, seen = scan.look, scans.seen_from_outside(scan, model)
     from_nose = np.linalg.norm(scan.vertices - scan.landmarks[NOSE_TIP], axis=1)

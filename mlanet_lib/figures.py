@@ -22,6 +22,7 @@ from mlanet_lib.charts import (
     forest,
     level_weights,
     pareto,
+    plain,
     styled,
     training_curves,
     yaw_bars,
@@ -82,7 +83,7 @@ def image_grid(
             if i == 0 and j < len(columns):
                 axis.set_title(columns[j], fontsize=8.5, fontweight="normal", loc="center", pad=3)
         if i < len(labels):
-            axes[i, 0].set_ylabel(labels[i], rotation=0, ha="right", va="center", fontsize=8.5, labelpad=5)
+            axes[i, 0].set_ylabel(plain(labels[i]), rotation=0, ha="right", va="center", fontsize=8.5, labelpad=5)
     if title:
         figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
     return figure
@@ -109,7 +110,7 @@ def sample_sheet(images: Sequence[np.ndarray], columns: int = 8, labels: Sequenc
         if k < len(images):
             axis.imshow(images[k], interpolation="lanczos")
             if k < len(labels):
-                axis.set_xlabel(labels[k], fontsize=7.5, labelpad=2)
+                axis.set_xlabel(plain(labels[k]), fontsize=7.5, labelpad=2)
     if title:
         figure.suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
     return figure

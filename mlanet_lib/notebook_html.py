@@ -46,6 +46,6 @@ def write_html(notebook: NotebookNode, path: Path, title: str) -> None:
 def _figure(figure: dict, number: int) -> str:
     """A plotly figure as a division and the script that draws into it."""
     parts = {"data": figure["data"], "layout": figure.get("layout", {}), "frames": figure.get("frames", [])}
-    # a closing tag inside a string would end the script
-    text = json.dumps({**parts, "config": {"responsive": True, "displaylogo": False}}).replace("</", "<\\/")
+    # inside a string </script> would end the script, and <!-- would let it not end
+    text = json.dumps({**parts, "config": {"responsive": True, "displaylogo": False}}).replace("<", "\\u003c")
     return f'<div id="figure-{number}"></div>\n<script>Plotly.newPlot("figure-{number}", {text});</script>'

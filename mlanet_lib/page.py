@@ -99,7 +99,7 @@ class Section:
     def viewer(self, figure, caption: str) -> "Section":
         """A plotly figure to turn; its library goes into the page once."""
         number = f"viewer-{self.key}-{len(self.blocks)}"
-        text = figure.to_json().replace("</", "<\\/")
+        text = figure.to_json().replace("<", "\\u003c")  # </script> would end the script, <!-- would let it not end
         script = (
             f"(function () {{ var f = {text}; "
             f'Plotly.newPlot("{number}", f.data, f.layout, {{responsive: true, displayModeBar: false}}); }})();'

@@ -101,6 +101,8 @@ def florence_prnet(
     if not len(judged):
         raise UserError(f"no vertex of the prediction lies within {crop_mm:g} mm of the scan's nose tip")
     apart = float(np.linalg.norm(np.subtract(*np.asarray(outer_eyes, np.float64))))
+    if not apart > 0:
+        raise UserError("the scan's outer eye corners (points 36 and 45) lie in one place")
     nearest = cKDTree(np.asarray(scan_points, np.float64)).query(judged)[0].mean()
     meshed = scan_faces is not None and len(scan_faces)
     surface = Surface(scan_points, scan_faces).closest(judged).distances.mean() if meshed else np.nan

@@ -7,7 +7,7 @@ A system is either a function of crops, (B, 3, S, S) float in [0, 1] -> `CropPre
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mlanet_lib.camera import project, to_camera
-from mlanet_lib.datasets.sample import Box
+from mlanet_lib.datasets.sample import Box, Sample, crop_image
+from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
 
@@ -53,6 +54,25 @@ def as_function(system) -> Predict:
     if callable(system):
         return system
     return lambda crops: prediction(system.model, system.predict_crops(crops))
+
+
+def cut_crops(samples: Sequence[Sample], boxes: Sequence[Box], size: int) -> Iterator[np.ndarray]:
+    """The samples' crops, (size, size, 3) uint8 each, as they are asked for.
+
+    A photo that cannot be read or cropped, or whose labelled points all lie outside it, is a UserError that names it.
+    """
+    for sample, box in zip(samples, boxes, strict=True):
+        image = sample.image()
+        height, width = image.shape[:2]
+        if sample.landmarks is not None:
+            low, high = sample.landmarks.min(0), sample.landmarks.max(0)
+            if (high <= 0).any() or (low >= (width, height)).any():
+                raise UserError(f"{sample.name}: its labelled points lie outside the picture ({width} x {height})")
+        try:
+            crop = crop_image(image, box, size)
+        except UserError as error:
+            raise UserError(f"{sample.name}: {error}") from error
+        yield crop
 
 
 def run_batches(

@@ -1,4 +1,9 @@
-"""A face to turn with the mouse: plotly figures, light enough for a report. No matplotlib here."""
+"""A face to turn with the mouse: plotly figures, light enough for a report. No matplotlib here.
+
+Names and titles are plain text: plotly would take tags and entities in them for its own.
+"""
+
+import html
 
 import numpy as np
 import plotly.graph_objects as go
@@ -65,7 +70,11 @@ def compare_figure(
 
     count = len(meshes)
     figure = make_subplots(
-        1, count, specs=[[{"type": "scene"}] * count], subplot_titles=list(meshes), horizontal_spacing=0.01
+        1,
+        count,
+        specs=[[{"type": "scene"}] * count],
+        subplot_titles=[html.escape(name, quote=False) for name in meshes],
+        horizontal_spacing=0.01,
     )
     for k, (vertices, colours) in enumerate(meshes.values()):
         figure.add_trace(_trace(vertices, faces, colours, triangles), row=1, col=k + 1)
@@ -94,7 +103,7 @@ def choose_figure(
     for name, trace in zip(meshes, traces, strict=True):
         values = {axis: [np.round(np.asarray(trace[axis], float), 1).tolist()] for axis in "xyz"}
         values["vertexcolor"] = [list(trace.vertexcolor)]
-        buttons.append({"label": name, "method": "restyle", "args": [values]})
+        buttons.append({"label": html.escape(name, quote=False), "method": "restyle", "args": [values]})
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top"}
     figure.update_layout(scene=_scene(), updatemenus=[menu], **_layout("", height))
     return figure
@@ -135,7 +144,7 @@ def _scene() -> dict:
 
 def _layout(title: str, height: int) -> dict:
     return {
-        "title": {"text": title, "font": {"size": 13}} if title else None,
+        "title": {"text": html.escape(title, quote=False), "font": {"size": 13}} if title else None,
         "height": height,
         "margin": {"l": 0, "r": 0, "t": 30, "b": 0},
         "paper_bgcolor": "white",

@@ -171,6 +171,15 @@ def test_doubles_by_file_and_by_face(data):
     assert is_wrong(reports, shared(reports))
 
 
+@pytest.mark.parametrize("place", ["bench/image00001.jpg", "lp/AFW/AFW_1_1_0.jpg", "photos/me.png"])
+def test_one_photo_with_two_endings_is_broken(data, place):
+    picture = data / place
+    shutil.copy(picture, picture.with_suffix(".jpeg"))
+    broken = {kind: names for report in judge(data) for kind, names in report.broken.items()}
+    ((kind, (name,)),) = broken.items()
+    assert kind == "one photo twice" and all(f"{picture.stem}.{end}" in name for end in ("jpeg", picture.suffix[1:]))
+
+
 def test_a_file_that_is_there_twice_is_said_and_no_fault(data):
     for suffix in (".jpg", ".mat"):
         shutil.copy(data / "bench" / f"image00000{suffix}", data / "bench" / f"image00009{suffix}")

@@ -101,11 +101,20 @@ def test_a_bad_field_is_named(tmp_path, changes, message):
         read_archive(write(tmp_path / "crops", labels(**changes)))
 
 
-@pytest.mark.parametrize("name", ["../face0.jpg", "/face0.jpg", "a/../../face0.jpg", "C:\\face0.jpg", "a\\..\\b.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../face0.jpg", "/face0.jpg", "a/../../face0.jpg", "C:\\face0.jpg", "a\\..\\b.jpg", "a/con.jpg", "."]
+)
 def test_a_name_that_leaves_the_folder(tmp_path, name):
     members = [(f"face{i}.jpg", jpeg(i)) for i in range(3)] + [(name, jpeg(4))]
-    with pytest.raises(UserError, match=r"images\.zip: member .* leaves its folder"):
+    with pytest.raises(UserError, match=r"images\.zip: member .* cannot be a file's name"):
         read_archive(write(tmp_path / "crops", members=members))
+
+
+def test_a_photo_that_is_there_with_two_endings(tmp_path):
+    names = ["a/face.jpg", "face.jpg", "a/face.png"]
+    members = [(name, jpeg(k)) for k, name in enumerate(names)]
+    with pytest.raises(UserError, match=r"labels\.npz: field 'names': face\.jpg and face\.png are one photo"):
+        read_archive(write(tmp_path / "crops", labels(names=np.array(names)), members))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

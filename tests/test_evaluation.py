@@ -259,6 +259,50 @@ def test_json_and_table(benchmark, toy_model, tmp_path):
     assert "uses the truth" in text and "sqrt(w*h)" in text and "2 images" in text
 
 
+def test_no_other_system_takes_another_ones_row(benchmark, toy_model, tmp_path):
+    """Whatever is called as a baseline, as the system, or twice, is refused; the baselines' numbers are their own."""
+    samples = aflw2000.read_folder(benchmark[0])
+    path, points = tmp_path / "o.npz", np.stack([sample.landmarks + 0.5 for sample in samples])
+    np.savez(path, names=np.array([sample.name for sample in samples]), landmarks68=points)
+    known = {"model": toy_model, "image_size": 16, "constant": {"landmarks": np.random.default_rng(0).random((68, 2))}}
+    twice = [("<b>one</b>", path), ("two/..", path)]
+    data = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0), others=twice, weights="ours", **known).summary
+    assert list(data["others"]) == ["<b>one</b>", "two/.."] and set(data["baselines"]) == {"constant", ORACLE}
+    assert (
+        data["others"]["two/.."]["sparse_nme"]["image_mean"]
+        < 1e-6
+        < data["baselines"]["constant"]["sparse_nme"]["image_mean"]
+    )
+    for name in ("constant", ORACLE, "ours", "<b>one</b>"):
+        with pytest.raises(UserError, match=f"cannot be called '{name}'"):
+            evaluate_aflw2000(benchmark[0], perfect(benchmark), others=[*twice, (name, path)], weights="ours", **known)
+    with pytest.raises(UserError, match="cannot be called 'constant'"):  # also where there is no such baseline
+        evaluate_aflw2000(benchmark[0], perfect(benchmark), others={"constant": path}, image_size=16)
+
+
+def test_every_row_of_the_table_is_printed_whatever_the_system_is_called(benchmark, toy_model):
+    constant = {"landmarks": np.random.default_rng(0).random((68, 2))}
+    named = {"model": toy_model, "image_size": 16, "constant": constant, "weights": "constant"}
+    text = summary(evaluate_aflw2000(benchmark[0], perfect(benchmark), **named))
+    assert sum(line.startswith("constant") for line in text.splitlines()) == 2
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(benchmark, toy_model, limit):
+    with pytest.raises(UserError, match="1 or more"):
+        evaluate_aflw2000(benchmark[0], perfect(benchmark), model=toy_model, image_size=16, limit=limit)
+
+
+@pytest.mark.parametrize("away", [(5000, 0), (0, -900), (1e7, 1e7)])
+def test_labels_far_outside_of_the_picture_are_refused(benchmark, toy_model, tmp_path, away):
+    sample = aflw2000.read_folder(benchmark[0])[0]
+    points = np.column_stack([sample.landmarks + away, np.full(68, 2200.0)])
+    aflw2000.write_sample(tmp_path, "far", sample.image(), points, np.zeros(3), 0.4, points[30])
+    system = replay([crop_box_from_landmarks(points)], [points[:, :2]])
+    with pytest.raises(UserError, match=r"far\.jpg: .*outside the picture \(200 x 200\)"):
+        evaluate_aflw2000(tmp_path, system, model=toy_model, image_size=16)
+
+
 def test_bad_photos_are_named(benchmark, toy_model, tmp_path):
     import shutil
 

@@ -182,6 +182,25 @@ def test_prnets_form_needs_the_outer_eye_corners(scans, toy_model, tmp_path):
         evaluate_florence(tmp_path, Knows(toy_model, identity))
 
 
+@pytest.mark.parametrize("factor", [0.001, 0.1, 10.0])
+def test_scans_in_another_unit_are_refused_in_both_forms(scans, toy_model, tmp_path, factor):
+    folder, identity = scans
+    scan = read_folder(folder)[0].scan()
+    marks = {key: factor * point for key, point in scan.landmarks.items()}
+    moved = Scan(factor * scan.vertices, scan.faces, marks)
+    write_subject(tmp_path, "subject_01", moved, [("indoor", np.zeros((40, 40, 3), np.uint8), Box(4, 4, 32, 32))])
+    for evaluate in (evaluate_florence, evaluate_florence_prnet):
+        with pytest.raises(UserError, match=r"subject_01\.obj: its landmarks .* not in mm"):
+            evaluate(tmp_path, Knows(toy_model, identity))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(scans, toy_model, limit):
+    for evaluate in (evaluate_florence, evaluate_florence_prnet):
+        with pytest.raises(UserError, match="1 or more"):
+            evaluate(scans[0], Knows(toy_model, scans[1]), limit=limit)
+
+
 def test_a_scan_of_no_face_model_is_no_stand_in(scans, toy_model, tmp_path):
     folder, identity = scans
     subject = read_folder(folder)[0]

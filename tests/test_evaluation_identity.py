@@ -225,6 +225,17 @@ def test_what_is_wrong_is_a_user_error(tmp_path, toy_model):
         evaluate_identity(folder, lambda crops: None)
 
 
+def test_photos_twice_and_scans_in_another_unit_are_refused(tmp_path, toy_model):
+    system = Reads(toy_model, on_a_line(LINE, toy_model))
+    marks = {k: toy_model.mean[toy_model.landmark_index[k, 0]].double().numpy() / 1000 for k in (30, 36, 45, 8)}
+    scan = Scan(toy_model.mean.double().numpy() / 1000, toy_model.faces.numpy(), marks)
+    with pytest.raises(UserError, match="look like m"):
+        evaluate_identity(write_photos(tmp_path), system, scan, "s", heads=2, yaw=(0, 9))
+    Image.new("RGB", (20, 20)).save(tmp_path / "a_neutral.jpg")
+    with pytest.raises(UserError, match=r"a_neutral\.jpg and a_neutral\.png are one photo twice"):
+        evaluate_identity(tmp_path, system, heads=2, yaw=(0, 9))
+
+
 def test_command(tmp_path, toy_model, monkeypatch, capsys):
     monkeypatch.setattr("mlanet_lib.cli._predictor", lambda options: Reads(toy_model, on_a_line(LINE, toy_model)))
     folder, out = write_photos(tmp_path / "photos"), tmp_path / "out.json"

@@ -1,11 +1,13 @@
 """The reannotated label set: matched to photos by name, refused where it cannot be."""
 
+import io
+
 import numpy as np
 import pytest
 
 from mlanet_lib.datasets import aflw2000
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation_labels import read_reannotated
+from mlanet_lib.evaluation_labels import read_points, read_reannotated
 
 RIGHT = np.array([2.0, 0.0])
 
@@ -53,6 +55,44 @@ def test_a_list_of_names_says_the_order(labelled, tmp_path):
         read_reannotated(saved(tmp_path, rows), folder, samples, [*names[:4], names[0]])
     with pytest.raises(UserError, match="rows are of other photos"):
         read_reannotated(saved(tmp_path, rows), folder, samples, names)
+
+
+def test_points_of_another_system_are_matched_by_name_and_once(labelled, tmp_path):
+    _, samples, _ = labelled
+    names, points = np.array([s.name for s in samples]), np.stack([s.landmarks for s in samples])
+    path = tmp_path / "points.npz"
+    np.savez(path, names=names[::-1], landmarks68=points[::-1] + 0.5)
+    assert np.allclose(read_points(path, samples), points)
+    far = np.where(np.arange(5)[:, None, None] == 2, np.inf, points)
+    for more, said in (
+        ({"names": np.append(names, names[:1]), "landmarks68": np.append(points, points[:1], 0)}, "photo twice"),
+        ({"names": names[:4], "landmarks68": points[:4]}, f"no points for {names[4]}"),
+        ({"names": np.array("a.jpg"), "landmarks68": points}, "landmarks68 is"),
+        ({"names": names, "landmarks68": far}, "not finite"),
+        ({"names": names}, "no field 'landmarks68'"),
+    ):
+        np.savez(path, **more)
+        with pytest.raises(UserError, match=said):
+            read_points(path, samples)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # numpy leaves a broken zip open
+def test_names_with_spaces_and_broken_files_of_labels(labelled, tmp_path):
+    folder, samples, rows = labelled
+    lines = [f"crops of faces/{sample.name}" for sample in samples]
+    (tmp_path / "list.txt").write_text("\ufeff" + "\r\n".join([*lines, "", ""]))
+    points = read_reannotated(saved(tmp_path, rows), folder, samples, tmp_path / "list.txt")
+    assert np.allclose(points, [sample.landmarks + RIGHT for sample in samples], atol=1e-3)
+    for content in (b"PK\3\4 no zip", b"\x93NUMPY\1\0", rows_that_claim(10**12), b""):
+        (tmp_path / "broken.npy").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_reannotated(tmp_path / "broken.npy", folder, samples)
+
+
+def rows_that_claim(count):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (count, 2, 68)})
+    return stream.getvalue() + b"\0" * 64
 
 
 def test_what_cannot_be_matched_is_refused(labelled, tmp_path):

@@ -174,7 +174,7 @@ def test_terciles_are_thirds_of_each_yaw_bin():
 
 
 def test_wrong_input_is_refused(folder, tmp_path, capsys):
-    with pytest.raises(UserError, match="no photo"):
+    with pytest.raises(UserError, match="limit is 1 or more, not 0"):
         evaluate_robustness(folder, system(truth_of(folder)), limit=0, image_size=32)
     line = np.linspace(0.2, 0.8, 68)[:, None].repeat(2, 1)
     with pytest.raises(UserError, match="one line"):

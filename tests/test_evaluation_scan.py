@@ -80,6 +80,14 @@ def test_the_real_scan(shared_data, face_model):
     assert inside[..., 0].mean() > inside[..., 2].mean() + 15  # skin, not background
 
 
+def test_the_scan_whose_unit_is_wrong(shared_data, face_model):
+    """The same head, said to be in mm while its lengths are metres: no 0.03 mm, but one line."""
+    folder = shared_data / "faults" / "scan_unit"
+    system = Answers(face_model, torch.zeros(1, face_model.n_identity))
+    with pytest.raises(UserError, match=r"h\.obj: its landmarks 36 and 45 are 0\.09\d+ mm apart.* look like m$"):
+        evaluate_scan(read_scan(folder / "h.obj", folder / "m.json"), system, "h.obj")
+
+
 def test_cli_refuses_what_is_wrong(tmp_path, capsys):
     missing = tmp_path / "none.obj"
     for arguments, word in (

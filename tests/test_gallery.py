@@ -44,6 +44,15 @@ def test_best_median_worst_are_what_they_say(predictor, folder):
     assert len([axis for axis in gallery.attention.axes if axis.images]) >= 9
 
 
+def test_a_photo_may_have_dollars_in_its_name(predictor, folder):
+    """matplotlib would read what stands between two of them as a formula."""
+    for ending in (".jpg", ".mat"):
+        (folder / f"image0{ending}").rename(folder / f"cost $x^{{$ 5{ending}")
+    [(_, figure, _)] = make_gallery(predictor, folder, ["cost $x^{$ 5.jpg", "image3.jpg"], [2.0, 1.0], 1).failures
+    figure.canvas.draw()
+    assert any("cost " in axis.get_xlabel() and not axis.xaxis.label.get_text().count("$") % 2 for axis in figure.axes)
+
+
 def test_fewer_faces_than_asked_for(predictor, folder):
     gallery = make_gallery(predictor, folder, ["image0.jpg", "image3.jpg"], [2.0, 1.0], count=3)
     assert len(gallery.rows[0][1].axes) == 10

@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from mlanet_lib.arrays import read_npz
-from mlanet_lib.datasets import aflw2000, crops, florence, scans
+from mlanet_lib.datasets import aflw2000, crops, florence, scans, wavefront
 from mlanet_lib.datasets.sample import SyntheticTruth
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -61,7 +61,7 @@ def read_picture(path):
 
 
 def read_obj(path):
-    vertices, faces = scans.read_obj(path)
+    vertices, faces = wavefront.read_obj(path)
     assert vertices.ndim == 2 and np.isfinite(vertices).all()
     assert not len(faces) or (faces.min() >= 0 and faces.max() < len(vertices))
 
@@ -111,7 +111,7 @@ def whole(tmp_path_factory, toy_model):
     fields = {"pt3d_68": points.T, "Pose_Para": np.zeros((1, 7))}
     savemat(folder / "plain.mat", fields, do_compression=False)
     (folder / "face.png").write_bytes(encoded("PNG"))
-    scans.write_obj(folder / "scan.obj", points[:9], np.arange(9).reshape(3, 3))
+    wavefront.write_obj(folder / "scan.obj", points[:9], np.arange(9).reshape(3, 3))
     toy_model.save(folder / "model.npz")
     write_crops(folder)
     marks = {str(index): points[index].tolist() for index in (30, 36, 45, 48)}
@@ -372,4 +372,4 @@ def test_pictures_that_claim_too_much_or_run_programs(tmp_path):
 @pytest.mark.parametrize("text", ["v 0 0 0\nf 1 1 " + "9" * 30, "v 1e999 0 0", "v 0 0 0\nf 1 1 -9", "f 1 2 3"])
 def test_hostile_objs(tmp_path, text):
     (tmp_path / "bad.obj").write_text(text)
-    assert "bad.obj" in refused(scans.read_obj, tmp_path / "bad.obj")
+    assert "bad.obj" in refused(wavefront.read_obj, tmp_path / "bad.obj")

@@ -1,5 +1,6 @@
 """The page of an executed notebook: complete in itself, plotly's library once or not at all."""
 
+import json
 import re
 
 import nbformat
@@ -31,15 +32,26 @@ def test_a_page_without_figures_is_small_and_needs_no_network(tmp_path):
     assert not ADDRESS.search(page)
 
 
+def test_what_a_cell_prints_and_the_title_are_text(tmp_path):
+    evil = "</title><script>alert(1)</script> & <b>"
+    error = nbformat.v4.new_output("error", ename=evil, evalue=evil, traceback=[evil])
+    write_html(executed(nbformat.v4.new_output("stream", text=evil), error), tmp_path / "page.html", evil)
+    page = (tmp_path / "page.html").read_text()
+    assert "<script>alert(1)" not in page and page.count("&lt;script&gt;alert(1)") >= 3
+
+
 def test_every_figure_is_drawn_by_one_inlined_library(tmp_path):
-    notebook = executed(plotly_output(), plotly_output("</script><b>"))
+    evil = "</script><!--<script>alert(1)</script><b>"
+    notebook = executed(plotly_output(), plotly_output(evil))
     before = nbformat.writes(notebook)
     write_html(notebook, tmp_path / "page.html", "figures")
     page = (tmp_path / "page.html").read_text()
     assert page.count('Plotly.newPlot("figure-') == 2
     assert 4e6 < len(page) < 7e6
     assert page.index("plotly.js v") < page.index('Plotly.newPlot("figure-1"'), "the library comes first"
-    assert "</script><b>" not in page, "a name cannot end the script"
+    drawn = page[page.index('Plotly.newPlot("figure-2", ') :]
+    drawn = drawn[len('Plotly.newPlot("figure-2", ') : drawn.index(");</script>")]
+    assert "<" not in drawn and json.loads(drawn)["data"][0]["name"] == evil, "a name cannot end the script"
     assert not ADDRESS.search(page)
     assert nbformat.writes(notebook) == before, "the notebook is not changed"
 

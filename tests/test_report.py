@@ -1,7 +1,9 @@
 """The report: what it says, what it must not say, that it opens offline and is light."""
 
+import html
 import json
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -117,6 +119,65 @@ def test_whole_report(aflw, florence, ablation, toy_model, tmp_path):
     assert "Synthetic stand-ins" in text and "synthetic stand-in in Florence's layout" in text
     assert "point-to-plane RMSE, MICC Florence" not in text
     assert "MICC Florence's scans (gated): not run" in text and "AFLW2000-3D, real photos: not run" in text
+
+
+EVIL = "</script><script>alert(1)</script><!--<script> & $x^{$ \"'><img src=x onerror=alert(1)>"
+
+
+def page_with(name, aflw, florence, ablation, toy_model, path):
+    """A report in which everything that comes from outside is called `name`; its tags with their attributes' names, the
+    text of its scripts, and its other text."""
+    other = aflw["baselines"]["constant"] | {"note": name}
+    aflw = aflw | {"weights": name, "folder": name, "box": name, "others": {name: other}}
+    conditions = {name: florence["conditions"]["all"], "all": florence["conditions"]["all"]}
+    mean_face = {"mean face": {"conditions": conditions}}
+    florence = florence | {"conditions": conditions, "baselines": mean_face, "protocol": name, "subjects": 1}
+    rows = [ablation[0], ablation[1] | {"name": name}]
+    vertices = toy_model.mean.numpy()
+    mesh = viewer.choose_figure(
+        {name: (vertices, vertices * 0), "b": (vertices, vertices * 0)}, toy_model.faces.numpy()
+    )
+    mesh.update_layout(title=name)
+    figure = charts.level_weights({"identity": [0.25] * 4})
+    gallery = Gallery([(name, figure, name)], None, None, None, mesh, name, [(name, figure, name)], [])
+    lock = {"stages": {name: {"outs": [{"path": f"outputs/data{name}.npz", "md5": name, "size": 1}]}}}
+    params = {"profile": name, "seed": name, name: [name]}
+    inputs = Inputs(aflw, None, florence, rows, None, params, gallery, {name: aflw}, lock)
+    reader = Structure()
+    reader.feed(build(inputs, path, name).read_text(encoding="utf-8"))
+    return reader
+
+
+class Structure(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self.scripts, self.comments = [], "", "", []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, tuple(key for key, _ in attributes if key != "data-value")))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts += data
+        else:
+            self.text += data
+
+    def handle_comment(self, data):
+        self.comments.append(data)
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # a name as long as the chart
+def test_names_from_outside_are_text_wherever_they_stand(aflw, florence, ablation, toy_model, tmp_path):
+    """The page has the same tags whatever its photos, systems, variants and files are called."""
+    given = aflw, florence, ablation, toy_model
+    plain, evil = (page_with(name, *given, tmp_path / f"{k}.html") for k, name in enumerate(("a name", EVIL)))
+    assert evil.tags == plain.tags and evil.comments == [] and "img src=x" not in str(evil.tags)
+    assert evil.text.count(EVIL) > 20  # it is there, to be read
+    drawn = evil.scripts[evil.scripts.index("(function () { var f = ") :]
+    assert "<" not in drawn[: drawn.index("Plotly.newPlot(")]  # neither </script> nor <!-- within the data
+    data = json.loads(drawn[len("(function () { var f = ") : drawn.index("; Plotly.newPlot(")])
+    label = data["layout"]["updatemenus"][0]["buttons"][0]["label"]  # plotly reads tags and entities in it
+    assert html.unescape(label) == EVIL and "<" not in label and data["layout"]["title"]["text"] == EVIL
 
 
 def test_real_results_are_not_called_synthetic(aflw, florence, tmp_path):

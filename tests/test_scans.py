@@ -4,19 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import trimesh
 from PIL import Image
 
 from mlanet_lib.datasets import scans
-from mlanet_lib.datasets.scans import (
-    Scan,
-    draw_views,
-    parse_obj,
-    read_obj,
-    read_scan,
-    seen_from_outside,
-    write_obj,
-)
+from mlanet_lib.datasets.scans import Scan, check_size, draw_views, read_scan, seen_from_outside
 from mlanet_lib.errors import UserError
 
 POINTS = (30, 0, 16, 36, 45, 8, 60)
@@ -28,86 +19,6 @@ def toy_scan(model, **look) -> Scan:
     vertices = 1.2 * model.mean.double().numpy() @ turn.T + [300, -20, 50]
     landmarks = {k: vertices[model.landmark_index[k, 0]] for k in POINTS}
     return Scan(vertices, model.faces.numpy(), landmarks, **look)
-
-
-def test_objs_of_every_make(tmp_path):
-    text = """# comment
-mtllib x.mtl
-v 0 0 0 0.5 0.5 0.5
-v 1 0 0
-v 1 1 0
-v 0 1 0
-v 0.5 0.5 1e0
-vt 0 0
-vn 0 0 1
-g head
-usemtl skin
-f 1/1/1 2/1/1 3/1/1 4/1/1
-f 1//1 2//1 5//1
-f -1 -2 -3
-s off
-f 1 2 3 4 5
-"""
-    (tmp_path / "a.obj").write_text(text)
-    vertices, faces = read_obj(tmp_path / "a.obj")
-    assert vertices.shape == (5, 3) and vertices[4].tolist() == [0.5, 0.5, 1]
-    expected = [[0, 1, 2], [0, 2, 3], [0, 1, 4], [4, 3, 2], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
-    assert faces.tolist() == expected
-    (tmp_path / "cloud.obj").write_text("v 0 0 0\nv 1 2 3\n")
-    assert read_obj(tmp_path / "cloud.obj")[1].shape == (0, 3)
-
-
-def test_obj_round_trip_is_exact_to_its_digits(tmp_path, toy_model):
-    write_obj(tmp_path / "a.obj", toy_model.mean, toy_model.faces)
-    vertices, faces = read_obj(tmp_path / "a.obj")
-    assert np.abs(vertices - toy_model.mean.numpy()).max() <= 0.5e-4 + 1e-9
-    assert np.array_equal(faces, toy_model.faces)
-
-
-def test_texture_coordinates_of_quads_and_seams(tmp_path):
-    """Each corner keeps its own; a vertex on a seam has several; a face without any has none."""
-    text = "mtllib a b.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt .5 0\nvt .5 1\nvt 0 1\nvt .6 0 0\n"
-    (tmp_path / "a.obj").write_text(text + "f 1/1 2/2 3/3 4/4\nf 1/5/1 2/-2/1 3/1/1\nf 1//1 2//1 3//1\n")
-    obj = parse_obj(tmp_path / "a.obj")
-    assert obj.uv.shape == (4, 3, 2) and obj.libraries == ("a b.mtl",) and obj.colours is None
-    assert obj.uv[0].tolist() == [[0, 0], [0.5, 0], [0.5, 1]] and obj.uv[1].tolist() == [[0, 0], [0.5, 1], [0, 1]]
-    assert obj.uv[2].tolist() == [[0.6, 0], [0, 1], [0, 0]]
-    assert np.isnan(obj.uv[3]).all()
-
-
-def test_a_real_scan(shared_data):
-    """The head scan that stands beside the project: an OBJ or a glTF; only an OBJ is of use here."""
-    files = sorted((shared_data / "head_scan").rglob("*.obj"))
-    if not files:
-        pytest.skip("the head scan is not an OBJ")
-    vertices, faces = read_obj(files[0])
-    ours = trimesh.Trimesh(vertices, faces, process=False)
-    theirs = trimesh.load(files[0], process=False, force="mesh")
-    assert len(faces) == len(theirs.faces) and np.isclose(ours.area, theirs.area, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no vertices"),
-        ("a text file\n", "no vertices"),
-        ("v 1 2\n", "line 1"),
-        ("v 0 0 0\nv 1 x 0\n", "line 2"),
-        ("v 0 0 0\nf 1 2 3\n", "names vertex 3 of 1"),
-        ("v 0 0 0\nf 1 1\n", "line 2"),
-        ("v 0 0 0\nf 0 1 1\n", "line 2"),
-        ("v nan 0 0\n", "not finite"),
-        ("v 0 0 0\nvt 0\n", "line 2"),
-        ("v 0 0 0\nvt 0 0\nf 1/1 1/2 1/1\n", "texture coordinate 2 of 1"),
-        ("v 0 0 0\nvt 0 0\nf 1/-2 1/1 1/1\n", "line 3"),
-    ],
-)
-def test_bad_objs(tmp_path, text, message):
-    (tmp_path / "bad.obj").write_text(text)
-    with pytest.raises(UserError, match=rf"bad\.obj.*{message}"):
-        read_obj(tmp_path / "bad.obj")
-    with pytest.raises(UserError, match=r"missing\.obj"):
-        read_obj(tmp_path / "missing.obj")
 
 
 def test_units_are_explicit(tmp_path, toy_model):
@@ -130,27 +41,108 @@ def test_units_are_explicit(tmp_path, toy_model):
     assert len(faces)
 
 
-def test_textures_are_looked_for_beside_the_scan_only(tmp_path):
-    folder = tmp_path / "obj"
-    folder.mkdir()
-    for name in (tmp_path / "out.png", folder / "in.png", folder / "more.png"):
-        Image.new("RGB", (4, 4)).save(name)
-    (folder / "a.obj").write_text("mtllib a.mtl\nmtllib none.mtl\nv 0 0 0\nv 9 0 0\nv 0 9 0\nvt 0 0\nf 1/1 2/1 3/1\n")
-    marks = folder / "m.json"
+def in_unit(model, folder, mesh=1.0, marks=1.0, unit="mm", size=1.0):
+    """The toy face with lengths divided by `mesh`, its landmarks by `marks`, both said to be in `unit`; its files."""
+    vertices = size * model.mean.double().numpy()
+    points = {str(k): (vertices[model.landmark_index[k, 0]] / marks).tolist() for k in POINTS}
+    rows = "".join(f"v {x!r} {y!r} {z!r}\n" for x, y, z in (vertices / mesh).tolist())
+    (folder / "head.obj").write_text(rows + "f 1 2 3\n")
+    (folder / "marks.json").write_text(json.dumps({"unit": unit, "landmarks": points}))
+    return read_scan(folder / "head.obj", folder / "marks.json", unit)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said", "looks"),
+    [
+        (1000.0, "mm", "look like m"),
+        (10.0, "mm", "look like cm"),
+        (25.4, "mm", "look like inches"),
+        (0.001, "mm", "look like micrometres"),
+        (1.0, "m", "look like mm"),
+        (1.0, "cm", "look like mm"),
+        (1000.0, "cm", "look like m"),
+        (1e7, "mm", "in no unit known"),
+    ],
+)
+def test_a_wrong_unit_is_refused_with_the_distance_and_the_likely_one(tmp_path, toy_model, factor, said, looks):
+    scan = in_unit(toy_model, tmp_path, factor, factor, said)
+    apart = np.linalg.norm(scan.landmarks[36] - scan.landmarks[45])
+    with pytest.raises(UserError, match=rf"head\.obj: .* 36 and 45 .* not in {said}, .*{looks}") as caught:
+        check_size(scan, toy_model)
+    assert f"{apart:.4g} mm apart" in str(caught.value)
+
+
+def test_any_landmarks_tell_the_size(tmp_path, toy_model):
+    scan = in_unit(toy_model, tmp_path, 1000.0, 1000.0)
+    for key in (36, 45, 0, 16):
+        del scan.landmarks[key]
+    with pytest.raises(UserError, match=r"its landmarks 8 and 60 are .* look like m"):
+        check_size(scan, toy_model)
+
+
+@pytest.mark.parametrize("size", [0.6, 1.0, 1.3])
+def test_children_and_large_heads_pass(tmp_path, toy_model, size):
+    scan = in_unit(toy_model, tmp_path, 1000.0, 1000.0, "m", size)
+    assert check_size(scan, toy_model) is scan
+    scan.landmarks[8] = scan.landmarks[8] + 400  # one misplaced point does not decide
+    assert check_size(scan, toy_model) is scan
+
+
+@pytest.mark.parametrize(("mesh", "marks"), [(1000.0, 1.0), (0.1, 1.0)])
+def test_a_mesh_in_another_unit_than_its_landmarks_is_refused(tmp_path, toy_model, mesh, marks):
+    with pytest.raises(UserError, match=r"head\.obj: its landmarks lie .* mm beside it"):
+        check_size(in_unit(toy_model, tmp_path, mesh, marks), toy_model)
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    for text in ('{"unit": "mm", "unit": "m"}', '{"landmarks": {"30": [0, 0, 0], "30": [1, 0, 0]}}'):
+        (tmp_path / "m.json").write_text(text)
+        with pytest.raises(UserError, match=r"m\.json.*twice"):
+            read_scan(tmp_path / "a.obj", tmp_path / "m.json")
+    points = {"30": [0, 0, 0], "36": [9, 0, 0], "7": [0, 9, 0], "07": [0, 9, 1]}
+    (tmp_path / "m.json").write_text("\ufeff" + json.dumps({"unit": "mm", "landmarks": points}))
+    with pytest.raises(UserError, match="landmark '07'"):
+        read_scan(tmp_path / "a.obj", tmp_path / "m.json")
+
+
+HEAD = "v 0 0 0{c}\nv 9 0 0{c}\nv 0 9 0{c}\nvt 0 0\nf 1/1 2/1 3/1\n"
+
+
+@pytest.mark.parametrize(
+    ("obj", "mtl", "look", "refused"),
+    [
+        ("mtllib a.mtl\n" + HEAD, "map_Kd in.png", "texture", None),
+        ("mtllib a.mtl\n" + HEAD, "Kd 1 1 1", "grey shading", None),
+        (HEAD, "", "grey shading", None),
+        ("mtllib a.mtl\n" + HEAD, "map_Kd gone.png", "grey shading", r"'gone.png' .*--texture"),
+        ("mtllib a.mtl\n" + HEAD, "map_Kd in.png\nmap_Kd gone.png", "grey shading", "'gone.png'"),
+        ("mtllib b.mtl\n" + HEAD, "map_Kd in.png", "grey shading", "material file 'b.mtl'"),
+        ("mtllib a.mtl\n" + HEAD.replace("/1", ""), "map_Kd in.png", "grey shading", "no texture coordinates"),
+        (HEAD.replace("{c}", " 1 0 0"), "", "vertex colours", None),
+        (HEAD.replace("{c}", " 255 0 0"), "", "vertex colours", None),
+        (HEAD.replace("{c}", " 0.5 300 0"), "", "grey shading", "neither"),
+        (HEAD.replace("{c}", " 1 0 0", 1), "", "grey shading", "only 1 of its 3"),
+        ("mtllib a.mtl\n" + HEAD, "map_Kd in.png\nmap_Kd more.png", "texture", "2 textures"),
+    ],
+)
+def test_a_scan_whose_colours_cannot_be_had_is_not_judged_grey(tmp_path, toy_model, obj, mtl, look, refused):
+    """What its files say and is not there is refused when it is to be drawn, not before: Deng's form needs no look."""
+    for name in ("in.png", "more.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "a.obj").write_text(obj.replace("{c}", ""))
+    (tmp_path / "a.mtl").write_text(mtl)
+    marks = tmp_path / "m.json"
     marks.write_text(json.dumps({"unit": "mm", "landmarks": {"30": [0, 0, 0], "36": [9, 0, 0], "45": [0, 9, 0]}}))
-    for line, expected in (
-        ("map_Kd -clamp on C:\\\\pictures\\\\in.png", ["in.png"]),
-        ("map_Kd ../out.png", []),
-        (f"map_Kd {tmp_path / 'out.png'}", []),
-        ("map_Kd missing.png", []),
-        ("map_Kd in.png\nmap_Kd more.png\nmap_Kd in.png", ["in.png", "more.png"]),
-    ):
-        (folder / "a.mtl").write_text(f"newmtl a\n{line}\n".replace("\\\\", "\\"))
-        scan = read_scan(folder / "a.obj", marks)
-        assert [path.name for path in scan.textures] == expected
-        assert scan.look == ("texture" if expected else "grey shading")
-    with pytest.raises(UserError, match="2 textures"):
-        draw_views(scan, None)
+    scan = read_scan(tmp_path / "a.obj", marks)
+    assert scan.look == look
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            draw_views(scan, toy_model)
+    else:
+        assert draw_views(scan, toy_model, size=32)[0].image.shape == (32, 32, 3)
+    if scan.uv is not None:
+        named = read_scan(tmp_path / "a.obj", marks, texture=tmp_path / "in.png")
+        assert named.look == "texture" and draw_views(named, toy_model, size=32)
 
 
 def test_a_picture_shows_the_scan_upright_in_its_box(toy_model):
@@ -233,12 +225,3 @@ def test_pockets_are_not_seen(toy_model):
     )
     seen = seen_from_outside(both, toy_model, size=200)
     assert seen[: len(behind)].mean() > 0.95 and not seen[len(behind) :][inner].any()
-
-
-def test_colours_are_written_and_read(tmp_path, toy_model):
-    colours = np.random.default_rng(0).uniform(size=(toy_model.n_vertices, 3))
-    write_obj(tmp_path / "c.obj", toy_model.mean, toy_model.faces, colours)
-    obj = parse_obj(tmp_path / "c.obj")
-    assert np.allclose(obj.colours, colours, atol=1e-4) and np.array_equal(obj.faces, toy_model.faces)
-    theirs = trimesh.load(tmp_path / "c.obj", process=False)
-    assert np.abs(np.asarray(theirs.visual.vertex_colors)[:, :3] / 255 - colours).max() < 0.01

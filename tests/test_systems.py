@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mlanet_lib.camera import euler_to_matrix
-from mlanet_lib.datasets.sample import Box
+from mlanet_lib.datasets.sample import Box, Sample
+from mlanet_lib.errors import UserError
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.systems import CropPrediction, as_function, detect_box, prediction, run_batches, write_json
+from mlanet_lib.systems import CropPrediction, as_function, cut_crops, detect_box, prediction, run_batches, write_json
 
 
 def test_prediction_projects_into_the_crop(toy_model):
@@ -23,6 +24,18 @@ def test_prediction_projects_into_the_crop(toy_model):
     assert np.allclose((low + high) / 2, 0.5, atol=1e-4) and np.isclose((high - low).max(), 2**-0.5, atol=1e-4)
     assert np.allclose(result.pose_degrees, [[0, 0, 0], [10, 40, -5]], atol=1e-4)
     assert np.allclose(result.neutral[0], result.neutral[1]) and not np.allclose(result.vertices[0], result.vertices[1])
+
+
+def test_a_photo_that_cannot_be_cropped_is_named():
+    image, inside = np.zeros((20, 30, 3), np.uint8), np.array([[5.0, 5.0], [40.0, 10.0]])
+    box = Box(5, 5, 10, 10)
+    photo = Sample("a.jpg", lambda: image, inside)
+    assert [crop.shape for crop in cut_crops([photo] * 2, [box] * 2, 8)] == [(8, 8, 3)] * 2
+    for away in ([30, 0], [-40, 0], [0, 15], [0, -10]):
+        with pytest.raises(UserError, match=r"a\.jpg: .*outside the picture \(30 x 20\)"):
+            list(cut_crops([Sample("a.jpg", lambda: image, inside + away)], [box], 8))
+    with pytest.raises(UserError, match=r"a\.jpg: no crop"):
+        list(cut_crops([photo], [Box(0, 0, 1e6, 1e6)], 8))
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 8])

@@ -16,6 +16,17 @@ def test_viewer_is_light_and_keeps_the_shape(toy_model):
     assert len(pair.data) == 2
 
 
+def test_names_and_titles_are_plain_text(toy_model):
+    """Plotly takes tags and entities in a label for its own: those of a name are not."""
+    vertices, faces = toy_model.mean.numpy(), toy_model.faces.numpy()
+    name, shown = "<a href='x'>me</a> &amp; $y$", "&lt;a href='x'&gt;me&lt;/a&gt; &amp;amp; $y$"
+    assert viewer.mesh_figure(vertices, faces, title=name).layout.title.text == shown
+    pair = viewer.compare_figure({name: (vertices, None), "b": (vertices, None)}, faces)
+    assert [note.text for note in pair.layout.annotations] == [shown, "b"]
+    chosen = viewer.choose_figure({name: (vertices, vertices * 0)}, faces)
+    assert chosen.layout.updatemenus[0].buttons[0].label == shown
+
+
 def test_decimation_stays_near_the_surface(toy_model):
     vertices, faces = toy_model.mean.numpy().astype(float), toy_model.faces.numpy()
     fewer, triangles, colours = viewer.decimate(vertices, faces, vertices, 200)

@@ -26,12 +26,12 @@ from PIL import Image
 from scipy.io import loadmat, savemat, whosmat
 from scipy.io.matlab import matfile_version
 
+from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, to_index
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.pictures import read_image
 
-PICTURES = (".jpg", ".jpeg", ".png")
 _COMPRESSED = 15  # the tag of a compressed element of a .mat file
 _PLAIN = {"double", "single", "logical", "char"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 # AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
@@ -42,20 +42,20 @@ _TWENTY_ONE += [48, (62, 66), 54, 8]
 def read_folder(folder: str | Path, limit: int | None = None) -> list[Sample]:
     """All labelled photos directly in `folder`, by name; `limit`: only the first so many.
 
-    A folder that is not there or holds no photo, a photo without a `.mat` or a `.mat` without a photo, and whatever
-    `read_mat` refuses are UserErrors that name the file.
+    A folder that is not there or holds no photo, a photo without a `.mat` or a `.mat` without a photo, two photos of
+    one name, a limit below 1, and whatever `read_mat` refuses are UserErrors that name the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    photos = pictures(folder)
     stems = {path.stem for path in photos}
     for path in sorted(folder.glob("[!.]*.mat")):
         if path.stem not in stems:
             raise UserError(f"{path}: no photo of that name beside it")
     if not photos:
         raise UserError(f"{folder}: no photos (.jpg beside .mat files, as AFLW2000-3D comes)")
-    return [read_sample(photo) for photo in photos[:limit]]
+    return [read_sample(photo) for photo in first(photos, limit)]
 
 
 def read_sample(photo: str | Path) -> Sample:
@@ -185,7 +185,8 @@ def write_sample(
     image: (H, W, 3) uint8. landmarks68: (68, 3) as `mlanet_lib.camera.project` gives them: x, y in pixels with the
     first centre at 0.5, third the depth from the camera in mm, smaller is nearer. pose_degrees: (3,) pitch, yaw, roll.
     pixels_per_mm: at the face, focal in pixels / t_z. origin: (3,) where the model frame's origin is projected to, as
-    landmarks68. visible: (68,) bool, for `pt2d`, whose invisible points are -1. truth: for the `mlanet_*` fields.
+    landmarks68. visible: (68,) bool, for `pt2d`, whose invisible points are -1. truth: for the `mlanet_*` fields. A
+    stem that is no file's name is a UserError.
     """
     folder, image = Path(folder), np.asarray(image)
     points, origin = np.asarray(landmarks68, np.float64), np.asarray(origin, np.float64)
@@ -214,7 +215,7 @@ def write_sample(
             "mlanet_expression": np.asarray(truth.expression, np.float32).reshape(-1, 1),
             "mlanet_occluded": np.array([[truth.occluded]], np.uint8),
         }
-    photo = folder / f"{stem}.jpg"
+    photo = folder / f"{check_name(stem, 'the photo')}.jpg"
     with atomic_path(photo) as temporary:
         Image.fromarray(image).save(temporary, quality=quality, subsampling=0)
     with atomic_path(photo.with_suffix(".mat")) as temporary:

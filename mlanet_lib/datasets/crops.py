@@ -21,18 +21,19 @@ The first two are sure to about 0.2 px. The third is less so: its offset grows w
 """
 
 import io
-import re
 import struct
 import zipfile
 import zlib
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from mlanet_lib.arrays import read_npz
+from mlanet_lib.datasets.folders import once
 from mlanet_lib.datasets.sample import ONE_BASED, ZERO_BASED, Sample, from_index
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_name
 from mlanet_lib.pictures import decode_image
 
 HALF_BASED = 0.5
@@ -47,9 +48,10 @@ def read_archive(folder: str | Path) -> list[Sample]:
     """The samples of a folder, in the order of `names`. `Sample.image` reads a picture, from any thread or process.
 
     A file that is missing or damaged; a field that is missing, pickled, too large, of a wrong shape or type, or of
-    another number of rows; a name that is there twice or not in the zip; a member whose name leaves the folder, that is
-    there twice, encrypted, packed in a way other than deflate or larger than 64 MB: UserErrors that name file and
-    field or member. Numbers that make no sense in single rows (NaN, ...) are left to the check of the data.
+    another number of rows; a name that is there twice, also with two endings (a.jpg and a.png), or not in the zip; a
+    member that has no file's name, is there twice, encrypted, packed in a way other than deflate or larger than 64 MB:
+    UserErrors that name file and field or member. Numbers that make no sense in single rows (NaN, ...) are left to the
+    check of the data.
     """
     folder = Path(folder)
     labels = _read_labels(folder / "labels.npz")
@@ -58,6 +60,7 @@ def read_archive(folder: str | Path) -> list[Sample]:
     for name in names:
         if name not in members:
             raise UserError(f"{folder / 'images.zip'}: no picture '{name}', which field 'names' of labels.npz lists")
+    once(map(PurePosixPath, names), f"{folder / 'labels.npz'}: field 'names'")  # names of members: none is empty
     count = len(names)
     depth = labels["landmarks68"].shape[2] == 3
     landmarks = labels["landmarks68"][..., :2].astype(np.float64)
@@ -118,9 +121,10 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
     with _opened(path) as archive:
         for info in archive.infolist():
             name = info.orig_filename  # `filename` is cut at a NUL and has its backslashes turned
+            for part in PurePosixPath(name).parts or ("",):
+                check_name(part, f"{path}: member {name[:80]!r}: its part")
             size = max(info.file_size, info.compress_size)
             troubles = {
-                "has a name that leaves its folder": _leaves(name),
                 "is there more than once": name in members,
                 "is encrypted": info.flag_bits & 1,
                 "is packed in an unknown way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
@@ -131,10 +135,6 @@ def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
                 raise UserError(f"{path}: member '{name}' {trouble}".replace("\0", "\\0"))
             members[name] = info
     return members
-
-
-def _leaves(name: str) -> bool:
-    return bool(re.search(r"^[/\\]|[\\\0]|^[A-Za-z]:|(^|/)\.\.(/|$)", name))
 
 
 def _read(path: Path, info: zipfile.ZipInfo) -> np.ndarray:

@@ -22,10 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mlanet_lib.datasets import folders
 from mlanet_lib.datasets.sample import Box
-from mlanet_lib.datasets.scans import NOSE_TIP, Scan, finite, read_json, read_obj, read_scan, write_obj
+from mlanet_lib.datasets.scans import NOSE_TIP, Scan, finite, read_json, read_scan
+from mlanet_lib.datasets.wavefront import read_obj, write_obj
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import atomic_path, check_name
 
 __all__ = [
     "CONDITIONS",
@@ -40,7 +42,6 @@ __all__ = [
     "write_subject",
 ]
 CONDITIONS = ("cooperative", "indoor", "outdoor")
-PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def read_folder(folder: str | Path, limit: int | None = None, need_pictures: boo
     """The subjects of a folder in the layout above, by name; `limit`: only the first so many.
 
     The first scan of a subject is taken (frontal1 where present). A missing folder, scan, landmarks.json or picture,
-    or an unreadable boxes.json, is a UserError that names the path.
+    two pictures of one name, an unreadable boxes.json, or a limit below 1, is a UserError that names the path.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -78,7 +79,7 @@ def read_folder(folder: str | Path, limit: int | None = None, need_pictures: boo
     subjects = sorted(path for path in folder.glob("subject_*") if path.is_dir())
     if not subjects:
         raise UserError(f"{folder}: no subject_XX folders (MICC Florence's layout)")
-    return [read_subject(path, need_pictures) for path in subjects[:limit]]
+    return [read_subject(path, need_pictures) for path in folders.first(subjects, limit)]
 
 
 def read_subject(folder: Path, need_pictures: bool = True) -> Subject:
@@ -92,8 +93,7 @@ def read_subject(folder: Path, need_pictures: bool = True) -> Subject:
     pictures = []
     for condition in sorted(path for path in folder.glob("Images/*") if path.is_dir()):
         boxes = _read_boxes(condition / "boxes.json")
-        files = sorted(p for p in condition.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
-        pictures += [Picture(path, condition.name, boxes.get(path.name)) for path in files]
+        pictures += [Picture(path, condition.name, boxes.get(path.name)) for path in folders.pictures(condition)]
     if need_pictures and not pictures:
         raise UserError(f"{folder}: no pictures (Images/CONDITION/*.jpg; extract the videos' frames)")
     return Subject(folder.name, scans[0], landmarks, pictures)
@@ -118,9 +118,10 @@ def write_subject(
 ) -> Path:
     """Write one subject in the layout above; returns its folder.
 
-    name: "subject_01" and so on. pictures: (condition, (H, W, 3) uint8, crop box in pixels or None) each.
+    name: "subject_01" and so on. pictures: (condition, (H, W, 3) uint8, crop box in pixels or None) each. A name or a
+    condition that is no file's name is a UserError.
     """
-    subject = Path(folder) / name
+    subject = Path(folder) / check_name(name, "the subject")
     model = subject / "Model" / "frontal1"
     write_obj(model / "obj" / f"{name}.obj", scan.vertices, scan.faces, scan.colours)
     record = {"unit": "mm", "landmarks": {str(k): np.round(p, 4).tolist() for k, p in scan.landmarks.items()}}
@@ -130,6 +131,7 @@ def write_subject(
     boxes: dict[str, dict[str, list[float]]] = {}
     counts: dict[str, int] = {}
     for condition, image, box in pictures:
+        check_name(condition, "the condition")
         file = f"frame_{counts.get(condition, 0):03d}.jpg"
         counts[condition] = counts.get(condition, 0) + 1
         with atomic_path(subject / "Images" / condition / file) as temporary:

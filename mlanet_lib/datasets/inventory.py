@@ -9,7 +9,7 @@ import numpy as np
 
 from mlanet_lib import checkpoint
 from mlanet_lib.arrays import read_npz
-from mlanet_lib.datasets import aflw2000, crops, florence, scans, w300lp
+from mlanet_lib.datasets import aflw2000, crops, florence, w300lp, wavefront
 from mlanet_lib.datasets.layouts import PARTS_OF_300W_LP, PICTURES, Found
 from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.errors import UserError
@@ -41,7 +41,7 @@ def describe(found: Found) -> list[str]:
         metadata = checkpoint.read(path)[1]
         return [f"for face model {metadata['face_model']['name']}, step {metadata['step']:,}"]
     if found.layout == "scan":
-        vertices, faces = scans.read_obj(path)
+        vertices, faces = wavefront.read_obj(path)
         size = " x ".join(f"{side:.4g}" for side in np.ptp(vertices, axis=0))
         return [f"{len(vertices):,} vertices, {len(faces):,} triangles, {size} in its own unit (reported, not judged)"]
     said = (ict_facekit if found.layout == "ict_facekit" else bfm2009).identify(path) or "not what its name says"
@@ -64,7 +64,7 @@ def _labelled(root: Path, folders: list[Path], read: Callable, deep: bool) -> li
     found: list[Entry] = []
     for folder in (folder for folder in folders if folder.is_dir()):
         photos = _pictures(folder.iterdir())
-        found += [(_name(photo, root), partial(_from_file, photo, partial(read, photo))) for photo in photos]
+        found += [(_name(photo, root), load) for photo, load in _once(photos, lambda photo: partial(read, photo))]
         stems = {photo.stem for photo in photos}
         stray = [mat for mat in sorted(folder.glob("[!.]*.mat")) if mat.stem not in stems]
         found += [(_name(mat, root), partial(_nothing, "label without a photo")) for mat in stray]
@@ -72,10 +72,8 @@ def _labelled(root: Path, folders: list[Path], read: Callable, deep: bool) -> li
 
 
 def _photos(folder: Path) -> tuple[list[Entry], list[str]]:
-    found = [
-        (photo.name, partial(_from_file, photo, partial(Sample, photo.name, partial(read_image, photo))))
-        for photo in _pictures(folder.iterdir())
-    ]
+    found = _once(_pictures(folder.iterdir()), lambda photo: partial(Sample, photo.name, partial(read_image, photo)))
+    found = [(photo.name, load) for photo, load in found]
     return found, ["no labels say where the faces are: compared by file only"]
 
 
@@ -142,12 +140,25 @@ def _pictures(files) -> list[Path]:
     return sorted(p for p in files if p.suffix.lower() in PICTURES and not p.name.startswith(".") and p.is_file())
 
 
+def _once(photos: list[Path], sample: Callable[[Path], Callable[[], Sample]]) -> list[tuple[Path, Callable]]:
+    """Photos and how to get their samples: of two that differ in their ending the second would be counted twice."""
+    first, found = {}, []
+    for photo in photos:
+        twin = first.setdefault(photo.stem, photo)
+        double = partial(_nothing, f"one photo twice: {twin.name}")
+        found.append((photo, partial(_from_file, photo, sample(photo)) if twin is photo else double))
+    return found
+
+
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
 def _from_file(photo: Path, sample: Callable[[], Sample]):
-    return sample(), photo.read_bytes(), []
+    try:
+        return sample(), photo.read_bytes(), []
+    except OSError as error:
+        raise UserError(f"{photo}: cannot be read ({error.strerror})") from error
 
 
 def _from_zip(archive: zipfile.ZipFile, sample: Sample):

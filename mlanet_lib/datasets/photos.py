@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.errors import UserError
-from mlanet_lib.pictures import read_image
+from mlanet_lib.pictures import PICTURES, read_image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SHOWN = 5
 
 
@@ -24,17 +24,17 @@ def read_folder(folder: str | Path, detector, limit: int | None = None, progress
     with "#2", "#3", ... for a photo's further faces. limit: only the first so many photos.
 
     Photos without a face, and pictures that cannot be read, are counted and the first few named on stderr. A folder
-    that is not there or holds no picture, or in which no face is found, is a UserError.
+    that is not there or holds no picture, or two of one name, or in which no face is found, is a UserError, and so is a
+    limit below 1.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    visible = (p for p in folder.rglob("*") if not any(x.startswith(".") for x in p.relative_to(folder).parts))
-    paths = sorted(p for p in visible if p.suffix.lower() in PICTURES and p.is_file())
+    paths = pictures(folder, PICTURES, deep=True)
     if not paths:
         raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
     samples, empty, broken = [], [], []
-    for path in tqdm(paths[:limit], "finding faces", unit="photo", disable=not progress):
+    for path in tqdm(first(paths, limit), "finding faces", unit="photo", disable=not progress):
         try:
             found = detector.detect(read_image(path, upright=True))
         except UserError as error:

@@ -7,20 +7,22 @@ also says `"face_model": FINGERPRINT`; its per-vertex error can then be computed
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 
 from mlanet_lib.alignment import similarity
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.datasets.sample import Box, crop_box_from_landmarks
+from mlanet_lib.datasets.wavefront import Obj, parse_obj, shades, textures
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
 from mlanet_lib.lighting import ambient, directional, shade
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.pictures import read_image
@@ -29,12 +31,17 @@ from mlanet_lib.rasterizer.interpolation import vertex_normals
 from mlanet_lib.renderer import render, turned
 
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
+_OTHER_UNITS = {"micrometres": 1e-3, "inches": 25.4}  # scans come in them; to be converted before
+SMALLEST, LARGEST, OFF = 0.5, 1.5, 20.0
+"""Of a head: its size in mean faces', and how far its landmarks lie from its points, mm, at most. The biocular width is
+at one year 86 % of an adult's, which differ by a tenth or so (Farkas et al. 1992, Growth patterns in the orbital
+region); the face's height grows more. A wrong unit is off by 2.5 at least."""
 NOSE_TIP = 30
 PICTURE = 448  # pixels; the head fills about half of it, so that the face's crop has about a network's 224
 WIDER = 1.8  # how much more a picture shows than a crop
 BACKGROUND, GREY = 0.5, 0.6
 AMBIENT, LAMP = 0.4, (0.3, 0.4, 0.87)  # share of the light that comes from everywhere, and the lamp's direction
-_FARTHEST, _LARGEST_INDEX = 1e9, 1 << 31  # of coordinates, and of an OBJ's indices: what is beyond is no scan
+_FARTHEST = 1e9  # of coordinates: what is beyond is no scan
 SMOOTH = 2  # pictures are drawn this many times larger and averaged
 
 
@@ -43,6 +50,8 @@ class Scan:
     """vertices: (P, 3) mm; faces: (F, 3) int64, none for a point cloud; landmarks: index among the 68 -> (3,) mm;
     face_model: fingerprint of the model whose vertices these are, else None. Its colours: uv (F, 3, 2), one a corner,
     v up, NaN where a face has none, with picture files in `textures`; or colours (P, 3) in [0, 1]; or None of these.
+    lacking: what its files say of its colours and cannot be had, so that it must not be drawn, "" for nothing. name,
+    unit: of the file and of the lengths in it.
     """
 
     vertices: np.ndarray
@@ -52,6 +61,9 @@ class Scan:
     uv: np.ndarray | None = None
     colours: np.ndarray | None = None
     textures: tuple[Path, ...] = ()
+    lacking: str = ""
+    name: str = "the scan"
+    unit: str = "mm"
 
     @property
     def look(self) -> str:
@@ -61,24 +73,15 @@ class Scan:
         return "grey shading" if self.colours is None else "vertex colours"
 
 
-class Obj(NamedTuple):
-    """vertices (V, 3), faces (F, 3), uv (F, 3, 2) or None, colours (V, 3) or None, libraries: names of .mtl files."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    uv: np.ndarray | None
-    colours: np.ndarray | None
-    libraries: tuple[str, ...]
-
-
 def read_scan(
     path: str | Path, landmarks_path: str | Path, unit: str = "mm", texture: str | Path | None = None
 ) -> Scan:
     """A scan and its landmarks, brought to mm.
 
     unit: of the OBJ's lengths, "mm", "cm" or "m"; landmarks.json must name the same. texture: a picture for its UVs,
-    else those that its material file names and that lie beside it. Another unit, unknown indices, no nose tip, fewer
-    than three points, or whatever `read_obj` refuses are UserErrors that name the file and the field.
+    else those that its material files name and that lie in its folder or below it. Another unit, unknown indices, no
+    nose tip, fewer than three points, or whatever `parse_obj` refuses are UserErrors that name the file and the field.
+    A texture that is named and not there is said in `Scan.lacking`. Whether the unit is true is `check_size`'s.
     """
     if unit not in UNITS:
         raise UserError(f"unknown unit {unit!r}: one of {', '.join(UNITS)}")
@@ -89,28 +92,74 @@ def read_scan(
     if not isinstance(points, dict) or len(points) < 3 or str(NOSE_TIP) not in points:
         raise UserError(f"{landmarks_path}: field 'landmarks' needs the nose tip (\"30\") and at least two more points")
     for key, point in points.items():
-        if not (key.isdecimal() and len(key) <= 2 and int(key) < 68) or not finite(point, 3):
+        if key not in map(str, range(68)) or not finite(point, 3):
             raise UserError(f"{landmarks_path}: landmark '{key}' is not an index below 68 with [x, y, z]")
     if not isinstance(record.get("face_model"), str | None):
         raise UserError(f"{landmarks_path}: field 'face_model' is not a fingerprint")
     obj = parse_obj(path)
     if texture is not None and obj.uv is None:
         raise UserError(f"{path}: has no texture coordinates, so that {texture} cannot be laid on it")
-    textures = (Path(texture),) if texture is not None else _textures(Path(path), obj.libraries)
+    pictures, colours, lacking = ((Path(texture),), None, "") if texture is not None else _colours(Path(path), obj)
     landmarks = {int(key): UNITS[unit] * np.array(point, np.float64) for key, point in points.items()}
-    vertices = UNITS[unit] * obj.vertices
-    return Scan(vertices, obj.faces, landmarks, record.get("face_model"), obj.uv, obj.colours, textures)
+    vertices, model = UNITS[unit] * obj.vertices, record.get("face_model")
+    return Scan(vertices, obj.faces, landmarks, model, obj.uv, colours, pictures, lacking, str(path), unit)
+
+
+def _colours(path: Path, obj: Obj) -> tuple[tuple[Path, ...], np.ndarray | None, str]:
+    """Pictures for the UVs, vertex colours or None, and what keeps the scan from being drawn as its files say."""
+    colours, wrong = (None, "") if obj.colours is None else shades(obj.colours)
+    pictures, missing = textures(path, obj.libraries)
+    if obj.uv is not None and missing:
+        return (), None, f"{missing}; name the picture (--texture), or take the lines mtllib out, to judge it without"
+    if obj.uv is not None and pictures:
+        return pictures, colours, ""
+    if pictures and obj.colours is None:
+        return (), None, f"no texture coordinates for {pictures[0].name}; take the lines mtllib out, to judge it grey"
+    return (), colours, f"{wrong}; take the colours out, to judge it without" if wrong else ""
+
+
+def check_size(scan: Scan, model) -> Scan:
+    """The scan itself, if it is of a head's size in the unit said, and its landmarks lie on it.
+
+    model: the `MorphableModel` whose mean face, mm, says how far apart the landmarks are on a head; the median over all
+    pairs decides, so that a misplaced point does not. A UserError says a measured distance and which unit it suggests.
+    """
+    keys = sorted(scan.landmarks)
+    marks = np.stack([scan.landmarks[key] for key in keys])
+    mean = model.landmarks(model.mean[None])[0, keys].double().cpu().numpy()
+    ratio = float(np.median(pdist(marks) / pdist(mean).clip(1e-6)))
+    if not SMALLEST <= ratio <= LARGEST:
+        pair = [keys.index(key) for key in (36, 45)] if {36, 45} <= set(keys) else [0, -1]
+        apart, usual = (float(np.linalg.norm(np.subtract(*points[pair]))) for points in (marks, mean))
+        sizes = {name: size / UNITS[scan.unit] for name, size in (UNITS | _OTHER_UNITS).items()}
+        likely = min(sizes, key=lambda name: abs(math.log(max(ratio, 1e-300) * sizes[name])))
+        looks = f"they look like {likely}" if SMALLEST <= ratio * sizes[likely] <= LARGEST else "and in no unit known"
+        raise UserError(
+            f"{scan.name}: its landmarks {keys[pair[0]]} and {keys[pair[1]]} are {apart:.4g} mm apart, a head's about "
+            f"{usual:.0f}: its lengths are not in {scan.unit}, {looks}"
+        )
+    off = float(np.median(cKDTree(scan.vertices).query(marks)[0]))
+    if off > OFF:
+        raise UserError(f"{scan.name}: its landmarks lie {off:.4g} mm beside it (median): the two differ in their unit")
+    return scan
 
 
 def read_json(path: Path) -> dict:
-    """A file that holds one JSON object; anything else is a UserError."""
+    """A file that holds one JSON object; anything else, or a key that is there twice, is a UserError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds no JSON object")
     return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it holds a key twice")
+    return found
 
 
 def finite(values, count: int) -> bool:
@@ -120,96 +169,6 @@ def finite(values, count: int) -> bool:
         and len(values) == count
         and all(isinstance(v, int | float) and -_FARTHEST < v < _FARTHEST for v in values)
     )
-
-
-def _textures(path: Path, libraries: Iterable[str]) -> tuple[Path, ...]:
-    """The pictures that material files name in map_Kd, by their bare names: what lies elsewhere is not looked at."""
-    found = []
-    for library in (path.parent / _bare(name) for name in libraries):
-        if library.is_file():
-            lines = map(str.split, library.read_text(encoding="utf-8", errors="replace").splitlines())
-            found += [path.parent / _bare(words[-1]) for words in lines if len(words) > 1 and words[0] == "map_Kd"]
-    return tuple(dict.fromkeys(file for file in found if file.is_file()))
-
-
-def _bare(name: str) -> str:
-    return Path(name.replace("\\", "/")).name
-
-
-def read_obj(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (V, 3) float64 and triangles (F, 3) int64 of a Wavefront OBJ; see `parse_obj`."""
-    return parse_obj(path)[:2]
-
-
-def parse_obj(path: str | Path) -> Obj:
-    """A Wavefront OBJ, in the file's order and unit, nothing merged.
-
-    Reads `v` (with RGB in [0, 1] after the position, where every vertex has it), `vt`, `mtllib` and `f` with any number
-    of corners (fans), with or without texture and normal indices, from 1 or negative; everything else is skipped. A
-    file without vertices, or a line that is not numbers or names no vertex, is a UserError that names the line.
-    """
-    path = Path(path)
-    vertices, colours, places, faces, corners_uv, libraries = [], [], [], [], [], []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                words = line.split()
-                if not words or words[0] not in ("v", "vt", "f", "mtllib"):
-                    continue
-                try:
-                    if words[0] == "v":
-                        x, y, z = map(float, words[1:4])
-                        vertices.append((x, y, z))
-                        if len(words) >= 7:
-                            colours.append(tuple(map(float, words[4:7])))
-                    elif words[0] == "vt":
-                        places.append((float(words[1]), float(words[2])))
-                    elif words[0] == "f":
-                        corners = [word.split("/") for word in words[1:]]
-                        points = [_index(corner[0], len(vertices)) for corner in corners]
-                        if len(points) < 3:
-                            raise ValueError("fewer than three corners")
-                        uv = [_index(c[1], len(places)) if len(c) > 1 and c[1] else -1 for c in corners]
-                        for b, c in pairwise(range(1, len(points))):
-                            faces.append((points[0], points[b], points[c]))
-                            corners_uv.append((uv[0], uv[b], uv[c]))
-                    else:
-                        libraries.append(line.split(maxsplit=1)[1].strip())
-                except (ValueError, IndexError) as error:
-                    raise UserError(f"{path}, line {number}: not a vertex or face ({line.strip()[:60]})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    points, triangles = np.array(vertices, np.float64).reshape(-1, 3), np.array(faces, np.int64).reshape(-1, 3)
-    if not len(points) or not np.isfinite(points).all():
-        raise UserError(f"{path}: no vertices, or some that are not finite")
-    if len(triangles) and triangles.max() >= len(points):
-        raise UserError(f"{path}: a face names vertex {triangles.max() + 1} of {len(points)}")
-    index = np.array(corners_uv, np.int64).reshape(-1, 3)
-    if len(index) and index.max() >= len(places):
-        raise UserError(f"{path}: a face names texture coordinate {index.max() + 1} of {len(places)}")
-    uv = np.array([*places, (np.nan, np.nan)])[index] if len(index) and (index >= 0).any() else None
-    shades = np.clip(np.array(colours), 0, 1) if len(colours) == len(points) else None
-    return Obj(points, triangles, uv, shades, tuple(libraries))
-
-
-def _index(word: str, count: int) -> int:
-    """An OBJ's index, from 1 or back from -1, as one from 0; what comes later in the file may still be named."""
-    value = int(word)
-    if value == 0 or value < -count or value > _LARGEST_INDEX:
-        raise ValueError("counted from 1 or back from -1")
-    return value - 1 if value > 0 else count + value
-
-
-def write_obj(path: str | Path, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray | None = None) -> None:
-    """Vertices (V, 3), to 1e-4, colours (V, 3) in [0, 1] or None, and triangles (F, 3) as a Wavefront OBJ; atomic."""
-    rows = (
-        np.asarray(vertices, np.float64)
-        if colours is None
-        else np.concatenate([vertices, colours], 1).astype(np.float64)
-    )
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines("v " + " ".join(f"{x:.4f}" for x in row) + "\n" for row in rows.tolist())
-        file.writelines(f"f {a} {b} {c}\n" for a, b, c in (np.asarray(faces) + 1).tolist())
 
 
 class View(NamedTuple):
@@ -236,8 +195,10 @@ def draw_views(
     the scan by the scan's landmarks, give the crop in the training convention (so the truth places the crop, and
     nothing else). lit: under a lamp, for textures that hold albedo; else colours are drawn as they are, since most
     scans' textures hold their light already. A scan without colours is a grey surface under the lamp. The background
-    is grey. A scan without faces, or several textures, is a UserError.
+    is grey. A scan without faces, or with several textures, or lacking the colours that it should have, is a UserError.
     """
+    if scan.lacking:
+        raise UserError(f"{scan.name}: {scan.lacking}")
     faces, paint = torch.from_numpy(scan.faces), _texture(scan) if scan.look == "texture" else None
     views = []
     for side, up, camera, focal, landmarks in _poses(scan, model, yaw, pitch):

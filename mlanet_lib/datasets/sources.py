@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.datasets import aflw2000, annotations, crops, packing, photos, w300lp
+from mlanet_lib.datasets.folders import first
 from mlanet_lib.datasets.sample import Sample
 from mlanet_lib.datasets.synthetic import LABELLED, LANDMARKED, SyntheticConfig
 from mlanet_lib.errors import UserError
@@ -81,7 +82,7 @@ def read(source: Source, detector=None) -> list[Sample]:
     if source.agreement is not None:
         samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
     left = set(source.leave_out)
-    return [sample for sample in samples if sample.name not in left][: source.limit]
+    return first([sample for sample in samples if sample.name not in left], source.limit)
 
 
 def held_out(source: Source, name: str, seed: int) -> bool:

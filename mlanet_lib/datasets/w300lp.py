@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mlanet_lib.datasets.aflw2000 import load_mat, numbers, read_mat
+from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import ONE_BASED, Sample, crop_box_from_landmarks, from_index
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import landmark_twins
@@ -38,17 +39,18 @@ def read_folder(
 ) -> list[Sample]:
     """The pictures of the subsets that are there, by subset and name; flips: the mirrored ones too, after each subset.
 
-    limit: only the first so many. A folder that is not there or holds no such picture, and whatever `read_sample`
-    refuses, are UserErrors that name the path. The whole set takes minutes: `progress` shows a bar.
+    limit: only the first so many. A folder that is not there or holds no such picture, two pictures of one name, a
+    limit below 1, and whatever `read_sample` refuses, are UserErrors that name the path. The whole set takes minutes:
+    `progress` shows a bar.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     parts = [folder / (subset + flip) for subset in SUBSETS for flip in (("", FLIP) if flips else ("",))]
-    photos = [p for part in parts for p in sorted(part.glob("[!.]*.jpg"))]
+    photos = [photo for part in parts if part.is_dir() for photo in pictures(part)]
     if not photos:
         raise UserError(f"{folder}: no photos (AFW/*.jpg beside .mat files, HELEN/, IBUG/, LFPW/, as 300W-LP comes)")
-    return [read_sample(photo) for photo in tqdm(photos[:limit], "300W-LP", unit="photo", disable=not progress)]
+    return [read_sample(photo) for photo in tqdm(first(photos, limit), "300W-LP", unit="photo", disable=not progress)]
 
 
 def read_sample(photo: str | Path) -> Sample:
@@ -82,7 +84,7 @@ def original(name: str) -> str:
     "AFW_Flip/AFW_134212_2_17.jpg" -> "AFW_134212": AFW, HELEN and IBUG number the faces of a photo before the turns,
     LFPW ("LFPW_image_train_0001_3.jpg" -> "LFPW_image_train_0001") has one face a photo. A foreign name is a UserError.
     """
-    stem = Path(name).name.removesuffix(".jpg")
+    stem = Path(name).stem
     match = re.fullmatch(r"(LFPW_.+)_\d+", stem) or re.fullmatch(r"((?:AFW|HELEN|IBUG)_.+)_\d+_\d+", stem)
     if not match:
         raise UserError(f"{name}: not a name of 300W-LP (like AFW_134212_1_0.jpg)")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_name
 
 LARGEST, TOTAL, COUNT = 64 << 20, 2 << 30, 20_000  # bytes of one member and of all, and their number
 _BROKEN = (
@@ -30,8 +31,8 @@ def members(source: str | Path, wanted: Collection[str]) -> Iterator[tuple[str, 
     source: a folder (its own files, not those of folders inside), a .zip, or a .tar, plain or packed by gzip or xz;
     its first bytes tell. Folders inside an archive are left out of the name.
 
-    A source that is missing, no archive or damaged, and a member that is a link or a device, leads out of the archive,
-    comes twice or is absurdly large, are UserErrors that name it. Memory: one member at a time.
+    A source that is missing, no archive or damaged, and a member that is a link or a device, has no file's name
+    (`files.check_name`), comes twice or is absurdly large, are UserErrors that name it. Memory: one member at a time.
     """
     source = Path(source)
     try:
@@ -72,7 +73,7 @@ def _zip_members(source: Path, file, wanted: Collection[str]) -> Iterator[tuple[
         if len(infos) > COUNT or sum(info.file_size for info in infos) > TOTAL:
             raise UserError(f"{source}: more than {COUNT} files or {TOTAL >> 20} MB unpacked")
         for info in infos:
-            _check(source, info.filename, info.file_size, info.external_attr >> 28 in (0, 4, 8))
+            _check(source, info.orig_filename, info.file_size, info.external_attr >> 28 in (0, 4, 8))
             if not info.is_dir() and PurePosixPath(info.filename).name in wanted:
                 yield info.filename, archive.read(info)
 
@@ -89,9 +90,8 @@ def _tar_members(source: Path, stream, wanted: Collection[str]) -> Iterator[tupl
 
 
 def _check(source: Path, name: str, size: int, plain: bool) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise UserError(f"{source}: member {name[:80]!r} leads out of the archive")
+    for part in PurePosixPath(name).parts:
+        check_name(part, f"{source}: member {name[:80]!r}: its part")
     if not plain:
         raise UserError(f"{source}: member {name[:80]!r} is a link or no plain file")
     if size > LARGEST:

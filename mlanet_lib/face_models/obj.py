@@ -1,4 +1,4 @@
-"""Wavefront OBJ from bytes, fast, for meshes of a known topology; `datasets.florence.read_obj` reads any scan's."""
+"""Wavefront OBJ from bytes, fast, for meshes of a known topology; `datasets.wavefront.read_obj` reads any scan's."""
 
 import numpy as np
 

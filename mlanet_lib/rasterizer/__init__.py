@@ -83,7 +83,8 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int, backend:
     vertices: (B, V, 3), x to the right and y down in pixels, depth > 0, smaller is nearer; faces: (F, 3) integers,
     shared by the batch, of either winding; backend: a name of `backends()` or "auto". The pixel (i, j) is covered by a
     triangle that contains its centre (j + 0.5, i + 0.5), edges included. The lowest depth wins, of equal ones the
-    lowest face index. Triangles without area, or with a vertex that is not finite or has depth <= 0, are left out;
+    lowest face index (pytorch3d: of faces with the same corners in the same order; see its backend for others).
+    Triangles without area, or with a vertex that is not finite or has depth <= 0, are left out;
     those partly outside the picture are drawn where they are inside. float64 stays float64, all else is float32.
     Raises ValueError for wrong shapes or indices, UserError for a backend that is not here. On a GPU the indices in a
     tensor of faces are looked through at its first use, and again when it was changed in place.

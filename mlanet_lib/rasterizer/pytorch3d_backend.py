@@ -5,6 +5,10 @@ side of the picture is [-1, 1]; face indices that count through all meshes of a 
 from it: its barycentric coordinates divide by the area + 1e-8 in its coordinates, which moves the depth of a triangle
 of a pixel by about 0.1 mm, so they are computed again. Where two surfaces are nearer to each other than that, and on
 triangles below 1e-4 square pixels (at 224), it may find another face than the other backends.
+
+Equal depths: of two faces with the same corners in the same order the lower index is found, since their depths are
+computed alike, bit for bit. Of faces that lie upon each other in any other way (the corners in another order, other
+triangles of one plane) either may be found: their depths differ by rounding, and the lower of the rounded ones wins.
 """
 
 import torch

@@ -1,0 +1,40 @@
+"""The pictures of a folder, each of them once, and the first so many of anything: alike for all layouts."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+
+from mlanet_lib.errors import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def pictures(folder: Path, suffixes: Sequence[str] = PICTURES, deep: bool = False) -> list[Path]:
+    """The pictures in a folder, by path, hidden ones left out; deep: those of the folders below it too.
+
+    suffixes: of their names, in lower case. Two pictures of one name (a.jpg and a.png, or a.JPG) would be one photo
+    counted twice, with the same labels: a UserError that names both, as for a folder that cannot be listed.
+    """
+    try:
+        found = sorted(folder.rglob("*") if deep else folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+    found = [path for path in found if path.suffix.lower() in suffixes and not path.is_dir()]
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    once(shown, str(folder))
+    return shown
+
+
+def once(names: Iterable[PurePath], where: str) -> None:
+    """UserError where two of the pictures `names` differ in nothing but their endings; `where` begins its text."""
+    first: dict[PurePath, PurePath] = {}
+    for name in names:
+        other = first.setdefault(name.with_suffix(""), name)
+        if other is not name:
+            raise UserError(f"{where}: {other.name} and {name.name} are one photo twice, or two of one name: keep one")
+
+
+def first(items: Sequence, limit: int | None) -> Sequence:
+    """The first `limit` items, all of them for None; a limit below 1 is a UserError."""
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit is 1 or more, not {limit}")
+    return items[:limit]
