@@ -64,7 +64,7 @@ def attempt(read: Callable, path: Path) -> tuple[str, str]:
 def unclear(text: str) -> tuple[str, str]:
     """Refused, if that was said in one line that can be printed."""
     if len(text.splitlines()) != 1 or len(text) > LONGEST:
-        return FAILED, f"not one line: {len(text.splitlines())} lines, {len(text)} characters: {text[:80]!r}"
+        return FAILED, f"not one line: {len(text.splitlines())} lines, {len(text)} characters: {text[:80]!a}"
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         return FAILED, f"not one line: control characters in {text[:300]!a}"
     if max(map(ord, text)) > sys.maxunicode:  # NumPy makes such of damaged bytes
