@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from mlanet_lib import checkpoint
-from mlanet_lib.clip import Clip
+from mlanet_lib.clip import Clip, _hush
 from mlanet_lib.datasets import aflw2000, crops, florence, manifest, scans
 from mlanet_lib.datasets.sample import read_image
 from mlanet_lib.detector import read_photo
@@ -167,6 +167,7 @@ def clips(folder: Path) -> Reader:
             writer.write(np.asarray(PICTURE.rotate(5 * turn))[..., ::-1])
         writer.release()
 
+    _hush()  # FFmpeg asks once how much it may say
     kinds = (("mp4v", "clip.mp4"), ("mp4v", "clip.mov"), ("MJPG", "clip.avi"), ("mp4v", "clip.mkv"))
     return Reader(
         judge_clip,

@@ -4,8 +4,9 @@
 
 Every reader gets so many damaged files (`fuzz.mutate`). Right is a value that keeps the reader's promise, or a
 `UserError` of one line; wrong is any other exception, more than 5 s of the processor, more than 1 GB of memory, or a
-dead process. One table, then what was wrong, a line for each kind. With --keep, inputs that failed are written, made
-smaller where cutting keeps the failure. The same seed makes the same files. Exit code 1 where anything was wrong.
+dead process. One table, then what was wrong, a line for each kind. With --keep, inputs that failed are written, the
+first of a kind without what the failure does not need. The same seed makes the same files. Exit code 1 where anything
+was wrong.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from fuzz.readers import Reader, readers
 from fuzz.worker import FAILED, READ, REFUSED, Outcome, Worker, generator, once
 
-KEPT, SHRINKING = 3, 20.0  # inputs of each kind of failure, and seconds to make one smaller
+KEPT, SHRINKING = 3, 5.0  # inputs of each kind of failure, and seconds to make the first smaller
 
 
 @dataclass
@@ -82,12 +83,13 @@ def fuzz(name: str, reader: Reader, folder: Path, count: int, seed: int, workers
 
 
 def keep(name: str, reader: Reader, tally: Tally, seed: int, scratch: Path, folder: Path) -> None:
-    """Write some inputs of every kind of failure, as small as cutting makes them in a while."""
+    """Write some inputs of every kind of failure, the first as small as cutting makes it in a while."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, found in tally.failures.items():
-        for index, _ in found[:KEPT]:
+        for number, (index, _) in enumerate(found[:KEPT]):
             file, content = reader.damaged(generator(seed, name, index))
-            content = shrunk(reader, scratch, file, content, kind)
+            if number == 0:
+                content = shrunk(reader, scratch, file, content, kind)
             label = re.sub(r"\W+", "_", f"{name} {index} {kind}")[:80]
             (folder / f"{label}{Path(file).suffix}").write_bytes(content)
 

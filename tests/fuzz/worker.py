@@ -65,10 +65,12 @@ def unclear(text: str) -> tuple[str, str]:
     """Refused, if that was said in one line that can be printed."""
     if len(text.splitlines()) != 1 or len(text) > LONGEST:
         return FAILED, f"not one line: {len(text.splitlines())} lines, {len(text)} characters: {text[:80]!a}"
+    try:
+        text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # NumPy makes such texts of damaged bytes
+        return FAILED, "not one line: no text, but numbers beyond Unicode"
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
         return FAILED, f"not one line: control characters in {text[:300]!a}"
-    if max(map(ord, text)) > sys.maxunicode:  # NumPy makes such of damaged bytes
-        return FAILED, f"not one line: no text: {text[:300]!a}"
     return REFUSED, text
 
 
@@ -138,7 +140,7 @@ class Worker:
                 _serve(theirs, self.reader, self.folder, self.inputs(self.next))
                 os._exit(0)
             except BaseException:  # of a mutator
-                theirs.send(traceback.format_exc())
+                theirs.send(ascii(traceback.format_exc()))
             os._exit(1)
         theirs.close()
         self.heard = time.monotonic()
