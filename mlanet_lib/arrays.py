@@ -1,6 +1,7 @@
 """Reading `.npz` files that nobody vouches for: nothing is unpickled, no header is believed before it is checked."""
 
 import math
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,9 +17,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 def read_npz(path: str | Path, what: str = ".npz file", largest: int = LARGEST) -> dict[str, np.ndarray]:
     """All arrays of an `.npz` by name; `what`: the kind of file in messages.
 
-    A file that is missing, damaged, or holds Python objects, a field twice, more than `largest` bytes unpacked, or an
-    array whose header claims another size than the file holds, is a UserError that names it. Memory stays in
-    proportion to what is really there: a claim of 10^12 rows is refused before anything is reserved.
+    A file that is missing, damaged, or holds Python objects, text that is none, a field twice, more than `largest`
+    bytes unpacked, or an array whose header claims another size than the file holds, is a UserError that names it.
+    Memory stays in proportion to what is really there: a claim of 10^12 rows is refused before anything is reserved.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,4 +50,9 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         if min(shape, default=0) < 0 or claimed != info.file_size - stream.tell():
             raise ValueError(f"field '{info.filename}' claims {shape} {dtype}, which is not what it holds")
     with archive.open(info) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    if dtype.kind == "U" and array.nbytes:
+        codes = np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(-1).view(np.uint32)
+        if codes.max() > sys.maxunicode:  # a str that Python itself stumbles over
+            raise ValueError(f"field '{info.filename}' holds text that is not Unicode")
+    return array

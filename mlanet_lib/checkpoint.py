@@ -3,6 +3,7 @@
 Tensors are named `network.*` (the weights to use), and in a file to resume from also `ema.*` and `optimizer.*`.
 """
 
+import dataclasses
 import hashlib
 import json
 from functools import cache
@@ -39,7 +40,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors, on the CPU, and the metadata. A missing, truncated or foreign file is a UserError."""
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
+        metadata = _metadata(path, file)
+        return {name: _tensor(path, file, name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -55,10 +57,10 @@ def load_network(path: str | Path, model, device="cpu") -> tuple[MLANet, dict]:
     """
     tensors, metadata = read(path)
     check_face_model(path, metadata, model)
-    network = MLANet(model, NetworkConfig(**metadata["network"]), pretrained=False)
     prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
+    network = MLANet(model, _config(path, metadata, tensors.get(f"{prefix}heads.identity.weight")), pretrained=False)
     load_state(path, network, tensors, prefix)
-    network.pretrained_weights = metadata["pretrained_weights"]
+    network.pretrained_weights = str(metadata.get("pretrained_weights", "unknown"))
     return network.to(device).eval(), metadata
 
 
@@ -90,7 +92,10 @@ def export_weights(source: str | Path, destination: str | Path, half: bool = Tru
 
 def check_face_model(path: str | Path, metadata: dict, model) -> None:
     """UserError unless the checkpoint was trained with this face model."""
-    made_with = metadata["face_model"]
+    made_with = metadata.get("face_model")
+    if not (isinstance(made_with, dict) and {"name", "fingerprint"} <= made_with.keys()):
+        raise UserError(f"{path}: the checkpoint's header does not say which face model it was trained with")
+    made_with = {key: str(value) for key, value in made_with.items()}
     if made_with["fingerprint"] != model.fingerprint:
         raise UserError(
             f"{path} was trained with face model '{made_with['name']}' ({made_with['fingerprint'][:12]}), not with "
@@ -135,6 +140,41 @@ def _metadata(path: str | Path, file) -> dict:
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is not an mlanet checkpoint: its header does not say '{FORMAT}'")
     try:
-        return json.loads(header["mlanet"])
-    except (KeyError, ValueError) as error:
+        metadata = json.loads(header["mlanet"])
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: the checkpoint's header is damaged ({error})") from error
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: the checkpoint's header is damaged (it holds no names and values)")
+    return metadata
+
+
+def _tensor(path: str | Path, file, name: str) -> Tensor:
+    try:
+        return file.get_tensor(name)
+    except Exception as error:  # a type that torch does not have, say
+        raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+
+
+def _config(path: str | Path, metadata: dict, head: Tensor | None) -> NetworkConfig:
+    """The network's choices that a header holds. A UserError unless each has its type, and before anything large is
+    made of them: the heads that they make must be as wide as the stored one."""
+    stored = metadata.get("network")
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: the checkpoint's header does not say which network it holds")
+    kinds = {field.name: field.type for field in dataclasses.fields(NetworkConfig)}
+    for name, value in stored.items():
+        kind = kinds.get(name)
+        if name == "levels":
+            fits = isinstance(value, list) and all(type(level) is int for level in value)
+        else:
+            wanted = int | float if kind is float else kind
+            fits = kind is not None and isinstance(value, wanted) and isinstance(value, bool) == (kind is bool)
+        if not fits:
+            raise UserError(f"{path}: the checkpoint's header says network.{name} = {value!r}, which cannot be")
+    try:
+        config = NetworkConfig(**stored)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if head is None or head.ndim != 2 or head.shape[1] % (config.width * config.pool**2):
+        raise UserError(f"{path}: the weights do not fit the network (heads.identity.weight)")
+    return config

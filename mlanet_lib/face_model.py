@@ -190,6 +190,9 @@ class MorphableModel(torch.nn.Module):
         missing = sorted({*_DTYPES, "expression_names", "name"} - set(arrays))
         if missing:
             raise UserError(f"{path}: the face model has no field {', '.join(missing)}")
+        for field, dimensions in (("name", 0), ("expression_names", 1)):
+            if arrays[field].dtype.kind != "U" or arrays[field].ndim != dimensions:
+                raise UserError(f"{path}: face model field '{field}' is not text but {arrays[field].dtype}")
         fields = {field: arrays[field] for field in (*_DTYPES, *_POINTS_BETWEEN) if field in arrays}
         for field, value in fields.items():
             fields[field] = value.astype(value.dtype.newbyteorder("="))
@@ -211,7 +214,7 @@ def _combine(basis: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
 
 
 def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str) -> None:
-    size = len(fields["mean"])
+    size = len(fields["mean"]) if fields["mean"].ndim else 0
     modes = len(expression_names)
     expected = {
         "mean": (size, 3),

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+import toy_model as toy
 
 from mlanet_lib.face_model import MorphableModel
 
@@ -49,28 +49,4 @@ def face_model() -> MorphableModel:
 @pytest.fixture(scope="session")
 def toy_model() -> MorphableModel:
     """A small ellipsoid 'face' (mm) with 5 identity, 4 expression and 3 albedo modes, for tests of everything else."""
-    rows, columns = 17, 21
-    theta, height = np.meshgrid(np.linspace(-1.3, 1.3, columns), np.linspace(-1.2, 1.2, rows))
-    mean = np.stack(
-        [70 * np.sin(theta) * np.cos(height), 100 * np.sin(height), 80 * np.cos(theta) * np.cos(height)], -1
-    )
-    index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]
-    faces = np.concatenate([np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])
-    mean = mean.reshape(-1, 3)
-    rng = np.random.default_rng(0)
-    phase = mean / 60
-    basis = np.stack([np.sin(phase @ rng.normal(size=(3, 3)) + k) * 3 for k in range(9)], -1)
-    colour = np.stack([np.cos(phase @ rng.normal(size=(3, 3)) + k) * 0.05 for k in range(3)], -1)
-    return MorphableModel(
-        mean=torch.tensor(mean, dtype=torch.float32),
-        identity_basis=torch.tensor(basis[..., :5], dtype=torch.float32),
-        expression_basis=torch.tensor(basis[..., 5:], dtype=torch.float32),
-        albedo_mean=torch.full((len(mean), 3), 0.6),
-        albedo_basis=torch.tensor(colour, dtype=torch.float32),
-        faces=torch.tensor(faces),
-        uv=torch.tensor(np.stack([theta / 2.6 + 0.5, height / 2.4 + 0.5], -1).reshape(-1, 2), dtype=torch.float32),
-        landmark_index=torch.tensor(np.linspace(0, len(mean) - 1, 68).astype(np.int64)),
-        expression_names=["jawOpen", "mouthSmileLeft", "mouthSmileRight", "eyeBlinkLeft"],
-        name="toy",
-    )
+    return toy.build()
