@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train, cli_video
 from mlanet_lib.cli_options import a_count, a_path
-from mlanet_lib.errors import UserError, one_line
+from mlanet_lib.errors import UserError, one_line, printable
 from mlanet_lib.files import check_target, check_writable
 
 SQUARE = 1.05
@@ -215,7 +215,8 @@ def _say_of(path: Path, error: Exception) -> None:
     from tqdm.auto import tqdm
 
     text = one_line(error)
-    tqdm.write(f"mlanet: {text if str(path) in text else f'{path}: {text}'}", file=sys.stderr)
+    named = printable(str(path))
+    tqdm.write(f"mlanet: {text if named in text else f'{named}: {text}'}", file=sys.stderr)
 
 
 def _reconstruct_one(task, predictor, options) -> None:
