@@ -18,6 +18,8 @@ from PIL import Image
 from mlanet_lib import cli
 from mlanet_lib.clip import Clip
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import alone
+from mlanet_lib.outputs import is_own
 from mlanet_lib.video import gather, predict_frames, share, smooth
 from mlanet_lib.video_files import COLUMNS, draw, reconstruct_clip
 
@@ -232,3 +234,26 @@ def test_kill_nine_and_again(toy_model, tmp_path):
     oracle = Oracle(stored, Motion(stored))
     done = predict_frames(Clip.open(path), oracle, part)
     assert oracle.asked == list(range(lines, 200)) and len(done) == 200
+
+
+def test_two_runs_of_one_clip_into_one_folder(clip, toy_model, tmp_path):
+    """The second is refused, and the first one's frames stay as they are."""
+    out = tmp_path / "out"
+    part = out / ".walk.frames.part"
+    predict_frames(clip, Oracle(toy_model, *two(toy_model)), part)
+    before = part.read_bytes()
+    with (
+        alone(out / ".walk.lock", "held by the first"),
+        pytest.raises(UserError, match=r"walk\.mp4: another run is writing walk\.csv"),
+    ):
+        reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
+    assert part.read_bytes() == before and listed(out) == [part.name]
+    reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
+    assert listed(out) == NAMES
+
+
+def test_a_table_that_somebody_edited_is_not_replaced(clip, toy_model, tmp_path):
+    (tmp_path / "walk.csv").write_text("frame,note\n0,mine\n")
+    with pytest.raises(UserError, match=r"walk\.csv is there already"):
+        reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), tmp_path, "walk", may_replace=is_own)
+    assert (tmp_path / "walk.csv").read_text() == "frame,note\n0,mine\n" and not (tmp_path / "walk.json").exists()
