@@ -15,10 +15,8 @@ from mlanet_lib.network import NetworkConfig, backbone_options
 
 PICTURE = 60
 """Bytes a pixel of a batch's pictures: they, their targets, and what the augmentation makes of them."""
-RENDERED = 100
-"""Bytes a pixel that is rendered for the photometric loss, and kept for its gradient."""
-VERTEX = 200
-"""Bytes a vertex of each face that is rendered."""
+RENDERED, VERTEX = 50, 50
+"""Bytes a pixel, and a vertex of each face, that is rendered for the photometric loss."""
 COPIES = 20
 """Bytes a weight: itself, its average, its gradient, and AdamW's two moments."""
 
@@ -26,10 +24,13 @@ COPIES = 20
 def check_training(config, network: NetworkConfig, model: MorphableModel, batch: int, device: torch.device) -> None:
     """UserError, with the estimate, where a training cannot fit into the memory of this machine or of its GPU.
 
-    config: a `TrainConfig`; batch: pictures of a step in that memory. Measured on a CPU, as the growth of the peak
-    of a process that called `fit` for two steps, beside what is estimated here:
+    config: a `TrainConfig`; batch: pictures of a step in that memory. Compared with processes that called `fit` for two
+    steps on a CPU in float32 (how much their highest memory grew with a greater batch, or with greater renderings):
 
-        TABLE
+        resnet18, 96 px            6.5 MB a picture              estimated 4.7
+        resnet50, 224 px           105 MB a picture              estimated 89
+        rendered, 48 to 224 px     118 bytes a pixel             estimated 50, since fewer may be drawn than allowed
+        rendered, 4,000 to 11,525  83 bytes a vertex             estimated 50, likewise
     """
     available = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory()
     outputs = model.n_identity + model.n_expression + model.n_albedo + 36
@@ -39,14 +40,15 @@ def check_training(config, network: NetworkConfig, model: MorphableModel, batch:
     share = 1 / 2 if config.compile or config.precision == "bfloat16" else 1  # compiled, some is computed again instead
     pictures = batch * (picture_bytes(network) * share + PICTURE * network.image_size**2)
     pictures += batch * 12 * min(config.vertices, model.n_vertices)
-    what = f"train.batch_size {batch} at network.image_size {network.image_size}"
+    asked = config.batch_size if batch == config.batch_size else f"{config.batch_size} ({batch:,} here)"
+    what = f"train.batch_size {asked} at network.image_size {network.image_size}"
     check_memory(weights + pictures, what, available)
     drawn = min(config.photometric_batch, batch) if config.weights.photometric else 0
     vertices = min(config.photometric_vertices or model.n_vertices, model.n_vertices)
     rendered = drawn * (RENDERED * config.photometric_size**2 + VERTEX * vertices)
     what = f"train.photometric_batch {drawn} at train.photometric_size {config.photometric_size}"
     check_memory(rendered, what, available)
-    check_memory(weights + pictures + rendered, f"train.batch_size {batch} with {what}", available)
+    check_memory(weights + pictures + rendered, f"train.batch_size {asked} with {what}", available)
 
 
 @lru_cache(maxsize=32)

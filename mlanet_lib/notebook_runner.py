@@ -299,9 +299,8 @@ class CellError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mlanet_lib.notebook_runner", description="Run one of the study's notebooks."
-    )
+    description = "Run one of the study's notebooks."
+    parser = argparse.ArgumentParser(prog="python -m mlanet_lib.notebook_runner", description=description)
     parser.add_argument("name", help="the notebook's name, as 02_train")
     parser.add_argument("--as", dest="run", metavar="KEY", help="which run of several, as ablation/no_attention")
     parser.add_argument(

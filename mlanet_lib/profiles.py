@@ -209,7 +209,7 @@ def check_keys(values: dict, root: str | Path) -> None:
 
 def check_forms(values: dict, known: dict, where: str) -> None:
     """UserError for the first key of `values` that is not in `known` (the embedded profile's), or whose value has
-    another form there: a mapping, a list, text, a number. Names that are the user's become parts of paths: `check_name`.
+    another form there: a mapping, a list, text, a number; and for a name of the user's that cannot be a file's.
     """
     study = {name: known.get(name, {}) for name in ("network", "train")}
     _check_forms(values, known, where, "", {"ablation.base": study, "ablation.variants": study})

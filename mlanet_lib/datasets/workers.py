@@ -60,7 +60,7 @@ def _start_worker(model: MorphableModel) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone: where that was killed, it would wait for work for ever."""
+    """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
     parent_process().join()
     os._exit(1)
 
