@@ -21,6 +21,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv trusts the certificates that the machine trusts, as pip does
 export UV_SYSTEM_CERTS := 1
 
+# In a downloaded ZIP there is no git, and DVC must be told so (in .dvc/config.local, which git ignores).
+NO_GIT = git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
+
 .PHONY: help setup repro test lab lint format lock data weights clean-setup
 
 help:  ## this list
@@ -46,11 +49,13 @@ $(STAMP): requirements.lock pyproject.toml $(UV)
 	@touch $@
 
 repro: setup  ## run the whole pipeline of params.yaml and print the headline table
+	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@dvc repro
 	@echo && cat outputs/report/headline.txt
 
 test: setup lint  ## lint, then every test
+	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@python -m pytest -q
 
@@ -63,18 +68,21 @@ format: setup  ## let ruff repair what lint complains of
 	@ruff format --quiet .
 
 data: setup  ## make data/ again from code, and put it into the remote inside the repository
+	@$(NO_GIT)
 	@mlanet face-model build
 	@dvc add --quiet data && dvc push --quiet data.dvc
 
 weights: setup  ## ship what `dvc repro` trained on photos (profile open, open_ict), by its face model's name: half precision, into store/
 	@if grep -q '^profile: embedded' params.yaml; then \
 		echo "make weights: shipped weights have seen photos, and this is the profile embedded: mlanet profile use open" >&2; exit 2; fi
+	@$(NO_GIT)
 	@dvc pull --quiet weights.dvc
 	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
 		if [ "$$shipped" = anthropometric.safetensors ]; then python tests/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
 lab: setup  ## open JupyterLab on the notebooks
+	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@jupyter lab --notebook-dir=. notebooks/00_explore.ipynb
 

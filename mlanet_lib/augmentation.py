@@ -9,6 +9,7 @@ seen through. Mirroring needs a face model that is symmetric (`mirror.py`).
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from mlanet_lib.camera import roll_in_picture
 from mlanet_lib.lighting import rolled
+from mlanet_lib.limits import SHARE, Range, check_fields
 from mlanet_lib.mirror import Mirror
 from mlanet_lib.parameters import FaceParameters
 
@@ -37,6 +39,7 @@ _USES = {
 _LATER = ("occlude", "lying")  # drawn by themselves, so that the others are what they were before there were such uses
 _LYING = 120.0  # degrees
 _PLACES = 256  # along each side of the sheet that noise is cut from
+_LOG = Range(0, 5)  # of the logarithm of a factor: e^5 is 148
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,21 @@ class AugmentConfig:
     an ellipse or a band lies that holds real texture.
     """
 
-    shift: float = 0.04
-    zoom: float = 0.06
-    turn: float = 0.0
-    lying: float = 0.0
-    gain: float = 0.12
-    tint: float = 0.04
-    contrast: float = 0.2
-    blur: float = 0.3
-    noise: float = 0.03
-    erase: float = 0.25
-    mirror: float = 0.0
-    occlude: float = 0.0
+    shift: Annotated[float, Range(0, 1)] = 0.04
+    zoom: Annotated[float, _LOG] = 0.06
+    turn: Annotated[float, Range(0, 180)] = 0.0
+    lying: Annotated[float, SHARE] = 0.0
+    gain: Annotated[float, _LOG] = 0.12
+    tint: Annotated[float, _LOG] = 0.04
+    contrast: Annotated[float, _LOG] = 0.2
+    blur: Annotated[float, SHARE] = 0.3
+    noise: Annotated[float, Range(0, 1)] = 0.03
+    erase: Annotated[float, SHARE] = 0.25
+    mirror: Annotated[float, SHARE] = 0.0
+    occlude: Annotated[float, SHARE] = 0.0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclass

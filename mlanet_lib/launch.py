@@ -22,6 +22,7 @@ import torch
 from mlanet_lib.augmentation import AugmentConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.limits import check_processes, cores
 from mlanet_lib.losses import LossWeights
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.processes import leave
@@ -48,10 +49,14 @@ def fit_in_processes(
 
     In one, or where a launcher started several already, this is `fit` itself. Otherwise what the processes print, the
     progress bar too, appears on this one's stderr; a failure is a UserError with what they said last. They end when
-    this process does, however it ends.
+    this process does, however it ends. More processes than cores, or than GPUs where those train, are a UserError
+    unless they were asked for twice (`limits.check_processes`).
     """
     folders = (train_folder, validation_folder, out_folder)
-    count = config.processes or max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    count = config.processes or max(1, gpus)
+    on_gpus = device != "cpu" and gpus > 0
+    check_processes(count, gpus if on_gpus else cores(), "train.processes", "GPUs" if on_gpus else "cores")
     if count == 1 or "RANK" in os.environ:
         return fit(config, network_config, model, *folders, seed, resume, max_steps, progress, device)
     job = {

@@ -6,6 +6,7 @@ parameters of public data, a differentiable renderer); the formulas and weights 
 """
 
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from mlanet_lib.camera import project, to_camera
 from mlanet_lib.constants import constant
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.lighting import REFLECTED
+from mlanet_lib.limits import WEIGHT, check_fields
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render_face
 from mlanet_lib.training_data import on_device
@@ -35,21 +37,24 @@ class LossWeights:
     prior_albedo [sd^2], prior_light [radiance^2].
     """
 
-    identity: float = 0.1
-    expression: float = 1.0
-    albedo: float = 0.05
-    rotation: float = 2.0
-    translation: float = 10.0
-    lighting: float = 0.5
-    vertices: float = 0.1
-    landmarks: float = 20.0
-    points: float = 20.0
-    openings: float = 5.0
-    photometric: float = 1.0
-    prior_identity: float = 0.01
-    prior_expression: float = 0.02
-    prior_albedo: float = 0.01
-    prior_light: float = 0.02
+    identity: Annotated[float, WEIGHT] = 0.1
+    expression: Annotated[float, WEIGHT] = 1.0
+    albedo: Annotated[float, WEIGHT] = 0.05
+    rotation: Annotated[float, WEIGHT] = 2.0
+    translation: Annotated[float, WEIGHT] = 10.0
+    lighting: Annotated[float, WEIGHT] = 0.5
+    vertices: Annotated[float, WEIGHT] = 0.1
+    landmarks: Annotated[float, WEIGHT] = 20.0
+    points: Annotated[float, WEIGHT] = 20.0
+    openings: Annotated[float, WEIGHT] = 5.0
+    photometric: Annotated[float, WEIGHT] = 1.0
+    prior_identity: Annotated[float, WEIGHT] = 0.01
+    prior_expression: Annotated[float, WEIGHT] = 0.02
+    prior_albedo: Annotated[float, WEIGHT] = 0.01
+    prior_light: Annotated[float, WEIGHT] = 0.02
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def coefficient_loss(predicted: Tensor, truth: Tensor) -> Tensor:

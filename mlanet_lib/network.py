@@ -10,6 +10,7 @@ every choice in it is a field of `NetworkConfig`, the axes of the ablation.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import timm
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from mlanet_lib.attention import ATTENTION_KINDS, FUSION_KINDS, CoarseGate, energy_map, level_attention
 from mlanet_lib.camera import DEFAULT_FOCAL, rotation_6d_to_matrix
 from mlanet_lib.errors import UserError
+from mlanet_lib.limits import FieldError, Range, check_fields
 from mlanet_lib.parameters import FaceParameters
 
 HEAD_INIT = 1e-5
@@ -53,27 +55,26 @@ class NetworkConfig:
 
     backbone: str = "resnet18"
     pretrained: bool = False
-    levels: tuple[int, ...] = (1, 2, 3, 4)
+    levels: tuple[Annotated[int, Range(1, 4)], ...] = (1, 2, 3, 4)
     attention: str = "channel_spatial"
     fusion: str = "hierarchical"
-    image_size: int = 96
-    width: int = 64
-    pool: int = 4
-    focal: float = DEFAULT_FOCAL
+    image_size: Annotated[int, Range(8, 10**6)] = 96
+    width: Annotated[int, Range(1, 10**5)] = 64
+    pool: Annotated[int, Range(1, 10**4)] = 4
+    focal: Annotated[float, Range(0, 1000, above=True)] = DEFAULT_FOCAL
     start: str | None = None
 
     def __post_init__(self):
+        check_fields(self)
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
-        if not self.levels or not set(self.levels) <= {1, 2, 3, 4}:
-            raise UserError(f"levels must be some of 1, 2, 3, 4 (strides 4 to 32), not {list(self.levels)}")
+        if not self.levels:
+            raise FieldError("levels = []: must be some of 1, 2, 3, 4 (strides 4 to 32)")
         if self.attention not in ATTENTION_KINDS:
             raise UserError(f"unknown attention {self.attention!r}; choose one of {', '.join(ATTENTION_KINDS)}")
         if self.fusion not in FUSION_KINDS:
             raise UserError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSION_KINDS)}")
         if not timm.is_model(self.backbone):
             raise UserError(f"timm {timm.__version__} has no backbone {self.backbone!r}")
-        if min(self.image_size, self.width, self.pool) < 1 or not self.focal > 0:
-            raise UserError("image_size, width, pool and focal of the network must be positive")
 
 
 class MLANet(nn.Module):
@@ -210,13 +211,7 @@ class MLANet(nn.Module):
 
 def _backbone(config: NetworkConfig) -> tuple[nn.Module, str]:
     """The feature extractor that returns the chosen levels, and where its weights came from."""
-    options = {"features_only": True, "feature_cls": "getter"}  # "getter" drops what lies behind the last level
-    with torch.device("meta"):
-        strides = timm.create_model(config.backbone, **options).feature_info.reduction()
-    wanted = [2 ** (level + 1) for level in config.levels]
-    if not set(wanted) <= set(strides):
-        raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
-    options["out_indices"] = tuple(strides.index(stride) for stride in wanted)
+    options = backbone_options(config)
     if config.pretrained:
         try:
             backbone = timm.create_model(config.backbone, pretrained=True, **options)
@@ -227,6 +222,17 @@ def _backbone(config: NetworkConfig) -> tuple[nn.Module, str]:
             print(f"no pretrained weights for {config.backbone}, random ones instead: {reason}", flush=True)
             return _fresh(config, options), f"random (pretrained ones were not to be had: {reason})"
     return _fresh(config, options), "random"
+
+
+def backbone_options(config: NetworkConfig) -> dict:
+    """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
+    options = {"features_only": True, "feature_cls": "getter"}  # "getter" drops what lies behind the last level
+    with torch.device("meta"):
+        strides = timm.create_model(config.backbone, **options).feature_info.reduction()
+    wanted = [2 ** (level + 1) for level in config.levels]
+    if not set(wanted) <= set(strides):
+        raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
+    return options | {"out_indices": tuple(strides.index(stride) for stride in wanted)}
 
 
 def _fresh(config: NetworkConfig, options: dict) -> nn.Module:

@@ -16,15 +16,14 @@ import difflib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-from ruamel.yaml import YAML
-
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.profiles import (
     PARAMS_FILE,
     check_keys,
@@ -32,6 +31,7 @@ from mlanet_lib.profiles import (
     merge,
     nested,
     parameter_keys,
+    parse_yaml,
     read_yaml,
     unknown_key,
     walk,
@@ -50,17 +50,39 @@ KERNEL_ENVIRONMENT = {
 
 
 def read_notebook(path: Path) -> dict:
-    """The notebook at `path` as its JSON says (nbformat 4), sources as one text each. UserError if there is none."""
+    """The notebook at `path` as its JSON says (nbformat 4), sources as one text each, and metadata for every cell.
+
+    UserError if there is none, or one of another format.
+    """
     if not path.is_file():
         near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.ipynb")], n=1, cutoff=0.3)
         raise UserError(f"no notebook {path}" + (f", did you mean {near[0]}?" if near else ""))
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            cell["source"] = "".join(cell["source"])
-    except (ValueError, KeyError, TypeError) as error:
+        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(notebook, dict) and notebook.get("nbformat", 4) != 4:
+            raise UserError(f"{path} is of nbformat {notebook['nbformat']!r}, not 4: jupyter nbconvert --to notebook")
+        cells = [_read_cell(cell) for cell in _listed(notebook["cells"])]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a notebook") from error
-    return notebook
+    return {**notebook, "cells": cells}
+
+
+def _read_cell(cell: dict) -> dict:
+    """A cell with its source as one text, and with metadata; a TypeError or ValueError for what is no cell."""
+    source, metadata = cell["source"], cell.get("metadata", {})
+    source = "".join(source if isinstance(source, str) else _listed(source))
+    source.encode()  # half a surrogate pair could not be written
+    if cell["cell_type"] not in ("code", "markdown", "raw"):
+        raise ValueError("unknown type of cell")
+    return {**cell, "source": source, "metadata": {**metadata, "tags": _listed(metadata.get("tags", []))}}
+
+
+def _listed(value: object) -> list:
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return value
 
 
 def stripped(notebook: dict) -> dict:
@@ -100,24 +122,32 @@ def write_notebook(notebook: dict, path: Path) -> None:
 
 def clean_copy(name: str, root: Path) -> dict:
     """Bring outputs/clean/NAME.ipynb up to date with notebooks/NAME.ipynb, and return it."""
-    source = root / "notebooks" / f"{name}.ipynb"
+    source = root / "notebooks" / f"{check_name(name, 'notebook')}.ipynb"
     clean = stripped(read_notebook(source))
     write_notebook(clean, root / CLEAN / source.name)
     return clean
 
 
 def declared_parameters(notebook: dict, where: str = "the notebook") -> dict[str, object]:
-    """Name -> default of every assignment in the cell tagged `parameters`. UserError if a default is no plain value."""
+    """Name -> default of every assignment in the cell tagged `parameters`. UserError if a default is no plain value,
+    or the cell no Python."""
     cells = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise UserError(f"{where} must have one cell tagged 'parameters', not {len(cells)}")
     defaults = {}
-    for node in ast.parse(cells[0]["source"]).body:
+    try:
+        statements = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
+        text = (getattr(error, "text", None) or "").strip()
+        reason = f"{text} belongs in another cell" if text.startswith(("%", "!")) else getattr(error, "msg", error)
+        raise UserError(f"{where}: its parameters cell{line} is not plain Python: {reason}") from error
+    for node in statements:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
             try:
                 defaults[target.id] = ast.literal_eval(node.value)
-            except ValueError as error:
+            except (ValueError, TypeError, RecursionError, MemoryError) as error:
                 raise UserError(f"{where}: parameter {target.id} must be a plain value") from error
     return defaults
 
@@ -129,7 +159,7 @@ def parse_settings(settings: list[str]) -> dict[str, object]:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UserError(f"--set takes KEY=VALUE, not {setting!r}")
-        parsed[key.strip()] = YAML(typ="safe").load(text)
+        parsed[key.strip()] = parse_yaml(text, f"--set {key.strip()}")
     return parsed
 
 
@@ -191,11 +221,14 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
     """
     import nbformat  # seconds to import, as are these: only where something is executed
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from papermill.exceptions import PapermillExecutionError
 
     from mlanet_lib.notebook_html import write_html
 
     root = root or find_root()
+    for part in run.split("/") if run is not None else ():
+        check_name(part, "--as")
     clean = clean_copy(name, root)
     declared = declared_parameters(clean, f"{name}.ipynb")
     configuration = read_yaml(root / PARAMS_FILE)
@@ -204,7 +237,7 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
     target = root / EXECUTED / (f"{run}.ipynb" if run else f"{name}.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it only warns of what the checks above refuse
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says the checks above refuse, or we do below
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL_ENVIRONMENT, MLANET_ROOT=str(root)):
         raw = Path(folder) / "executed.ipynb"
         try:
@@ -215,7 +248,7 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=root,
-                request_save_on_cell_execute=False,
+                kernel_manager_class=_watched_kernel(ended := []),
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
@@ -225,19 +258,49 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
             if error.ename == UserError.__name__:
                 raise UserError(error.evalue) from error
             raise CellError(f"{name}.ipynb failed{error}\n(kept as {failed.relative_to(root)})") from error
+        except (RuntimeError, NoSuchKernel) as error:  # nbclient's DeadKernelError is one
+            if not ended:
+                raise UserError(f"{name}.ipynb: no kernel python3 could be started: {error}") from error
+            write_notebook(tidy(nbformat.read(raw, as_version=4)), failed)
+            raise CellError(f"{name}.ipynb: {how_it_ended(ended[0])} (kept as {failed.relative_to(root)})") from error
         executed = tidy(nbformat.read(raw, as_version=4))
     write_notebook(executed, target)
     write_html(executed, target.with_suffix(".html"), title=run or name)
     return target
 
 
+def _watched_kernel(ended: list[int]) -> type:
+    """A kernel manager that puts the exit code of a kernel that ended by itself into the list."""
+    from jupyter_client import AsyncKernelManager
+
+    class Watched(AsyncKernelManager):
+        async def is_alive(self) -> bool:
+            code = await self.provisioner.poll() if self.has_kernel else None
+            if code is not None:
+                ended.append(code)
+            return code is None and self.has_kernel
+
+    return Watched
+
+
+def how_it_ended(code: int) -> str:
+    """What became of a kernel with this exit code (negative: a signal), and what the reason mostly is."""
+    number = -code if code < 0 else code - 128
+    if number == getattr(signal, "SIGKILL", 9):
+        return "its kernel was killed, most likely because the memory was not enough: smaller batches or pictures help"
+    if number in {one.value for one in signal.Signals}:
+        return f"its kernel crashed ({signal.Signals(number).name})"
+    return f"its kernel ended by itself with exit code {code}"
+
+
 class CellError(Exception):
-    """A notebook's cell raised: the text holds the cell's error."""
+    """A notebook's cell raised, or ended the kernel: the text holds the cell's error."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mlanet_lib.notebook_runner", description=__doc__.split("\n")[0])
+    description = "Run one of the study's notebooks."
+    parser = argparse.ArgumentParser(prog="python -m mlanet_lib.notebook_runner", description=description)
     parser.add_argument("name", help="the notebook's name, as 02_train")
     parser.add_argument("--as", dest="run", metavar="KEY", help="which run of several, as ablation/no_attention")
     parser.add_argument(
@@ -253,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
             target = execute(options.name, options.run, parse_settings(options.settings), root)
             print(f"wrote {target.relative_to(root)} and .html")
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     except CellError as error:
         print(error, file=sys.stderr)

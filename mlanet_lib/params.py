@@ -10,13 +10,26 @@ import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import TypeAdapter, ValidationError
 
 from mlanet_lib.datasets.sources import DataConfig
 from mlanet_lib.errors import UserError
+from mlanet_lib.files import check_name
+from mlanet_lib.limits import COUNT, SEED, FieldError, Range, check_fields
 from mlanet_lib.network import NetworkConfig
-from mlanet_lib.profiles import PARAMS_FILE, find_root, merge, nested, parameter_keys, read_yaml, unknown_key, walk
+from mlanet_lib.profiles import (
+    PARAMS_FILE,
+    check_plain,
+    find_root,
+    merge,
+    nested,
+    parameter_keys,
+    read_yaml,
+    unknown_key,
+    walk,
+)
 from mlanet_lib.training import TrainConfig
 
 
@@ -50,8 +63,13 @@ class AblationParams:
     trained once for each; variants: name -> what it changes on top of base. `full` is the one compared with."""
 
     base: dict[str, typing.Any]
-    seeds: tuple[int, ...]
+    seeds: tuple[Annotated[int, SEED], ...]
     variants: dict[str, dict[str, typing.Any]]
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in self.variants:
+            check_name(name, "ablation.variants:")  # they become folders
 
 
 @dataclass(frozen=True)
@@ -59,11 +77,16 @@ class BenchmarkParams:
     """limit: faces judged (null: all); batch_size: pictures in one forward; bootstrap: resamples behind an interval;
     examples: faces shown in figures; others: points of other systems by name (`evaluation_labels.read_points`)."""
 
-    limit: int | None
-    batch_size: int
-    bootstrap: int
-    examples: int
+    limit: Annotated[int, COUNT] | None
+    batch_size: Annotated[int, COUNT]
+    bootstrap: Annotated[int, Range(1, 10**6)]
+    examples: Annotated[int, Range(2, 1000)]
     others: dict[str, str]
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in self.others:
+            check_name(name, "benchmark.others:")
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ class Params:
     """The whole of params.yaml, by section."""
 
     profile: str
-    seed: int
+    seed: Annotated[int, SEED]
     paths: Paths
     face_model: FaceModelParams
     data: DataConfig
@@ -79,6 +102,9 @@ class Params:
     train: TrainConfig
     ablation: AblationParams
     benchmark: BenchmarkParams
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def load_params(path: str | Path | None = None, changes: dict[str, object] | None = None) -> Params:
@@ -106,6 +132,7 @@ def notebook_params(names: dict[str, object]) -> Params:
 
 def parse_params(values: dict, where: str = PARAMS_FILE) -> Params:
     """Nested mappings as `Params`; errors begin with `where`."""
+    check_plain(values, where)
     _check_keys(values, Params, where, "")
     params = _typed(Params, values, where)
     if FULL not in params.ablation.variants:
@@ -169,8 +196,8 @@ def _typed(kind: type, values: dict, where: str, prefix: str = ""):
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
-        raise UserError(f"{where}: {key} = {first['input']!r}: {first['msg'].lower()}") from error
+        if isinstance(out := first.get("ctx", {}).get("error"), FieldError):
+            raise UserError(f"{where}: {key}{'.' if key else ''}{out}") from error
+        raise UserError(f"{where}: {key} = {repr(first['input'])[:80]}: {first['msg'].lower()}") from error
     except UserError as error:  # a dataclass judged its own values
-        raise UserError(f"{where}: {error}") from error
-    except TypeError as error:  # a date, a set: YAML knows more than JSON
         raise UserError(f"{where}: {error}") from error

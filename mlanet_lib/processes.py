@@ -62,6 +62,11 @@ class Processes:
         """This process's share of some rows: every `count`-th, so that each has its part of each kind."""
         return rows[self.rank :: self.count]
 
+    def in_one_memory(self, batch: int) -> int:
+        """How many of a batch's rows lie in one memory: a GPU's, or that of a machine and all its processes."""
+        together = 1 if self.device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        return -(-batch * together // self.count)
+
     @contextmanager
     def agreeing(self) -> Iterator[None]:
         """Wait at the end of the block for all processes; a UserError in one of them is raised in all."""

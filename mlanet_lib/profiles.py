@@ -7,18 +7,23 @@ here: `params` gives the values their types.
 
 import difflib
 import io
+import math
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import atomic_path, check_name
 
 PARAMS_FILE = "params.yaml"
 EMBEDDED = "embedded"
+DEEPEST, MOST_VALUES = 20, 100_000
+"""How deep values may be nested, and how many there may be: an alias that holds itself has no end, and a few lines of
+aliases to aliases hold more than any memory."""
 
 
 def find_root(start: str | Path | None = None) -> Path:
@@ -37,18 +42,66 @@ def find_root(start: str | Path | None = None) -> Path:
 
 
 def read_yaml(path: str | Path, keep_comments: bool = False) -> dict:
-    """The mapping in a YAML 1.2 file (1e-4 is a number). UserError, with the line, if it is none."""
+    """The mapping in a YAML 1.2 file (1e-4 is a number), of plain values. UserError, with the line, if it is none."""
     path = Path(path)
     try:
-        found = YAML(typ="rt" if keep_comments else "safe").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path.name}{line} is not YAML: {error.problem}") from error
+    found = parse_yaml(text, path.name, keep_comments)
     if not isinstance(found, dict):
         raise UserError(f"{path.name} must hold names and values")
     return found
+
+
+def parse_yaml(text: str, where: str, keep_comments: bool = False) -> object:
+    """The value that a YAML 1.2 text says; UserErrors, which begin with `where`, for what is none or not plain."""
+    try:
+        found = YAML(typ="rt" if keep_comments else "safe").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UserError(f"{where}{line} is not YAML: {' '.join(str(problem).split())}") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is not YAML that can be read: it is nested too deeply") from error
+    except ValueError as error:  # the 31st of February, a number of 5,000 digits
+        raise UserError(f"{where} is not YAML that can be read: {error}") from error
+    check_plain(found, where)
+    return found
+
+
+def check_plain(values: object, where: str) -> None:
+    """UserError unless `values` are mappings by names, lists, text, whole and finite numbers, true, false and null."""
+    waiting: list[tuple[str, object, int]] = [("", values, 0)]
+    for number, (key, value, depth) in enumerate(_taken(waiting)):
+        place = f"{where}: {key}" if key else where
+        if depth > DEEPEST or number > MOST_VALUES:
+            raise UserError(
+                f"{where}: {key.split('.')[0]} never ends: it is nested too deeply, or holds aliases of aliases"
+            )
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if not isinstance(name, str) or _unprintable(name):
+                    raise UserError(f"{place}: the key {name!r} is no text")
+                waiting.append((f"{key}.{name}" if key else name, inner, depth + 1))
+        elif isinstance(value, list | tuple):
+            waiting += [(key, inner, depth + 1) for inner in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{place} = {value}: must be a finite number")
+        elif isinstance(value, str) and _unprintable(value):
+            raise UserError(f"{place} = {value[:40]!r} holds a control character")
+        elif value is not None and not isinstance(value, str | int | float):
+            raise UserError(f"{place} is no plain value but a {type(value).__name__} (text is written in quotes)")
+
+
+def _taken(waiting: list) -> Iterator:
+    while waiting:
+        yield waiting.pop()
+
+
+def _unprintable(text: str) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def walk(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -76,6 +129,8 @@ def nested(dotted: dict[str, object]) -> dict:
         place = result
         for name in folders:
             place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{key} and a value for all of {key.rpartition('.')[0]} exclude each other")
         place[last] = value
     return result
 
@@ -105,12 +160,13 @@ def profile_text(name: str, root: str | Path) -> str:
     """
     folder = Path(root) / "profiles"
     layers = _layers(name, root)
-    text = (folder / f"{EMBEDDED}.yaml").read_text(encoding="utf-8")
+    known = read_yaml(folder / f"{EMBEDDED}.yaml")
     if name == EMBEDDED:
-        return text
+        return (folder / f"{EMBEDDED}.yaml").read_text(encoding="utf-8")
     whole = read_yaml(folder / f"{EMBEDDED}.yaml", keep_comments=True)
     for layer, changes in layers:
-        _put(whole, changes, f"profiles/{layer}.yaml", "")
+        check_forms(changes, known, f"profiles/{layer}.yaml")
+        _put(whole, changes, "")
     writer = YAML(typ="rt")
     writer.width, writer.preserve_quotes = 4096, True
     stream = io.StringIO()
@@ -131,35 +187,73 @@ def _layers(name: str, root: str | Path, above: tuple[str, ...] = ()) -> list[tu
     return [*_layers(changes.pop("base", EMBEDDED), root, (*above, name)), (name, changes)]
 
 
-def _put(target: dict, changes: dict, where: str, prefix: str) -> None:
+def _put(target: dict, changes: dict, prefix: str) -> None:
     """Write `changes` into a commented mapping in place; a mapping whose names are free is replaced whole."""
     for key, value in changes.items():
         dotted = f"{prefix}{key}"
-        if key not in target:
-            raise unknown_key(where, dotted, target)
-        if isinstance(value, dict) and isinstance(target[key], dict) and dotted not in FREE_MAPPINGS:
-            _put(target[key], value, where, f"{dotted}.")
+        if isinstance(value, dict) and dotted not in FREE_MAPPINGS:
+            _put(target[key], value, f"{dotted}.")
         else:
             target[key] = value
 
 
 def check_keys(values: dict, root: str | Path) -> None:
-    """UserError for the first key of params.yaml that the embedded profile does not have: a typo, read before all else.
+    """`check_forms` of params.yaml beside the embedded profile: what is misspelt is said before all else.
 
     Cheap, and without torch; `params.parse_params` checks types and ranges too. Nothing is checked where there are no
     profiles.
     """
-    if EMBEDDED not in profile_names(root):
-        return
-    known = list(dict(walk(read_yaml(Path(root) / "profiles" / f"{EMBEDDED}.yaml"))))
-    for key, _ in walk(values):
-        if key not in known and not key.startswith(tuple(f"{mapping}." for mapping in FREE_MAPPINGS)):
-            parent = key.rpartition(".")[0]
-            raise unknown_key(PARAMS_FILE, key, [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent])
+    if EMBEDDED in profile_names(root):
+        check_forms(values, read_yaml(Path(root) / "profiles" / f"{EMBEDDED}.yaml"), PARAMS_FILE)
 
 
-FREE_MAPPINGS = ("ablation.base", "ablation.variants", "data.sources")
-"""Where names are the user's: a profile replaces these mappings whole."""
+def check_forms(values: dict, known: dict, where: str) -> None:
+    """UserError for the first key of `values` that is not in `known` (the embedded profile's), or whose value has
+    another form there: a mapping, a list, text, a number; and for a name of the user's that cannot be a file's.
+    """
+    study = {name: known.get(name, {}) for name in ("network", "train")}
+    _check_forms(values, known, where, "", {"ablation.base": study, "ablation.variants": study})
+
+
+def _check_forms(values: dict, known: dict, where: str, prefix: str, studies: dict[str, dict]) -> None:
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if key not in known:
+            raise unknown_key(where, dotted, known)
+        if not _alike(value, known[key]):
+            raise UserError(f"{where}: {dotted} must be {_form(known[key])}, not {_form(value)}")
+        inner = studies.get(dotted, known[key])
+        if dotted in NAMED_BY_USERS:
+            for name, one in value.items():
+                check_name(name, f"{where}: {dotted}:")
+                if isinstance(one, dict) == (dotted == "benchmark.others"):
+                    raise UserError(f"{where}: {dotted}.{name} must be {_form('' if isinstance(one, dict) else {})}")
+                if dotted in studies:
+                    _check_forms(one, inner, where, f"{dotted}.{name}.", {})
+        elif isinstance(value, dict):
+            _check_forms(value, inner, where, f"{dotted}.", studies)
+
+
+def _alike(value: object, known: object) -> bool:
+    """Whether a value may stand where the embedded profile has `known`; where that is null any single value may."""
+    if known is None:
+        return not isinstance(value, dict | list)
+    if isinstance(value, list) and isinstance(known, list):
+        return not known or all(_alike(item, known[0]) for item in value)
+    return _form(value) == _form(known) or (_form(value), _form(known)) == ("a whole number", "a number")
+
+
+def _form(value: object) -> str:
+    """What a value is, in words."""
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+    names |= {dict: "names and values", type(None): "null"}
+    return next(text for kind, text in names.items() if isinstance(value, kind))
+
+
+NAMED_BY_USERS = ("ablation.variants", "benchmark.others", "data.sources")
+"""Mappings whose names are the user's, and become names of files."""
+FREE_MAPPINGS = ("ablation.base", *NAMED_BY_USERS)
+"""What a profile replaces whole."""
 
 
 def use_profile(name: str, root: str | Path | None = None, force: bool = False) -> Path:
@@ -169,6 +263,7 @@ def use_profile(name: str, root: str | Path | None = None, force: bool = False) 
     """
     root = Path(root) if root else find_root()
     text, path = profile_text(name, root), root / PARAMS_FILE
+    check_keys(parse_yaml(text, f"profiles/{name}.yaml"), root)  # what is written can be read
     if path.is_file() and not force and (edited := _edited_keys(root, path)):
         shown = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
         raise UserError(f"{PARAMS_FILE} was edited ({shown}); --force drops these edits")
@@ -183,7 +278,7 @@ def _edited_keys(root: Path, path: Path) -> list[str]:
     profile = now.get("profile")
     if profile not in profile_names(root):
         return ["profile"]
-    was = dict(walk(YAML(typ="safe").load(profile_text(profile, root))))
+    was = dict(walk(parse_yaml(profile_text(profile, root), f"profiles/{profile}.yaml")))
     now = dict(walk(now))
     leaves = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return [key for key in leaves if not any(other.startswith(f"{key}.") for other in leaves)]

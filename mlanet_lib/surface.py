@@ -7,7 +7,8 @@ nearest vertex, and not the nearest plane: interior of a triangle, edge or corne
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from mlanet_lib.compiled import compiled
 
 _LEAF = 4
 
@@ -91,7 +92,7 @@ def _border(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return edge, on_rim[corners]
 
 
-@njit(cache=True)
+@compiled
 def _build(triangles):
     """Median-split tree: boxes (2F, 6), children (2F, 2) (leaf: -first - 1, count), order (F,)."""
     count = len(triangles)
@@ -127,7 +128,7 @@ def _build(triangles):
     return boxes[:nodes], children[:nodes], order
 
 
-@njit(cache=True)
+@compiled
 def _box_distance(point, box):
     """Squared distance of a point to a box, zero inside."""
     total = 0.0
@@ -137,7 +138,7 @@ def _box_distance(point, box):
     return total
 
 
-@njit(cache=True)
+@compiled
 def _segment(px, py, pz, ax, ay, az, bx, by, bz):
     """Parameter in [0, 1] of the point of the segment a-b nearest to p, and the squared distance."""
     ux, uy, uz = bx - ax, by - ay, bz - az
@@ -148,7 +149,7 @@ def _segment(px, py, pz, ax, ay, az, bx, by, bz):
     return along, gx * gx + gy * gy + gz * gz
 
 
-@njit(cache=True)
+@compiled
 def _on_triangle(p, triangle):
     """Squared distance and barycentrics of the point of `triangle` nearest to p; scalars, for speed."""
     px, py, pz = p[0], p[1], p[2]
@@ -176,7 +177,7 @@ def _on_triangle(p, triangle):
     return best, a, b, c
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _query(points, triangles, boxes, children, order):
     """Branch and bound, nearer child first."""
     count = len(points)

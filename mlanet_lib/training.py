@@ -9,6 +9,7 @@ import copy
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from mlanet_lib.augmentation import AugmentConfig, augment, random_numbers
 from mlanet_lib.coarse import coarse
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.limits import COUNT, COUNT_OR_NONE, SHARE, FieldError, Range, check_fields
 from mlanet_lib.losses import LossWeights, SparseShape, drawn_rows, semi_supervised_terms, term_names, total
+from mlanet_lib.memory import check_training
 from mlanet_lib.mirror import Mirror
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, update_average
@@ -47,41 +50,39 @@ class TrainConfig:
     loss). photometric_vertices: of the mesh that is rendered (`coarse`; 0 = all). precision: "float32", or "bfloat16"
     for the network's forward pass; "auto": see `resolved_precision`. compile: torch.compile for the network, a wait at
     the start for other kernels. processes: in how many `launch.fit_in_processes` trains on this machine (0 = one for
-    each GPU); what comes out does not depend on it but for rounding, and it is no part of the fingerprint.
+    each GPU); what comes out does not depend on it but for rounding, and it is no part of the fingerprint. More than
+    there are cores, or GPUs, are refused unless the environment variable MLANET_PROCESSES says the same number.
+
+    A number that is not finite or out of its range, and a kind or precision that is unknown, is a UserError.
     """
 
-    steps: int = 2000
-    batch_size: int = 64
-    lr: float = 2e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.1
-    final_lr: float = 0.01
-    clip: float = 5.0
-    ema: float = 0.995
-    validate_every: int = 0
+    steps: Annotated[int, COUNT] = 2000
+    batch_size: Annotated[int, COUNT] = 64
+    lr: Annotated[float, Range(0, 10, above=True)] = 2e-3
+    weight_decay: Annotated[float, Range(0, 100)] = 0.02
+    warmup: Annotated[float, Range(0, 1, below=True)] = 0.1
+    final_lr: Annotated[float, SHARE] = 0.01
+    clip: Annotated[float, Range(0, 1e9, above=True)] = 5.0
+    ema: Annotated[float, Range(0, 1, below=True)] = 0.995
+    validate_every: Annotated[int, COUNT_OR_NONE] = 0
     kinds: tuple[str, ...] = KINDS
-    labelled_share: float = 1.0
-    vertices: int = 200
-    hidden_weight: float = 0.5
-    photometric_batch: int = 8
-    photometric_size: int = 48
-    photometric_vertices: int = 4000
+    labelled_share: Annotated[float, SHARE] = 1.0
+    vertices: Annotated[int, COUNT] = 200
+    hidden_weight: Annotated[float, SHARE] = 0.5
+    photometric_batch: Annotated[int, COUNT_OR_NONE] = 8
+    photometric_size: Annotated[int, COUNT] = 48
+    photometric_vertices: Annotated[int, COUNT_OR_NONE] = 4000
     precision: str = "float32"
     compile: bool = False
-    processes: int = 1
+    processes: Annotated[int, COUNT_OR_NONE] = 1
     weights: LossWeights = field(default_factory=LossWeights)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self):
         object.__setattr__(self, "kinds", tuple(self.kinds))
-        if min(self.steps, self.batch_size, self.vertices, self.photometric_size) < 1:
-            raise UserError("steps, batch_size, vertices and photometric_size of the training must be at least 1")
-        if self.lr <= 0 or not 0 <= self.ema < 1 or not 0 <= self.warmup < 1:
-            raise UserError("training needs lr > 0, 0 <= ema < 1 and 0 <= warmup < 1")
-        if not 0 <= self.labelled_share <= 1:
-            raise UserError("labelled_share of the training lies between 0 and 1")
-        if self.processes < 0:
-            raise UserError("processes of the training must be 1 or more, or 0 for one on each GPU")
+        check_fields(self)
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            raise FieldError(f"kinds = {list(self.kinds)}: must be one or more of {', '.join(KINDS)}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise UserError(f"unknown precision {self.precision!r}; choose auto, float32 or bfloat16")
 
@@ -139,6 +140,7 @@ def fit(
         )
         held_out = TrainingData(validation_folder, model, network_config.image_size, KINDS[:2], team.device)
         batch_size = min(config.batch_size, len(data))
+        check_training(config, network_config, model, team.in_one_memory(batch_size), team.device)
         if batch_size < 2 * team.count and team.count > 1:
             raise UserError(f"a batch of {batch_size} is too small for {team.count} processes: each needs two samples")
     settings = asdict(config) | {"kinds": list(config.kinds)}

@@ -19,6 +19,7 @@ from mlanet_lib.arrays import read_npz
 from mlanet_lib.augmentation import Batch
 from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.errors import UserError
+from mlanet_lib.limits import check_memory
 from mlanet_lib.parameters import FaceParameters
 
 KINDS = ("labelled", "landmarked", "unlabelled")
@@ -39,7 +40,7 @@ class TrainingData:
         if unknown := set(kinds) - set(KINDS):
             raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
         parts = [part for part in (folder, *sorted(folder.glob("*/"))) if (part / "images.npy").is_file()] or [folder]
-        pictures, columns = [], []
+        pictures, columns, count = [], [], 0
         for part in parts:
             images, labels = _read(part)
             labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
@@ -47,6 +48,8 @@ class TrainingData:
             labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == KINDS.index("labelled")))
             labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = KINDS.index("unlabelled")
             keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
+            count += len(keep)
+            check_memory(count * side**2 * 3, f"{count:,} training pictures at network.image_size {side}")
             if len(keep):
                 pictures.append(_resized(torch.from_numpy(images[keep]), side))
             columns.append({name: labels[name][keep] for name in ("kind", *_LABELS)})

@@ -162,7 +162,7 @@ def test_a_face_does_not_depend_on_its_batch(toy_model):
         ({"levels": (0, 1)}, "levels"),
         ({"attention": "cbam"}, "attention"),
         ({"fusion": "fpn"}, "fusion"),
-        ({"pool": 0}, "positive"),
+        ({"pool": 0}, "pool = 0: must be at least 1"),
     ],
 )
 def test_wrong_choices_are_user_errors(options, message, toy_model):

@@ -53,7 +53,7 @@ def test_the_typed_values_are_those_that_dvc_sees(values):
         ({"train__steps": 1.5}, r"params.yaml: train.steps = 1.5: input should be a valid integer"),
         ({"seed": True}, r"params.yaml: seed = True: input should be a valid integer"),
         ({"network__levels": "4"}, r"network.levels = '4': input should be a valid (tuple|array)"),
-        ({"network__levels": [5]}, r"levels must be some of 1, 2, 3, 4"),
+        ({"network__levels": [5]}, r"network.levels = 5: must be at least 1 and at most 4"),
         ({"network__attention": "chanel"}, r"unknown attention 'chanel'; choose one of"),
         ({"network__backbone": "resnet10x"}, r"no backbone 'resnet10x'"),
         ({"train": 3}, r"params.yaml: train must hold steps, batch_size"),

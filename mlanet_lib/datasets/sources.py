@@ -9,6 +9,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,13 +23,15 @@ from mlanet_lib.datasets.synthetic import LABELLED, LANDMARKED, SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_models.bfm2009_raw import RawBfm
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.fitting import fit_landmarks
+from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.renderer import landmarks_visible
 
 LAYOUTS = ("crops", "300w_lp", "aflw2000", "photos")
 LABELS = ("none", "landmarks", "fit", "bfm")
+_POSITIVE = Range(0, 1e6, above=True)
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,19 @@ class Source:
     layout: str
     path: str
     labels: str = "landmarks"
-    annotated: float = 0.0
-    validation: float = 0.05
-    agreement: float | None = None
-    worst_fit: float = 3.0
-    ridge: float = 1e-3
-    limit: int | None = None
+    annotated: Annotated[float, WEIGHT] = 0.0
+    validation: Annotated[float, Range(0, 1, below=True)] = 0.05
+    agreement: Annotated[float, _POSITIVE] | None = None
+    worst_fit: Annotated[float, _POSITIVE] = 3.0
+    ridge: Annotated[float, _POSITIVE] = 1e-3
+    limit: Annotated[int, COUNT] | None = None
     leave_out: tuple[str, ...] = ()
 
     def __post_init__(self):
         for name, known in (("layout", LAYOUTS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
-        if not 0 <= self.validation < 1 or self.worst_fit <= 0 or self.ridge <= 0 or self.annotated < 0:
-            raise UserError("a source needs 0 <= validation < 1, worst_fit > 0, ridge > 0 and annotated >= 0")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class DataConfig(SyntheticConfig):
     """The synthetic faces (`train: 0` draws none), and the real data sets beside them. sources: by name."""
 
     sources: dict[str, Source] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in self.sources:
+            check_name(name, "data.sources:")  # they become folders
 
 
 def read(source: Source, detector=None) -> list[Sample]:

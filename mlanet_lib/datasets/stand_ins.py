@@ -17,8 +17,10 @@ from mlanet_lib.datasets.aflw2000 import SyntheticTruth
 from mlanet_lib.datasets.florence import Scan
 from mlanet_lib.datasets.sample import crop_box_from_landmarks
 from mlanet_lib.datasets.synthetic import (
+    PHOTOS,
     YAW_BINS,
     SyntheticConfig,
+    check_size,
     draw,
     sample_parameters,
     sample_people,
@@ -32,7 +34,6 @@ from mlanet_lib.parameters import FaceParameters
 
 PHOTO_SHARE = (0.45, 0.7)
 """Side of the face's crop in sides of the photo, lowest and highest; AFLW2000-3D's lies about in the middle."""
-BATCH = 8
 WORTH_A_POOL = 1000  # training samples; starting processes costs seconds
 SCAN_YAW = {"cooperative": 20.0, "indoor": 45.0, "outdoor": 70.0}
 """Largest |yaw| of the pictures in each of Florence's conditions; the wilder the condition, the wider."""
@@ -58,12 +59,12 @@ def write_aflw2000(
             folder,
             config.photo_size,
             i,
-            [p[i : i + BATCH] for p in people],
-            yaw[i : i + BATCH],
-            occlude[i : i + BATCH],
+            [p[i : i + PHOTOS] for p in people],
+            yaw[i : i + PHOTOS],
+            occlude[i : i + PHOTOS],
             (seed, "test", str(i)),
         )
-        for i in range(0, count, BATCH)
+        for i in range(0, count, PHOTOS)
     ]
     for _ in run_tasks(_write_photos, model, tasks, pool, "drawing test photos", progress):
         pass
@@ -155,6 +156,7 @@ def generate(
     """
     training = Path(training)
     workers = workers or (os.cpu_count() or 1 if config.train >= WORTH_A_POOL else 1)
+    check_size(config, workers)
     with worker_pool(model, workers) as pool:
         options = {"seed": seed, "pool": pool, "progress": progress}
         splits = {"train": config.train, "validation": config.validation}

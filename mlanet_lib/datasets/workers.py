@@ -1,14 +1,17 @@
 """Drawing in several processes: independent batches, each with the face model at hand."""
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import torch
 from tqdm.auto import tqdm
 
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.limits import check_processes, cores
 
 
 @contextmanager
@@ -16,7 +19,9 @@ def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExec
     """A pool for `run_tasks`: None for one worker, that is, this process.
 
     Each worker computes with one thread: whole batches side by side are faster than threads within small operations.
+    Workers end when this process does, however it ends. More of them than cores: see `limits.check_processes`.
     """
+    check_processes(workers, cores(), "workers", "cores")
     if workers <= 1:
         yield None
     else:
@@ -50,7 +55,14 @@ _worker_model: MorphableModel | None = None
 def _start_worker(model: MorphableModel) -> None:
     global _worker_model
     _worker_model = model
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _run_task(function, task):

@@ -18,18 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlanet_lib.compiled import compiled
+
 # Vertices, faces or pixels below which one thread is as fast as two: about a millisecond's work, as long as torch's
 # threads go on spinning after its last operation, on the cores that these would need
 WORTH_THREADS = 65_536
 _pool: ThreadPoolExecutor | None = None
-
-
-def compiled(function):
-    """`numba.njit` for a kernel that runs without the GIL, cached on disk where a folder for that can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba finds no writable place for its cache
-        return numba.njit(nogil=True)(function)
 
 
 def _forget_pool() -> None:

@@ -1,0 +1,11 @@
+"""Kernels compiled by numba."""
+
+import numba
+
+
+def compiled(function):
+    """`numba.njit` for a kernel that runs without the GIL, cached on disk where a folder for that can be written."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # numba finds no writable place for its cache
+        return numba.njit(nogil=True)(function)

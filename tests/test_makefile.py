@@ -1,0 +1,34 @@
+"""The Makefile where there is no git: GitHub's ZIP."""
+
+import shutil
+import subprocess
+
+import pytest
+from tiny_project import ROOT, run
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make on this system")
+
+
+def test_without_git_dvc_is_told_so_and_works(tmp_path):
+    for name in (".dvc/config", "Makefile", "data.dvc", "dvc.yaml", "params.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "store", tmp_path / "store")
+    assert run(tmp_path, "git", "rev-parse", "--git-dir").code != 0
+    assert run(tmp_path, "dvc", "pull", "data.dvc").code != 0
+    assert run(tmp_path, "make", "--eval", "no-git: ; $(NO_GIT)", "no-git").code == 0
+    pulled = run(tmp_path, "dvc", "pull", "data.dvc")
+    assert pulled.code == 0 and (tmp_path / "data" / "face_models").is_dir(), pulled.text
+
+
+def test_with_git_nothing_is_changed(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert run(tmp_path, "make", "--eval", "no-git: ; $(NO_GIT)", "no-git").code == 0
+    assert not (tmp_path / ".dvc").exists()
+
+
+def test_every_target_that_asks_dvc_says_first_whether_there_is_git():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    asking = [k for k, line in enumerate(lines) if line.startswith("\t@dvc pull")]
+    assert len(asking) >= 4 and all(lines[k - 1] == "\t@$(NO_GIT)" for k in asking)
