@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # uv trusts the certificates that the machine trusts, as pip does
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: help setup repro test lab lint format lock data weights clean-setup
+.PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -53,6 +53,9 @@ repro: setup  ## run the whole pipeline of params.yaml and print the headline ta
 test: setup lint  ## lint, then every test
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@python -m pytest -q
+
+fuzz: setup  ## damaged files for every reader, faults in every write (strace); minutes, not part of make test
+	@python tests/fuzz/run.py
 
 lint: setup  ## ruff: lint and format, notebooks too
 	@ruff check --quiet .
