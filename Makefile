@@ -24,7 +24,7 @@ export UV_SYSTEM_CERTS := 1
 # In a downloaded ZIP there is no git, and DVC must be told so (in .dvc/config.local, which git ignores).
 NO_GIT = git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
 
-.PHONY: help setup repro test lab lint format lock data weights clean-setup
+.PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -58,6 +58,9 @@ test: setup lint  ## lint, then every test
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@python -m pytest -q
+
+fuzz: setup  ## damaged files for every reader, faults in every write (strace); minutes, not part of make test
+	@python tests/fuzz/run.py
 
 lint: setup  ## ruff: lint and format, notebooks too
 	@ruff check --quiet .

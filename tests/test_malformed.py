@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.io import savemat
 
+from mlanet_lib import checkpoint
 from mlanet_lib.arrays import read_npz
 from mlanet_lib.datasets import aflw2000, crops, florence, scans, wavefront
 from mlanet_lib.datasets.sample import SyntheticTruth
@@ -373,3 +376,50 @@ def test_pictures_that_claim_too_much_or_run_programs(tmp_path):
 def test_hostile_objs(tmp_path, text):
     (tmp_path / "bad.obj").write_text(text)
     assert "bad.obj" in refused(wavefront.read_obj, tmp_path / "bad.obj")
+
+
+CONFIG = {"backbone": "test_efficientnet", "levels": [4], "image_size": 32, "width": 4, "pool": 1}
+DAMAGED_HEADERS = {
+    "no mapping": [],
+    "deep": "[" * 100_000,
+    "no network": {"network": None},
+    "a network that is none": {"network": 7},
+    "an unknown field": {"network": CONFIG | {"depth": None}},
+    "a number for a name": {"network": CONFIG | {"backbone": 1.5}},
+    "a truth for a number": {"network": CONFIG | {"width": True}},
+    "levels that are none": {"network": CONFIG | {"levels": {"a": 1}}},
+    "a size that no memory holds": {"network": CONFIG | {"width": 2**31, "pool": 2**20}},
+    "beyond floating point": {"network": CONFIG | {"focal": "x" * 5000}},
+    "no face model": {"face_model": None},
+    "half a face model": {"face_model": {"name": "toy"}},
+    "a list for a face model": {"face_model": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_HEADERS)
+def test_headers_of_checkpoints_that_say_what_cannot_be(tmp_path, toy_model, name):
+    told = DAMAGED_HEADERS[name]
+    if isinstance(told, dict):
+        told = {"network": CONFIG, "face_model": {"name": "toy", "fingerprint": toy_model.fingerprint}} | told
+    text = told if isinstance(told, str) else json.dumps(told)
+    header = {"format": checkpoint.FORMAT, "mlanet": text}
+    save_file({"network.heads.identity.weight": torch.zeros(5, 4)}, tmp_path / "a.safetensors", metadata=header)
+    assert "a.safetensors" in refused(checkpoint.load_network, tmp_path / "a.safetensors", toy_model)
+
+
+def test_text_beyond_unicode(tmp_path, toy_model):
+    """NumPy makes a str of any 32 bits, and Python fails on it with a SystemError wherever it looks at it."""
+    for name, read in (("model.npz", MorphableModel.load), ("labels.npz", lambda path: crops.read_archive(tmp_path))):
+        np.savez(tmp_path / name, names=np.array([0x2E000000], np.uint32).view("<U1"))
+        assert "not Unicode" in refused(read, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", np.float64(1)), ("expression_names", np.array("abcd")), ("expression_names", np.zeros(4)), ("mean", 1.0)],
+)
+def test_fields_of_a_face_model_that_are_something_else(tmp_path, toy_model, field, value):
+    toy_model.save(tmp_path / "model.npz")
+    fields = dict(np.load(tmp_path / "model.npz"))
+    np.savez(tmp_path / "model.npz", **fields | {field: value})
+    assert field in refused(MorphableModel.load, tmp_path / "model.npz")

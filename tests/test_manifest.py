@@ -45,3 +45,13 @@ def test_what_changed_is_said(folder, tmp_path):
             manifest.verify(path, {"set": folder})
     with pytest.raises(UserError, match="no such folder"):
         manifest.write(path, {"set": folder / "nothing"}, progress=False)
+
+
+def test_a_file_that_cannot_be_read_is_named(folder, tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hashlib.file_digest", denied)
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read \(Permission denied\)"):
+        manifest.write(tmp_path / "m.json", {"set": folder}, progress=False)
+    assert not (tmp_path / "m.json").exists()

@@ -80,6 +80,19 @@ def test_nothing_to_pack_leaves_no_files(tmp_path):
     assert not list((tmp_path / "packed").iterdir())
 
 
+def test_a_full_disk_leaves_the_older_arrays_both(tmp_path, monkeypatch):
+    pack([landmarked(0)], tmp_path, 24, progress=False)
+    older = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez", full)
+    with pytest.raises(UserError, match="No space left"):
+        pack([landmarked(1)], tmp_path, 24, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == older
+
+
 def test_training_reads_what_was_packed(tmp_path, toy_model):
     samples = [landmarked(0), Sample("plain.jpg", partial(picture, 1), box=Box(5, 10, 40, 40)), landmarked(2)]
     data = TrainingData(pack(samples, tmp_path, 32, progress=False), toy_model, 24)

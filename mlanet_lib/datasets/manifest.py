@@ -17,14 +17,18 @@ from mlanet_lib.files import atomic_path
 def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = True) -> dict:
     """Write the manifest of `folders` (name -> folder) as JSON, and return it.
 
-    {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files.
+    {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files. A file that cannot
+    be read is a UserError.
     """
     record = {}
     for name, folder in folders.items():
         digest, files = hashlib.sha256(), list(_files(folder))
         for file in tqdm(files, desc=f"hashing {name}", unit="file", disable=not progress, leave=False):
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            try:
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
             digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
         record[name] = {"path": str(folder), **_counts(files), "sha256": digest.hexdigest()}
     with atomic_path(path) as temporary:

@@ -31,10 +31,12 @@ def pack(
     The fields of `FaceParameters` are not written: no data set knows them.
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and
-    the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples.
+    the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples. A failure
+    leaves older arrays as they were, both of them.
     """
     folder, broken, rows = Path(folder), [], []
     with (
+        atomic_path(folder / "labels.npz") as labels_path,
         atomic_path(folder / "images.npy") as path,
         path.open("wb") as file,
         tqdm(total=len(samples), desc="packing", unit="picture", disable=not progress) as bar,
@@ -53,9 +55,7 @@ def pack(
             raise UserError(f"{folder}: no sample to pack{why}")
         file.seek(0)
         _write_header(file, len(rows), size)
-    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    with atomic_path(folder / "labels.npz") as path:
-        np.savez(path, **columns)
+        np.savez(labels_path, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     if broken:
         shown = "".join(f"\n  {' '.join(str(error).split())}" for error in broken[:_SHOWN])
         print(f"packing left out {len(broken)} of {len(samples)} samples:{shown}", file=sys.stderr)

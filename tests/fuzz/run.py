@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from fuzz import writers
 from fuzz.readers import Reader, readers
 from fuzz.worker import FAILED, READ, REFUSED, Outcome, Worker, generator, once
 
@@ -141,7 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{name}: {len(tally.chatter)} inputs made a library write on stderr, as {tally.chatter[0]!r}")
             if options.keep:
                 keep(name, known[name], tally, options.seed, Path(place), options.keep)
-    return 1 if any(tally.failures for tally in tallies.values()) else 0
+    wrong = any(tally.failures for tally in tallies.values())
+    if not (options.no_writers or options.reader):
+        wrong |= bool(writers.report([], most=60))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

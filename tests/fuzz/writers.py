@@ -9,6 +9,8 @@ between two renames leaves some old and some new, each whole.
 """
 
 import argparse
+import copy
+import dataclasses
 import functools
 import shutil
 import sys
@@ -46,15 +48,15 @@ POINTS = np.column_stack([RNG.uniform(10, 50, (68, 2)), RNG.uniform(900, 1000, 6
 def of_a_training(model) -> Writer:
     config = NetworkConfig(backbone="test_efficientnet", levels=(4,), image_size=32, width=4, pool=1)
     network = MLANet(model, config)
-    optimizer = adamw(network, 1e-3, 0.0)
+    optimizer, average = adamw(network, 1e-3, 0.0), copy.deepcopy(network)
     network.encode(torch.rand(2, 3, 32, 32)).identity.sum().backward()
     optimizer.step()
 
     def write(folder: Path, version: int) -> None:
         history = [{"step": k, "val_nme": 3.0 - k} for k in range(version + 1)]
-        training_files.save(folder, {"history": history, "step": version}, {}, network, network, optimizer, True)
+        training_files.save(folder, {"history": history, "step": version}, {}, network, average, optimizer, True)
 
-    return Writer(write)
+    return Writer(write, apart=True)
 
 
 def of_a_scan(model) -> Writer:
@@ -65,7 +67,7 @@ def of_a_scan(model) -> Writer:
         pictures = [("indoor", PICTURES[version], Box(1, 2, 30 + version, 30)), ("outdoor", PICTURES[version], None)]
         florence.write_subject(folder, "subject_01", scan, pictures)
 
-    return Writer(write)
+    return Writer(write, apart=True)
 
 
 def of_a_face(model) -> Writer:
@@ -87,7 +89,7 @@ def of_a_clip(model, folder: Path) -> Writer:
         oracle.weights = f"version {version}"
         reconstruct_clip(clip, oracle, out, "walk")
 
-    return Writer(write, part=".walk.frames.part")
+    return Writer(write, part=".walk.frames.part", most=15)
 
 
 def of_packed_arrays() -> Writer:
@@ -117,7 +119,7 @@ def of_an_encoder(model, suffix: str) -> Writer:
     def write(folder: Path, version: int) -> None:
         encoder_export.export_encoder(network, model, folder / f"encoder.{suffix}", f"version {version}")
 
-    return Writer(write, most=12)
+    return Writer(write, most={"pt2": 12, "onnx": 4}[suffix])
 
 
 def writers(folder: Path) -> dict[str, Writer]:
@@ -180,8 +182,7 @@ def report(names: list[str], most: int) -> int:
         known, third = writers(Path(place) / "read"), 0
         for name in names or known:
             began = time.monotonic()
-            writer = known[name]
-            chosen = Writer(writer.write, writer.prepare, writer.part, min(writer.most, most))
+            chosen = dataclasses.replace(known[name], most=min(known[name].most, most))
             tally: Tally = hunt(chosen, Path(place) / name.replace("'", ""))
             counted = f"{tally.faults:8}{tally.old:10}{tally.new:8}{tally.mixed:8}{tally.left:8}{len(tally.third):14}"
             print(f"{name:16}{counted}   ({time.monotonic() - began:.0f} s)", flush=True)
