@@ -3,9 +3,9 @@
 Tensors are named `network.*` (the weights to use), and in a file to resume from also `ema.*` and `optimizer.*`.
 """
 
-import dataclasses
 import hashlib
 import json
+import typing
 from functools import cache
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def _config(path: str | Path, metadata: dict, head: Tensor | None) -> NetworkCon
     stored = metadata.get("network")
     if not isinstance(stored, dict):
         raise UserError(f"{path}: the checkpoint's header does not say which network it holds")
-    kinds = {field.name: field.type for field in dataclasses.fields(NetworkConfig)}
+    kinds = typing.get_type_hints(NetworkConfig)
     for name, value in stored.items():
         kind = kinds.get(name)
         if name == "levels":

@@ -30,7 +30,7 @@ import trimesh
 from PIL import Image
 from safetensors import safe_open
 
-from mlanet_lib.datasets.scans import parse_obj
+from mlanet_lib.datasets.wavefront import parse_obj
 
 ROOT = tiny_project.ROOT
 SHARED = Path(os.environ.get("MLANET_SHARED_DATA", ROOT.parent / "shared" / "data"))

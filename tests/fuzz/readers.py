@@ -24,13 +24,12 @@ from scipy.io import savemat
 from mlanet_lib import checkpoint
 from mlanet_lib.clip import Clip, _hush
 from mlanet_lib.datasets import aflw2000, crops, florence, manifest, scans
-from mlanet_lib.datasets.sample import read_image
-from mlanet_lib.detector import read_photo
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_models import archive, obj
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
 from mlanet_lib.params import load_params
+from mlanet_lib.pictures import read_image, read_photo
 from mlanet_lib.profiles import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent

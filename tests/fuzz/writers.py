@@ -28,7 +28,7 @@ from oracle import Motion, Oracle, write_clip
 
 from mlanet_lib import checkpoint, encoder_export, export, training_files
 from mlanet_lib.clip import Clip
-from mlanet_lib.datasets import aflw2000, florence, manifest, packing, scans
+from mlanet_lib.datasets import aflw2000, florence, manifest, packing, scans, wavefront
 from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.notebook_runner import write_notebook
@@ -145,7 +145,7 @@ def writers(folder: Path) -> dict[str, Writer]:
         aflw2000.write_sample(out, "face", PICTURES[version], POINTS, np.full(3, version), 1.2, POINTS[30])
 
     def write_mesh(out: Path, version: int) -> None:
-        scans.write_obj(out / "scan.obj", model.mean.numpy() + version, model.faces.numpy())
+        wavefront.write_obj(out / "scan.obj", model.mean.numpy() + version, model.faces.numpy())
 
     return {
         "write_json": Writer(lambda out, version: write_json(out / "a.json", {"version": [version] * 3000})),
