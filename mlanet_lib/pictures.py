@@ -61,12 +61,12 @@ def read_reduced(source: str | Path | np.ndarray | Image.Image) -> tuple[np.ndar
         photo, reduced = _decoded(lambda: nullcontext(source), name, True, LARGEST_PHOTO)
     else:
         path = Path(source)
-        name = f"photo {path}"
+        name = str(path)
         if not path.is_file():
             raise UserError(f"no such photo: {path}" if not path.is_dir() else f"not a photo: {path} is a folder")
         photo, reduced = _decoded(lambda: _opened(path), name, True, LARGEST_PHOTO)
     if min(photo.shape[:2]) < MINIMUM_PHOTO:
-        raise UserError(f"{name} of {photo.shape[1]}x{photo.shape[0]} pixels is too small to hold a face")
+        raise UserError(f"{name}: {photo.shape[1]}x{photo.shape[0]} pixels are too small to hold a face")
     return photo, reduced
 
 
@@ -79,12 +79,12 @@ def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such picture")
-    return _decoded(lambda: _opened(path), f"picture {path}", upright)[0]
+    return _decoded(lambda: _opened(path), str(path), upright)[0]
 
 
 def decode_image(content: bytes, name: str, upright: bool = True) -> np.ndarray:
     """`read_image` of a file's content; `name` stands in the UserError."""
-    return _decoded(lambda: _opened(io.BytesIO(content)), f"picture {name}", upright)[0]
+    return _decoded(lambda: _opened(io.BytesIO(content)), name, upright)[0]
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -129,15 +129,15 @@ def _decoded(
                 picture = picture.transpose(turn)
             return _rgb(picture), reduced
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"cannot read {name}: {_unread(name)}") from error
+        raise UserError(f"{name}: not a readable picture ({_unread(name)})") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
-        raise UserError(f"cannot read {name}: {str(error) or type(error).__name__}") from error
+        raise UserError(f"{name}: not a readable picture ({str(error) or type(error).__name__})") from error
 
 
 def _unread(name: str) -> str:
     if name.lower().endswith((".heic", ".heif", ".avif", ".jp2")):
         return f"the Pillow here does not read {name.rpartition('.')[2].upper()}: convert it to JPEG or PNG"
-    return "not a picture that can be read"
+    return "of no form that is known here"
 
 
 def _orientation(picture: Image.Image) -> int | None:

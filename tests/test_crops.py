@@ -146,7 +146,7 @@ def test_damaged_pictures_are_found_when_they_are_read(tmp_path):
     with pytest.raises(UserError, match=r"images\.zip"):
         read_archive(archive.parent)[0].image()
     members = [(f"face{i}.jpg", b"no picture") for i in range(3)]
-    with pytest.raises(UserError, match=r"images\.zip: 'face0.jpg': not a picture"):
+    with pytest.raises(UserError, match=r"images\.zip: 'face0.jpg': not a readable picture"):
         read_archive(write(tmp_path / "text", members=members))[0].image()
 
 

@@ -74,15 +74,15 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def test_bad_photos_are_one_clear_line(tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not a readable picture")
     Image.new("RGB", (64, 64)).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-200])
     Image.new("RGB", (5, 5)).save(tmp_path / "tiny.png")
     for source, words in [
         (tmp_path / "none.jpg", "no such photo"),
         (tmp_path, "is a folder"),
-        (tmp_path / "text.jpg", "not a picture"),
-        (tmp_path / "cut.jpg", "cannot read photo"),
+        (tmp_path / "text.jpg", "not a readable picture"),
+        (tmp_path / "cut.jpg", "not a readable picture"),
         (tmp_path / "tiny.png", "too small"),
         (np.zeros((20, 20, 2), np.uint8), "a photo array is"),
         (np.full((20, 20, 3), 7.0), "within"),

@@ -69,7 +69,7 @@ def test_other_forms(kind, tmp_path):
 def test_a_form_that_is_not_read_is_said_with_a_way_out(tmp_path):
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     assert pictures_in(tmp_path) == [tmp_path / "phone.HEIC"]  # not left out without a word
-    with pytest.raises(UserError, match=r"phone\.HEIC: the Pillow here does not read HEIC: convert it to JPEG or PNG"):
+    with pytest.raises(UserError, match=r"phone\.HEIC: .*the Pillow here does not read HEIC: convert it to JPEG"):
         read_photo(tmp_path / "phone.HEIC")
 
 
@@ -96,14 +96,15 @@ def test_a_photo_of_a_phone_is_no_attack_and_a_bomb_is_refused(tmp_path):
         photo, reduced = read_reduced(tmp_path / "phone.png")
     assert reduced == 2 and photo.shape == (6500, 7000, 3) and bound == Image.MAX_IMAGE_PIXELS
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(UserError, match=r"bomb\.png: 400 million pixels are more than 256: reduce it"):
+    with pytest.raises(UserError, match=r"bomb\.png: .*400 million pixels are more than 256: reduce it"):
         read_photo(tmp_path / "bomb.png")
 
 
 def test_the_name_is_in_every_message(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     (tmp_path / "text.png").write_text("no picture")
-    for name, words in (("dot.png", "1x1 pixels is too small"), ("text.png", "not a picture"), ("no.png", "no such")):
+    wrong = {"dot.png": "1x1 pixels are too small", "text.png": "not a readable picture", "no.png": "no such photo"}
+    for name, words in wrong.items():
         with pytest.raises(UserError, match=words) as caught:
             read_photo(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)

@@ -93,7 +93,7 @@ def test_an_upload_is_opened_and_may_be_repeated(studio, photo):
         assert studio.name == "up.png"
         assert studio.upload.value == ()
     studio.upload.set_trait("value", (file | {"content": memoryview(b"no picture")},))
-    assert "cannot read photo" in studio.message.value
+    assert "not a readable picture" in studio.message.value
     assert studio.name == "up.png"  # what was shown stays
 
 
