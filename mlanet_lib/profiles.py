@@ -57,7 +57,7 @@ def read_yaml(path: str | Path, keep_comments: bool = False) -> dict:
 def parse_yaml(text: str, where: str, keep_comments: bool = False) -> object:
     """The value that a YAML 1.2 text says; UserErrors, which begin with `where`, for what is none or not plain."""
     try:
-        found = YAML(typ="rt" if keep_comments else "safe").load(text)
+        found = YAML(typ="safe").load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -68,7 +68,7 @@ def parse_yaml(text: str, where: str, keep_comments: bool = False) -> object:
     except ValueError as error:  # the 31st of February, a number of 5,000 digits
         raise UserError(f"{where} is not YAML that can be read: {error}") from error
     check_plain(found, where)
-    return found
+    return YAML(typ="rt").load(text) if keep_comments else found  # which by itself lets tags and endless aliases pass
 
 
 def check_plain(values: object, where: str) -> None:

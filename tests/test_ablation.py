@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlanet_lib import checkpoint
+from mlanet_lib import checkpoint, limits
 from mlanet_lib.ablation import (
     Run,
     Scores,
@@ -16,11 +16,15 @@ from mlanet_lib.ablation import (
     plan,
     read_scores,
     resampled,
+    score,
     shrink,
     write_scores,
 )
+from mlanet_lib.datasets.stand_ins import write_aflw2000
+from mlanet_lib.datasets.synthetic import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE
+from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.params import load_params, parse_params
 from mlanet_lib.profiles import merge, nested, read_yaml
 
@@ -55,6 +59,17 @@ def test_plan_refuses_other_names():
         plan(params, "trian")
     with pytest.raises(UserError, match=r"ablation.variants.no_atention is unknown, did you mean no_attention"):
         plan(params, "ablation/no_atention")
+
+
+def test_a_batch_that_cannot_fit_is_refused_by_its_key(toy_model, tmp_path, monkeypatch):
+    config = SyntheticConfig(test=3, scans=0, photo_size=90)
+    write_aflw2000(config, toy_model, tmp_path, seed=0, progress=False)
+    network = MLANet(toy_model, NetworkConfig(backbone="lcnet_050", image_size=32, width=8, pool=1)).eval()
+    monkeypatch.setattr(limits, "memory", lambda: 1e5)
+    with pytest.raises(UserError, match=r"^benchmark.batch_size 3 at network.image_size 32 needs about"):
+        score(tmp_path, toy_model, {0: network}, batch_size=10**9)
+    monkeypatch.undo()
+    assert score(tmp_path, toy_model, {0: network}, batch_size=10**9).nme.shape == (3, 1)
 
 
 def test_scores_survive_the_file(tmp_path):

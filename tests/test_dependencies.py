@@ -164,3 +164,11 @@ def test_no_module_unpickles():
     files = sorted((ROOT / "mlanet_lib").rglob("*.py"))
     assert files
     assert [str(path.relative_to(ROOT)) for path in files if calls.search(path.read_text())] == []
+
+
+def test_nothing_needs_docstrings_or_asserts():
+    """Which `python -OO` leaves out."""
+    for path in sorted((ROOT / "mlanet_lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path.name} line {node.lineno}: an assert"
+            assert "__doc__" not in (getattr(node, "id", ""), getattr(node, "attr", "")), f"{path.name}: a docstring"

@@ -1,6 +1,8 @@
 """The notebook runner, on small notebooks in a project made here (each execution starts a kernel: seconds)."""
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -123,6 +125,18 @@ def test_a_user_error_in_a_cell_is_its_line_and_exit_code_2(project, capfd):
         (["demo", "--set", "train.lrr=1"], "train.lrr is unknown, did you mean lr?"),
         (["demo", "--set", "train.steps=1"], "demo.ipynb has no parameter for train.steps"),
         (["demo", "--set", "train.lr"], "--set takes KEY=VALUE, not 'train.lr'"),
+        (["demo", "--set", "train.lr=[1,"], "--set train.lr line 1 is not YAML"),
+        (["demo", "--set", "train.lr=2020-01-01"], "--set train.lr is no plain value but a date"),
+        (["demo", "--set", "train.lr=.nan"], "--set train.lr = nan: must be a finite number"),
+        (["demo", "--set", "train.lr=!!python/object:os.system x"], "--set train.lr line 1 is not YAML"),
+        (["demo", "--set", "train.lr=!foo 1"], "--set train.lr line 1 is not YAML"),
+        (["demo", "--set", "train.lr=\x07"], "--set train.lr is not YAML: special characters are not allowed"),
+        (["demo", "--set", "train.lr=" + "[" * 3000], "--set train.lr is not YAML that can be read"),
+        (["demo", "--set", "tra\nin=1"], "tra in is unknown"),
+        (["../demo"], "notebook '../demo' cannot be a file's name"),
+        (["../notebooks/demo", "--strip"], "notebook '../notebooks/demo' cannot be a file's name"),
+        (["demo", "--as", "../../evil"], "--as '..' cannot be a file's name"),
+        (["demo", "--as", "/evil"], "--as '' cannot be a file's name"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(project, capsys, arguments, line):
@@ -185,3 +199,84 @@ def test_the_text_is_laid_out_as_jupyter_does():
 
 def test_every_kernel_variable_is_text():
     assert all(isinstance(value, str) for value in notebook_runner.KERNEL_ENVIRONMENT.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[]", "is not a notebook"),
+        ("{}", "is not a notebook"),
+        ('{"cells": {}}', "is not a notebook"),
+        ('{"cells": [5]}', "is not a notebook"),
+        ('{"cells": [{"cell_type": "code", "source": 5}]}', "is not a notebook"),
+        ('{"cells": [{"cell_type": "cod", "source": ""}]}', "is not a notebook"),
+        ('{"cells": [{"cell_type": "code", "source": "", "metadata": []}]}', "is not a notebook"),
+        ('{"cells": [{"cell_type": "code", "source": "\\ud800"}]}', "is not a notebook"),
+        ('{"nbformat": 3, "worksheets": []}', "is of nbformat 3, not 4"),
+        ("[" * 100_000, "is not a notebook"),
+        ("\udcff", "is not a notebook"),
+        ('{"cells": [{"cell_type": "code", "source": "x=1"}]}', "must have one cell tagged 'parameters', not 0"),
+    ],
+)
+def test_what_is_no_notebook_is_one_line(project, capsys, text, line):
+    (project / "notebooks" / "odd.ipynb").write_bytes(text.encode(errors="surrogateescape"))
+    assert main(["odd"]) == 2
+    told = capsys.readouterr().err
+    assert line in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("%matplotlib inline\nseed = 1", "demo line 1 is not plain Python: %matplotlib inline belongs in another cell"),
+        ("!ls", "demo line 1 is not plain Python: !ls belongs in another cell"),
+        ("seed = = 1", "demo line 1 is not plain Python: invalid syntax"),
+        ("seed = (1", "demo line 1 is not plain Python: '\\(' was never closed"),
+        ("seed = 1\0", "demo is not plain Python: source code string cannot contain null bytes"),
+        ("seed = " + "-" * 5000 + "1", "demo is not plain Python|parameter seed must be a plain value"),
+        ("seed = {[]: 1}", "parameter seed must be a plain value"),
+    ],
+)
+def test_a_parameters_cell_that_is_no_python_is_one_line(source, line):
+    with pytest.raises(UserError, match=line.replace("demo", "demo: its parameters cell")) as caught:
+        declared_parameters(notebook(source), "demo")
+    assert "\n" not in str(caught.value)
+
+
+def test_notebooks_that_users_had(project, shared_data, capsys):
+    (project / "params.yaml").write_text("train: {lr: 0.1}\n")
+    for name, line in (
+        ("magic", "%matplotlib inline belongs in another cell"),
+        ("nometa", "must have one cell tagged 'parameters', not 0"),
+        ("syntax", "line 1 is not plain Python: invalid syntax"),
+    ):
+        source = (shared_data / "faults" / "notebooks" / f"{name}.ipynb").read_bytes()
+        (project / "notebooks" / f"{name}.ipynb").write_bytes(source)
+        assert main([name]) == 2
+        told = capsys.readouterr().err
+        assert line in told and told.count("\n") == 1
+
+
+def test_a_killed_kernel_says_so_and_what_had_run_is_kept(project, capfd):
+    dying = ["seed: int = 0", "print('before')", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"]
+    write_notebook(notebook(*dying), project / "notebooks" / "bad.ipynb")
+    assert main(["bad"]) == 1
+    told = capfd.readouterr().err
+    assert "bad.ipynb: its kernel was killed, most likely because the memory was not enough" in told
+    assert told.count("\n") == 1
+    assert sorted(path.name for path in (project / "outputs" / "notebooks").iterdir()) == ["bad.failed.ipynb"]
+    assert "before" in outputs(project / "outputs" / "notebooks" / "bad.failed.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("code", "line"), [(3, "exit code 3"), (-11, "SIGSEGV"), (137, "was killed"), (-9, "memory"), (1, "exit code 1")]
+)
+def test_how_a_kernel_ended_is_said(code, line):
+    assert line in notebook_runner.how_it_ended(code)
+
+
+def test_help_without_docstrings():
+    """As `python -OO` has it."""
+    command = [sys.executable, "-OO", "-m", "mlanet_lib.notebook_runner", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "Run one of the study's notebooks." in done.stdout, done.stderr

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.params import FULL, load_params, notebook_params, parse_params, variant_params
-from mlanet_lib.profiles import merge, nested, profile_names, profile_text, read_yaml
+from mlanet_lib.profiles import merge, nested, profile_names, profile_text, read_yaml, walk
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,3 +115,63 @@ def test_a_notebook_gets_the_values_of_its_parameters_cell_over_the_file(monkeyp
     params = notebook_params({"train_lr": 0.25, "seed": 9, "train_steps": None, "ablation": dataclasses, "other": 3})
     assert (params.train.lr, params.seed) == (0.25, 9)
     assert params.train.steps == load_params(ROOT / "params.yaml").train.steps
+
+
+def numbers(values):
+    """Dotted key -> value of every number in params.yaml."""
+    return {key: value for key, value in walk(values) if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def test_no_number_of_the_file_may_be_silly(values):
+    """Not finite or far below zero, each refused by its own name; and too large what is no count of anything."""
+    known = numbers(values)
+    assert len(known) > 60
+    for key, value in known.items():
+        wrong = [math.nan, math.inf] if isinstance(value, float) else []
+        for silly in (*wrong, type(value)(-5), type(value)(10**20)):
+            if key.startswith("ablation.base"):
+                continue  # judged below, as part of every variant
+            with pytest.raises(UserError, match=f"^params.yaml: {key} = .+: must be "):
+                parse_params(merge(values, nested({key: silly})))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"train__clip": -5.0}, r"train.clip = -5.0: must be above 0 and at most 1,000,000,000$"),
+        ({"seed": -1}, r"seed = -1: must be at least 0 and at most 4,294,967,295$"),
+        ({"train__lr": math.nan}, r"train.lr = nan: must be a finite number$"),
+        ({"ablation__seeds": [0, -1]}, r"ablation.seeds = -1: must be at least 0"),
+        ({"ablation__base": {"train": {"lr": math.inf}}}, r"ablation.base.train.lr = inf: must be a finite number$"),
+        ({"ablation__variants__mine": {"train": {"clip": -1.0}}}, r"variants.mine: train.clip = -1.0: must be above 0"),
+        ({"data__sources": {"mine": {"layout": "crops", "path": "x", "limit": -1}}}, r"data.sources.mine.limit = -1: "),
+        ({"data__labelled": 0.9}, r"data.labelled = 0.9: must be at most 1 with landmarked, 0.25$"),
+        ({"train__kinds": ["labeled"]}, r"train.kinds = \['labeled'\]: must be one or more of labelled, landmarked"),
+        ({"ablation__variants": {"../../evil": {}, "full": {}}}, r"ablation.variants: '../../evil' cannot be a file's"),
+        ({"data__sources": {"..": {"layout": "crops", "path": "x"}}}, r"data.sources: '..' cannot be a file's name"),
+        ({"benchmark__others": {"a/b": "x.npz"}}, r"benchmark.others: 'a/b' cannot be a file's name"),
+        ({"paths__training": "out\0puts"}, r"paths.training = 'out\\x00puts' holds a control character$"),
+        ({"seed": {1: 2}}, r"seed: the key 1 is no text$"),
+    ],
+)
+def test_what_would_ruin_a_run_is_named(values, change, line):
+    with pytest.raises(UserError, match=f"^params.yaml: .*{line}") as caught:
+        parse_params(changed(values, **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_users_had(shared_data):
+    for name, line in (
+        ("bell", "is not YAML: special characters are not allowed"),
+        ("clip_negative", "train.clip = -5.0: must be above 0"),
+        ("seed_negative", "seed = -1: must be at least 0"),
+        ("self_anchor", "q never ends"),
+        ("variant_path", "ablation.variants: '../../evil' cannot be a file's name"),
+    ):
+        with pytest.raises(UserError, match=line) as caught:
+            load_params(shared_data / "faults" / f"params_{name}.yaml")
+        assert "\n" not in str(caught.value)
+
+
+def test_points_of_other_systems_may_be_named(values):
+    assert parse_params(changed(values, benchmark__others={"3DDFA_V2": "x.npz"})).benchmark.others

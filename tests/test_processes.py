@@ -129,6 +129,24 @@ def test_a_process_that_dies_takes_the_others_with_it(model, folders, tmp_path, 
         fit_in_processes(CONFIG, NETWORK, model, *folders, tmp_path, progress=False, device="cpu")
 
 
+@pytest.mark.parametrize("device, gpus, line", [("cpu", 8, "4 cores"), ("auto", 0, "4 cores"), ("auto", 2, "2 GPUs")])
+def test_more_processes_than_there_are_is_refused(device, gpus, line, model, folders, tmp_path, monkeypatch):
+    """Before any starts, unless it is asked for twice."""
+    started = []
+    monkeypatch.delenv("MLANET_PROCESSES", raising=False)
+    monkeypatch.setattr(launch, "_run", lambda count, folder: started.append(count) or (folder / "result.json").touch())
+    monkeypatch.setattr(launch, "cores", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    many = dataclasses.replace(CONFIG, processes=9999)
+    with pytest.raises(UserError, match=f"^train.processes 9999 is more than the {line} here; if it is meant, set"):
+        fit_in_processes(many, NETWORK, model, *folders, tmp_path, device=device)
+    assert started == [] and not list(tmp_path.iterdir())
+    monkeypatch.setenv("MLANET_PROCESSES", "9999")
+    with pytest.raises(json.JSONDecodeError):  # nothing was trained: only counted
+        fit_in_processes(many, NETWORK, model, *folders, tmp_path, device=device)
+    assert started == [9999]
+
+
 def project(root: Path, model, folders, changes: dict) -> Path:
     """A project's root for `mlanet train` on the toy data, with CONFIG and NETWORK in its params.yaml."""
     values = merge(read_yaml(ROOT / "profiles" / "embedded.yaml"), {"face_model": {"path": "toy.npz"}})
@@ -167,7 +185,13 @@ def test_stopped_and_resumed(alone, together, model, folders, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_all_with_one_line_and_code_2(model, folders, tmp_path):
-    root = project(tmp_path, model, folders, {"train": {"lr": 1e30, "warmup": 0.0, "clip": 1e30}})
+    """The square of such a label is too large for a float32."""
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / "data" / folder.name)
+    labels = dict(np.load(tmp_path / "data" / "train" / "labels.npz"))
+    labels["identity"] += np.float32(1e30)
+    np.savez(tmp_path / "data" / "train" / "labels.npz", **labels)
+    root = project(tmp_path, model, folders, {"paths": {"training": str(tmp_path / "data")}})
     done = torchrun(root)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if "mlanet: " in line]

@@ -10,10 +10,12 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.params import load_params, variant_params
 from mlanet_lib.profiles import (
     check_keys,
+    check_plain,
     find_root,
     merge,
     nested,
     parameter_keys,
+    parse_yaml,
     profile_names,
     profile_text,
     read_yaml,
@@ -172,3 +174,120 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant():
     values["train"]["lrr"] = values["train"].pop("lr")
     with pytest.raises(UserError, match=r"params\.yaml: train\.lrr is unknown, did you mean lr\?"):
         check_keys(values, ROOT)
+
+
+BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize("keep_comments", [False, True])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: \x07\n", "is not YAML: special characters are not allowed"),
+        ('a: "\\a"', "a = '.x07' holds a control character"),
+        ("a: &a\n  b: *a\n", "a never ends"),
+        (BOMB, ". never ends: it is nested too deeply, or holds aliases of aliases"),
+        ("a: " + "[" * 3000, "is not YAML that can be read: it is nested too deeply"),
+        ("a: " + "[" * 100 + "]" * 100, "a never ends"),
+        ("a: 1\na: 2\n", "line 2 is not YAML: found duplicate key"),
+        ("1: 2\n", "the key 1 is no text"),
+        ("? [a, b]\n: 2\n", "the key .* is no text"),
+        ("a: 2020-01-01\n", "a is no plain value but a (date|TimeStamp)"),
+        ("a: 2020-13-45\n", "is not YAML that can be read: month must be"),
+        ("a: !!python/object/apply:os.system [ls]\n", "a is no plain value|is not YAML: could not determine"),
+        ("a: !foo 1\n", "a is no plain value|is not YAML: could not determine"),
+        ("a: !!set {x}\n", "a is no plain value"),
+        ("a: .nan\n", "a = nan: must be a finite number"),
+        ("a: {b: [1, -.inf]}\n", "a.b = -inf: must be a finite number"),
+        ("a: " + "1" * 5000, "is not YAML that can be read: Exceeds the limit"),
+        ("a: 1\n---\nb: 2\n", "line 2 is not YAML: but found another document"),
+    ],
+)
+def test_what_is_no_configuration_is_one_line(text, line, keep_comments):
+    with pytest.raises(UserError, match=f"^params.yaml.*{line}") as caught:
+        parse_yaml(text, "params.yaml", keep_comments)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_files_that_are_no_text_and_ones_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert read_yaml(path) == {"a": 1}
+    path.write_bytes(b"a: \xff\n")
+    with pytest.raises(UserError, match=r"cannot read .*params.yaml"):
+        read_yaml(path)
+    for empty in (b"", b"# nothing\n"):
+        path.write_bytes(empty)
+        with pytest.raises(UserError, match=r"^params.yaml must hold names and values$"):
+            read_yaml(path)
+
+
+def test_values_of_a_notebook_are_plain_too():
+    check_plain({"a": [1, 2.5, "x", None, True, (1, 2)]}, "here")
+    for value in (b"x", {1, 2}, 1j, object):
+        with pytest.raises(UserError, match=r"^here: a\.b is no plain value but a "):
+            check_plain({"a": {"b": value}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: 5", "train must be names and values, not a whole number"),
+        ("train: null", "train must be names and values, not null"),
+        ("seed: 1.5", "seed must be a whole number, not a number"),
+        ("seed: {a: 1}", "seed must be a whole number, not names and values"),
+        ("train: {lr: fast}", "train.lr must be a number, not text"),
+        ("train: {compile: 1}", "train.compile must be true or false, not a whole number"),
+        ("network: {levels: [a]}", "network.levels must be a list, not a list|network.levels"),
+        ("paths: {bfm: [1]}", "paths.bfm must be null, not a list"),
+        ("ablation: {variants: {../../evil: {}}}", "ablation.variants: '../../evil' cannot be a file's name"),
+        ("ablation: {variants: {mine: 5}}", "ablation.variants.mine must be names and values"),
+        ("ablation: {variants: {mine: {train: {lr: fast}}}}", "ablation.variants.mine.train.lr must be a number"),
+        ("ablation: {base: {train: {steps: {}}}}", "ablation.base.train.steps must be a whole number"),
+        ("data: {sources: {mine: photos}}", "data.sources.mine must be names and values"),
+        ("data: {sources: {a/b: {layout: crops}}}", "data.sources: 'a/b' cannot be a file's name"),
+        ("benchmark: {others: {mine: {}}}", "benchmark.others.mine must be text"),
+        ("train: {lr: .nan}", "train.lr = nan: must be a finite number"),
+        ("train: !foo {lr: 1}", "is not YAML|is no plain value"),
+    ],
+)
+def test_a_profile_that_would_leave_no_readable_file_is_refused_before_writing(project, text, line):
+    (project / "profiles" / "mine.yaml").write_text(f"profile: mine\n{text}\n")
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(UserError, match=f"mine.yaml.*({line})") as caught:
+        use_profile("mine", project)
+    assert (project / "params.yaml").read_bytes() == before and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../x", "../profiles/open", "/etc/passwd", "", "open.yaml", "open\n"])
+def test_a_profile_is_named_and_not_a_path(project, name):
+    with pytest.raises(UserError, match=r"no profile .*; choose one of embedded, open"):
+        use_profile(name, project)
+
+
+def test_forms_of_the_embedded_profile_are_those_of_the_types():
+    """A whole number stands in embedded.yaml where the type is one, else other profiles could not say a fraction."""
+    params = load_params(ROOT / "profiles" / "embedded.yaml")
+    for key, value in walk(read_yaml(ROOT / "profiles" / "embedded.yaml")):
+        if isinstance(value, int | float) and not key.startswith("ablation.base"):
+            typed = params
+            for name in key.split("."):
+                typed = getattr(typed, name)
+            assert type(typed) is type(value), key
+
+
+def test_the_users_own_names_are_known(project):
+    values = read_yaml(project / "params.yaml")
+    values["benchmark"]["others"] = {"3DDFA_V2": "points.npz"}
+    values["data"]["sources"] = {"mine": {"layout": "crops", "path": "x"}}
+    check_keys(values, project)
+    values["ablation"]["variants"]["../evil"] = {}
+    with pytest.raises(UserError, match=r"params.yaml: ablation.variants: '../evil' cannot be a file's name"):
+        check_keys(values, project)
+
+
+def test_a_value_for_a_section_and_one_within_it_exclude_each_other():
+    with pytest.raises(UserError, match=r"train.lr and a value for all of train exclude each other"):
+        nested({"train": 1, "train.lr": 2})

@@ -5,6 +5,7 @@ import torch
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.datasets import aflw2000, florence, stand_ins
 from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.errors import UserError
 
 CONFIG = SyntheticConfig(image_size=32, train=20, validation=6, test=30, photo_size=90, scans=2, occluded=0.3)
 
@@ -60,3 +61,12 @@ def test_several_workers_write_the_same_as_one(folders, toy_model, tmp_path):
         assert all(np.array_equal(one[key], other[key]) for key in one.files)
     photo = "image00001.jpg"
     assert (again["aflw2000"] / photo).read_bytes() == (folders["aflw2000"] / photo).read_bytes()
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_drawn(toy_model, tmp_path):
+    places = [tmp_path / name for name in ("training", "aflw", "florence")]
+    with pytest.raises(UserError, match=r"^data.train 1,000,000,000 at data.image_size 32 needs about 3,072 GB"):
+        stand_ins.generate(
+            SyntheticConfig(image_size=32, train=10**9), toy_model, *places, 0, workers=1, progress=False
+        )
+    assert not list(tmp_path.iterdir())

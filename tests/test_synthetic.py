@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from mlanet_lib import limits
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.datasets import synthetic
 from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.errors import UserError
 from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
 
 CONFIG = SyntheticConfig(image_size=48, train=60, validation=30, images_per_person=3)
@@ -90,3 +92,28 @@ def test_expressions_are_activations(face_model):
     neutral = (activations == 0).all(1).mean()
     assert 0.15 < neutral < 0.35
     assert (activations > 0).any(0).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"train": 10**9}, r"^data.train 1,000,000,000 at data.image_size 48 needs about 6,912 GB of memory"),
+        ({"validation": 10**8, "train": 0}, r"^data.validation 100,000,000 at data.image_size 48 needs about 691 GB"),
+        (
+            {"image_size": 10**5, "train": 1, "validation": 0},
+            r"^data.train 1 at data.image_size 100000 needs about 30 GB",
+        ),
+        (
+            {"image_size": 10**4, "train": 9, "validation": 0},
+            r"^data.image_size 10000, drawn 2 at once, needs about 90 GB",
+        ),
+        ({"photo_size": 10**4, "test": 3}, r"^data.photo_size 10000, drawn 2 at once, needs about"),
+        ({"photo_size": 10**4, "scans": 1, "test": 0}, r"^data.photo_size 10000, drawn 2 at once, needs about"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_estimate(asked, line, monkeypatch):
+    monkeypatch.setattr(limits, "memory", lambda: 8e9)
+    options = {"image_size": 48, "train": 60, "validation": 0}
+    synthetic.check_size(SyntheticConfig(**options), 64)
+    with pytest.raises(UserError, match=line):
+        synthetic.check_size(SyntheticConfig(**options | asked), 2)

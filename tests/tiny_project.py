@@ -85,17 +85,17 @@ def git(folder: Path, *arguments: str) -> str:
 
 def commit_tree(source: Path) -> None:
     """A repository with this working tree as it is now: what git tracks or would add, and nothing that it ignores."""
+    source.mkdir(parents=True, exist_ok=True)
+    git(source, "init", "--quiet")
+    # of an empty repository all is "other": so it works in a downloaded ZIP, too
+    tree = (f"--git-dir={source / '.git'}", f"--work-tree={ROOT}")
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
+        ["git", *tree, "ls-files", "-z", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    git(source, "init", "--quiet")
     git(source, "add", "--all")
     git(source, "commit", "--quiet", "--message", "as it is")
 

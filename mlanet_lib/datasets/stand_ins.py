@@ -4,7 +4,6 @@ They stand in for AFLW2000-3D and MICC Florence where those are not at hand. The
 learned *this* face model; they are not AFLW2000-3D's or Florence's, and nothing may call them so.
 """
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from mlanet_lib.datasets.synthetic import (
 )
 from mlanet_lib.datasets.workers import run_tasks, worker_pool
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.limits import cores
 from mlanet_lib.parameters import FaceParameters
 
 PHOTO_SHARE = (0.45, 0.7)
@@ -155,7 +155,7 @@ def generate(
     Returns the folders: train, validation, aflw2000, florence.
     """
     training = Path(training)
-    workers = workers or (os.cpu_count() or 1 if config.train >= WORTH_A_POOL else 1)
+    workers = workers or (cores() if config.train >= WORTH_A_POOL else 1)
     check_size(config, workers)
     with worker_pool(model, workers) as pool:
         options = {"seed": seed, "pool": pool, "progress": progress}

@@ -77,7 +77,7 @@ def check_size(config: SyntheticConfig, workers: int) -> None:
     most = {"image_size": min(BATCH, max(config.train, config.validation)) * fine**2}
     most["photo_size"] = min(PHOTOS, max(config.test, 9 * config.scans)) * config.photo_size**2
     for name, pixels in most.items():
-        check_memory(workers * pixels * DRAWING, f"data.{name} {getattr(config, name)} in {workers} processes")
+        check_memory(workers * pixels * DRAWING, f"data.{name} {getattr(config, name)}, drawn {workers} at once,")
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
