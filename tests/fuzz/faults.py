@@ -4,6 +4,7 @@ A child of this process, which has everything imported, waits until strace holds
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -115,9 +116,19 @@ def visible(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            content = path.read_bytes()
-            found[str(name)] = content[128:] if path.suffix == ".mat" else content  # SciPy begins with the time of day
+            found[str(name)] = _content(path)
     return found
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes, but for what is of one moment: SciPy's time of day, the order of safetensors' metadata."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors" and len(content) > 8:
+        length = int.from_bytes(content[:8], "little")
+        with contextlib.suppress(ValueError):
+            header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True)
+            return header.encode() + content[8 + length :]
+    return content[128:] if path.suffix == ".mat" else content
 
 
 def hidden(folder: Path) -> list[str]:
