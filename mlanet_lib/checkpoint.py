@@ -58,7 +58,11 @@ def load_network(path: str | Path, model, device="cpu") -> tuple[MLANet, dict]:
     tensors, metadata = read(path)
     check_face_model(path, metadata, model)
     prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
-    network = MLANet(model, _config(path, metadata, tensors.get(f"{prefix}heads.identity.weight")), pretrained=False)
+    config = _config(path, metadata, tensors.get(f"{prefix}heads.identity.weight"))
+    try:
+        network = MLANet(model, config, pretrained=False)
+    except (RuntimeError, ValueError, OverflowError) as error:  # numbers of which no network can be made
+        raise UserError(f"{path}: no network can be made of the checkpoint's header ({error})") from error
     load_state(path, network, tensors, prefix)
     network.pretrained_weights = str(metadata.get("pretrained_weights", "unknown"))
     return network.to(device).eval(), metadata

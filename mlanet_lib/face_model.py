@@ -196,8 +196,7 @@ class MorphableModel(torch.nn.Module):
         fields = {field: arrays[field] for field in (*_DTYPES, *_POINTS_BETWEEN) if field in arrays}
         for field, value in fields.items():
             fields[field] = value.astype(value.dtype.newbyteorder("="))
-            kind = np.integer if field in _INTEGER_FIELDS else np.floating
-            if not np.issubdtype(value.dtype, kind) or value.dtype.itemsize > 8:
+            if value.dtype.kind not in ("iu" if field in _INTEGER_FIELDS else "f") or value.dtype.itemsize > 8:
                 raise UserError(f"{path}: face model field '{field}' has type {value.dtype}")
         try:
             return cls(**fields, expression_names=arrays["expression_names"].tolist(), name=str(arrays["name"]))

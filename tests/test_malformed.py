@@ -21,14 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from scipy.io import savemat
+from scipy.io import savemat, whosmat
 
 from mlanet_lib import checkpoint
-from mlanet_lib.arrays import read_npz
+from mlanet_lib.arrays import mat_fields, read_npz
 from mlanet_lib.datasets import aflw2000, crops, florence, scans, wavefront
 from mlanet_lib.datasets.sample import SyntheticTruth
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_models import bfm2009_files
 from mlanet_lib.pictures import read_image
 
 SECONDS, MEGABYTES = 3.0, 300  # what a hostile file may cost; a limit well above stops what costs more
@@ -318,6 +319,43 @@ def test_hostile_mat_files(tmp_path, name):
     path = tmp_path / "hostile.mat"
     path.write_bytes(HOSTILE_MATS[name]())
     assert "hostile.mat" in refused(aflw2000.read_mat, path)
+
+
+@pytest.mark.parametrize("kind", [0, 8, 10, 11, 14, 15, 19, 137, 0xFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("packed", [False, True])
+def test_data_of_a_type_that_there_is_not(tmp_path, kind, packed):
+    """SciPy takes the type for an index into a table, and the process dies; without data it looks at it, too."""
+    for data in (struct.pack("<II", kind, 1632) + bytes(1632), struct.pack("<HHI", kind & 0xFFFF, 4, 0)):
+        field = matrix(6, (3, 68), "w_exp", data)
+        if packed:
+            field = element(15, zlib.compress(field))
+        (tmp_path / "Model_Exp.mat").write_bytes(mat(field))
+        with pytest.raises(ValueError, match="holds neither"):
+            mat_fields(tmp_path / "Model_Exp.mat")
+        assert "holds neither" in refused(bfm2009_files.read, tmp_path / "Model_Exp.mat", "expression")
+
+
+def test_fields_of_a_mat_file_are_those_that_scipy_sees(tmp_path):
+    fields = {
+        "a": np.eye(3),
+        "text": "some",
+        "cell": np.array([1, "x"], object),
+        "struct": {"x": 1},
+        "i": 1j * np.eye(2),
+    }
+    fields |= {
+        "none": np.zeros((0, 0)),
+        "truth": np.array([[True]]),
+        "n" * 31: np.uint8([[1]]),
+        "c": np.zeros((2, 3, 4)),
+    }
+    for packing in (False, True):
+        savemat(tmp_path / "a.mat", fields, do_compression=packing)
+        expected = {name: shape for name, shape, _ in whosmat(tmp_path / "a.mat")}
+        assert mat_fields(tmp_path / "a.mat") == expected | {"text": (1, 4), "cell": None, "struct": None, "i": None}
+    (tmp_path / "a.mat").write_bytes(mat(POSE, POSE))
+    with pytest.raises(ValueError, match="twice"):
+        mat_fields(tmp_path / "a.mat")
 
 
 def test_mat_files_made_by_hand_are_read(tmp_path):

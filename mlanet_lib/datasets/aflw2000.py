@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat, whosmat
+from scipy.io import loadmat, savemat
 from scipy.io.matlab import matfile_version
 
+from mlanet_lib.arrays import mat_fields
 from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, to_index
 from mlanet_lib.errors import UserError
@@ -33,7 +34,6 @@ from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.pictures import read_image
 
 _COMPRESSED = 15  # the tag of a compressed element of a .mat file
-_PLAIN = {"double", "single", "logical", "char"} | {f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)}
 # AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
 _TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46, 47), 45, None, 31, 30, 35, None]
 _TWENTY_ONE += [48, (62, 66), 54, 8]
@@ -107,11 +107,11 @@ def load_mat(path: str | Path, largest: int = 1 << 26) -> dict:
             raise ValueError("not of MATLAB's version 5; save it with -v7")
         if (size := _unpacked_size(path, largest)) > largest:
             raise ValueError(f"it unpacks to more than {largest >> 20} MB")
-        fields = [(name, shape) for name, shape, kind in whosmat(path) if kind in _PLAIN]
-        for name, shape in fields:
+        fields = mat_fields(path)
+        for name, shape in fields.items():
             if min(shape, default=0) < 0 or math.prod(shape) > size:
                 raise ValueError(f"field '{name}' claims the shape {shape}")
-        return loadmat(path, variable_names=[name for name, _ in fields])
+        return loadmat(path, variable_names=list(fields))
     except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
         raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
 

@@ -47,7 +47,7 @@ def verify(path: str | Path, folders: Mapping[str, str | Path]) -> None:
         listed = {name: (entry["path"], entry["files"], entry["bytes"]) for name, entry in record.items()}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not here yet: put the data into place and {again}") from error
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is no manifest ({error}): {again}") from error
     for name in sorted({*listed, *folders}):
         if name not in folders or name not in listed:

@@ -11,13 +11,16 @@ All indices in them count from 1. Nothing is unpickled, and sizes are looked at 
 """
 
 import math
+import struct
+import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.io import loadmat, whosmat
+from scipy.io import loadmat
 
+from mlanet_lib.arrays import mat_fields
 from mlanet_lib.errors import UserError
 
 _LARGEST = 100_000_000  # numbers in one array: the shape basis has 160,470 x 199
@@ -154,7 +157,9 @@ def wrong(part: str, path: Path) -> str | None:
         return str(error).removeprefix(f"{path}: ")
     absent = [field for field in PARTS[part].fields if not present.keys() & set(field.split("|"))]
     if not absent:
-        return None
+        chosen = (name for field in PARTS[part].fields for name in field.split("|") if name in present)
+        odd = next((name for name in chosen if present[name] is None), None)
+        return odd and f"has a field {odd} that does not hold numbers"
     other = _part_by_fields(path)
     hint = f"; its fields are those of {PARTS[other].names[0]}" if other else ""
     return f"has no field {', '.join(field.replace('|', ' or ') for field in absent)}{hint}"
@@ -179,6 +184,8 @@ def read(path: Path, part: str, *more: str) -> dict[str, np.ndarray]:
         if found := next((name for name in choices if name in present), None):
             names[choices[0]] = found
     for name in names.values():
+        if present[name] is None:
+            raise UserError(f"{path}: field '{name}' does not hold finite numbers")
         if math.prod(present[name]) > _LARGEST:
             raise UserError(f"{path}: field '{name}' claims to be {present[name]}, too large for BFM 2009")
     try:
@@ -261,11 +268,11 @@ def _wrong_length(path: Path) -> str | None:
     return None
 
 
-def _variables(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a MATLAB 5 file."""
+def _variables(path: Path) -> dict[str, tuple[int, ...] | None]:
+    """Names and shapes in a MATLAB 5 file; None: neither real numbers nor text."""
     try:
-        return {name: tuple(shape) for name, shape, _ in whosmat(path)}
-    except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
+        return mat_fields(path)
+    except (OSError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
 
 

@@ -4,12 +4,14 @@ A child of this process, which has everything imported, waits until strace holds
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +43,7 @@ class Writer:
     prepare: Callable[[Path], object] = lambda folder: None
     part: str = ""
     apart: bool = False
-    most: int = 60  # faults of a kind
+    most: int = 20  # faults of a kind at one system call
 
 
 @dataclass
@@ -100,13 +102,12 @@ def wanted(calls: tuple[str, ...]) -> str:
     return ",".join(f"?{name}" for name in calls)  # some are not on every processor
 
 
-def counts(writer: Writer, folder: Path) -> dict[str, int]:
-    """How many system calls of each kind of fault a write makes."""
+def counts(writer: Writer, folder: Path) -> Counter:
+    """How often a write makes each of the system calls that may be hit."""
     with tempfile.NamedTemporaryFile("r") as log:
         code = write(writer, folder, 1, ["-o", log.name, "-e", f"trace={wanted(DATA + NAMES)}"])
         assert code == WROTE, code
-        made = [words[1].split("(")[0] for words in map(str.split, log) if len(words) > 1]
-    return {fault: sum(name in calls for name in made) for fault, (calls, _) in FAULTS.items()}
+        return Counter(words[1].split("(")[0] for words in map(str.split, log) if len(words) > 1 and "(" in words[1])
 
 
 def visible(folder: Path) -> dict[str, bytes]:
@@ -115,9 +116,19 @@ def visible(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            content = path.read_bytes()
-            found[str(name)] = content[128:] if path.suffix == ".mat" else content  # SciPy begins with the time of day
+            found[str(name)] = _content(path)
     return found
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes, but for what is of one moment: SciPy's time of day, the order of safetensors' metadata."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors" and len(content) > 8:
+        length = int.from_bytes(content[:8], "little")
+        with contextlib.suppress(ValueError):
+            header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True)
+            return header.encode() + content[8 + length :]
+    return content[128:] if path.suffix == ".mat" else content
 
 
 def hidden(folder: Path) -> list[str]:
@@ -133,12 +144,13 @@ def numbers(total: int, most: int) -> list[int]:
     return sorted({*range(1, edge + 1), *range(edge + 1, total - edge, step), *range(total - edge, total + 1)})
 
 
-def cases(total: dict[str, int], most: int) -> Iterator[tuple[str, int, bool]]:
-    """Kind of fault, at which call, and whether an older file is there."""
-    for fault, count in total.items():
-        for there in (True, False) if fault in ("SIGKILL", "disk full") else (True,):
-            for number in numbers(count, most):
-                yield fault, number, there
+def cases(total: Counter, most: int) -> Iterator[tuple[str, str, int, bool]]:
+    """Kind of fault, which system call, its number (strace counts each by itself), whether an older file is there."""
+    for fault, (calls, _) in FAULTS.items():
+        for name in calls:
+            for there in (True, False) if fault in ("SIGKILL", "disk full") else (True,):
+                for number in numbers(total[name], most):
+                    yield fault, name, number, there
 
 
 def hunt(writer: Writer, scratch: Path) -> Tally:
@@ -157,19 +169,18 @@ def hunt(writer: Writer, scratch: Path) -> Tally:
     total = counts(writer, scratch / "count")
     assert visible(scratch / "count") == states[1], "the same content is not written as the same bytes"
     folder = scratch / "folder"
-    for fault, number, there in cases(total, writer.most):
+    for fault, call, number, there in cases(total, writer.most):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(scratch / "old" if there else empty, folder)
         before = visible(folder)
-        calls, words = FAULTS[fault]
         with tempfile.NamedTemporaryFile("r") as log:
-            options = ["-o", log.name, "-e", f"trace={wanted(calls)}"]
-            code = write(writer, folder, 1, [*options, "-e", f"inject={wanted(calls)}:{words.format(number)}"])
+            inject = f"inject={call}:{FAULTS[fault][1].format(number)}"
+            code = write(writer, folder, 1, ["-o", log.name, "-e", f"trace={call}", "-e", inject])
             refused = [line for line in log if "(INJECTED)" in line]
         if code == ESCAPED and all("O_RDONLY" in line for line in refused):
             continue  # a file of the library could not be read: no fault of a write
         if code < 0 or refused:
-            where = f"{fault} at call {number}, {'over an older one' if there else 'into an empty folder'}"
+            where = f"{fault} at {call} {number}, {'over an older one' if there else 'into an empty folder'}"
             judge(tally, writer, folder, before, states[1], code, where)
     return tally
 

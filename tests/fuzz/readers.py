@@ -25,7 +25,7 @@ from mlanet_lib import checkpoint
 from mlanet_lib.clip import Clip, _hush
 from mlanet_lib.datasets import aflw2000, crops, florence, manifest, scans
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import archive, obj
+from mlanet_lib.face_models import archive, bfm2009_files, obj
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
 from mlanet_lib.params import load_params
@@ -189,6 +189,18 @@ def mats(folder: Path) -> Reader:
     return Reader(judge_mat, [("face.mat", content, arrays.mat) for content in contents])
 
 
+def judge_bfm(path: Path) -> None:
+    fields = bfm2009_files.read(path, "expression")
+    assert all(np.isfinite(value).all() for value in fields.values())
+
+
+def bfm_files() -> Reader:
+    basis, buffers = RNG.normal(size=(9, 4)).astype(np.float32), (io.BytesIO(), io.BytesIO())
+    for buffer, packing in zip(buffers, (True, False), strict=True):
+        savemat(buffer, {"mu_exp": basis[:, :1], "w_exp": basis, "sigma_exp": np.ones((4, 1))}, do_compression=packing)
+    return Reader(judge_bfm, [("Model_Exp.mat", buffer.getvalue(), arrays.mat) for buffer in buffers])
+
+
 OBJ = "mtllib scan.mtl\n" + "".join(f"v {x:.4f} {y:.4f} {z:.4f} 0.5 0.5 1\n" for x, y, z in POINTS[:12].tolist())
 OBJ += "".join(f"vt {x / 40:.4f} {y / 40:.4f}\n" for x, y, _ in POINTS[:12].tolist()) + "usemtl face\ns 1\n"
 OBJ += "".join(f"f {a}/{a} {a + 1}/{a + 1} {a + 2}/{a + 2}\n" for a in range(1, 11)) + "f -1//1 -2//1 -3//1 -4//1\n"
@@ -334,6 +346,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "exif": exif(),
         "clip": clips(folder),
         "mat": mats(folder),
+        "bfm": bfm_files(),
         "obj and mtl": Reader(judge_scan, [(name, content, mutate.text) for name, content in scan], SCAN),
         "obj topology": Reader(judge_topology, [("known.obj", OBJ.encode().rsplit(b"\n", 2)[0], mutate.text)]),
         "landmarks": Reader(judge_scan, [("landmarks.json", SCAN["landmarks.json"], mutate.json_text)], SCAN),

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
                 keep(name, known[name], tally, options.seed, Path(place), options.keep)
     wrong = any(tally.failures for tally in tallies.values())
     if not (options.no_writers or options.reader):
-        wrong |= bool(writers.report([], most=60))
+        wrong |= bool(writers.report([], most=20))
     return 1 if wrong else 0
 
 
