@@ -7,6 +7,7 @@ hash). Where neither works, the Haar cascade that OpenCV 4 bundles (OpenCV 5 dro
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -192,11 +193,21 @@ def yunet_weights(download: bool = True) -> tuple[Path | None, str]:
     return _fetch(download)
 
 
+def _cache_folder() -> Path:
+    """MLANET_CACHE, else the user's folder for caches; without a home one in the temporary folder."""
+    import pooch
+
+    try:
+        return Path(os.environ.get("MLANET_CACHE") or pooch.os_cache("mlanet"))
+    except RuntimeError:  # no HOME, and nobody in the system's list of users
+        return Path(tempfile.gettempdir()) / f"mlanet_{os.getuid()}"
+
+
 def _fetch(download: bool) -> tuple[Path | None, str]:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    cache = Path(os.environ.get("MLANET_CACHE", pooch.os_cache("mlanet")))
+    cache = _cache_folder()
     for name, (digest, _) in YUNET_FILES.items():
         if (cache / name).is_file() and pooch.file_hash(str(cache / name)) == digest:
             return cache / name, ""

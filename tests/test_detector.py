@@ -204,3 +204,16 @@ def test_importing_the_detector_is_quiet_and_needs_no_network():
     environment = {k: v for k, v in os.environ.items() if k != "MLANET_MODELS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() in ("is not downloaded", "cached") and done.stderr == ""
+
+
+def test_without_a_home_the_cache_is_elsewhere(tmp_path, monkeypatch):
+    import pooch
+
+    def nowhere(name):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pooch, "os_cache", nowhere)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("MLANET_MODELS", raising=False)
+    monkeypatch.delenv("MLANET_CACHE", raising=False)
+    assert module.yunet_weights(download=False) == (None, "is not downloaded")
