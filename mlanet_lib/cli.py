@@ -12,13 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_train, cli_video
-from mlanet_lib.cli_options import a_count, a_path
-from mlanet_lib.errors import UserError, one_line, printable
-from mlanet_lib.files import check_target, check_writable
-
-SQUARE = 1.05
-"""How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
+from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_options, cli_reconstruct, cli_train
+from mlanet_lib.cli_options import a_count, a_path, network_options
+from mlanet_lib.errors import UserError, one_line
+from mlanet_lib.files import check_target
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,14 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     verb = verbs.add_parser("reconstruct", help="photos -> meshes (GLB, OBJ) and parameters of every face; videos")
-    verb.add_argument("photos", nargs="+", type=a_path, metavar="PHOTO|FOLDER|VIDEO")
-    verb.add_argument("--out", required=True, type=a_path, metavar="DIR", help="folder for STEM_0.glb, STEM_0.obj, ...")
-    verb.add_argument("--texture", choices=("albedo", "photo"), default="albedo", help="what colours the mesh")
-    verb.add_argument("--cropped", action="store_true", help="the photos are face crops already: no detector")
-    verb.add_argument("--overwrite", action="store_true", help="replace files in DIR that mlanet did not write, too")
-    cli_video.add_options(verb)
-    _network_options(verb)
-    verb.set_defaults(run=_reconstruct)
+    cli_reconstruct.add_options(verb)
 
     verb = verbs.add_parser("evaluate", help="a benchmark folder -> metrics in their published protocol")
     sets = verb.add_subparsers(required=True, metavar="BENCHMARK")
@@ -121,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=NPZ",
         help="a system's points: names, landmarks68",
     )
-    _network_options(verb)
+    network_options(verb)
     verb.set_defaults(run=_evaluate_aflw2000)
     verb = sets.add_parser("florence", help="scans in MICC Florence's layout, in Deng's form or PRNet's")
     verb.add_argument("folder", type=a_path)
@@ -130,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--yaw", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
     verb.add_argument("--pitch", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
     verb.add_argument("--limit", type=a_count, metavar="N", help="the first N subjects only")
-    _network_options(verb)
+    network_options(verb)
     verb.set_defaults(run=_evaluate_florence)
     verb = sets.add_parser("scan", help="one textured head scan, drawn at several yaws, in Deng's form")
     verb.add_argument("obj", type=a_path)
@@ -141,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--yaw", type=float, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
     verb.add_argument("--pitch", type=float, nargs="+", default=[0], metavar="DEG")
     verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
-    _network_options(verb)
+    network_options(verb)
     verb.set_defaults(run=_evaluate_scan)
     verb = sets.add_parser("identity", help="does the identity change with a smile, or with a turn of the head?")
     verb.add_argument("folder", type=a_path, help="photos named PERSON_anything.jpg, of two people or more")
@@ -150,13 +140,13 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--texture", type=a_path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
     verb.add_argument("--landmarks", type=a_path, metavar="JSON", help="points of the scan, in its unit")
     verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
-    _network_options(verb)
+    network_options(verb)
     verb.set_defaults(run=_evaluate_identity)
     verb = sets.add_parser("robustness", help="error by covered share and by expression, on aflw2000's photos")
     verb.add_argument("folder", type=a_path)
     verb.add_argument("--json", type=a_path, metavar="OUT")
     verb.add_argument("--limit", type=a_count, metavar="N", help="the first N photos only")
-    _network_options(verb)
+    network_options(verb)
     verb.set_defaults(run=_evaluate_robustness)
 
     verb = verbs.add_parser("train", help="train what params.yaml says, alone or under torchrun, accelerate launch")
@@ -182,81 +172,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _network_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
-    verb.add_argument("--mirrored", action="store_true", help="mean over crop and mirror image: nearer, half as fast")
-    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
-    verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
-
-
-def _reconstruct(options) -> int:
-    from mlanet_lib.outputs import check_text, plan
-
-    photos, clips, wrong = cli_video.split(options)
-    check_writable(options.out)
-    tasks = plan(photos, clips, options.out, options.overwrite)
-    predictor = _predictor(options) if tasks else None
-    from tqdm.auto import tqdm
-
-    for path, error in wrong:
-        _say_of(path, error)
-    failed = len(wrong)
-    for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
-        try:
-            check_text(task.source)
-            (cli_video.reconstruct if task.clip else _reconstruct_one)(task, predictor, options)
-        except Exception as error:  # the others still get their files
-            _say_of(task.source, error)
-            failed += 1
-    return 2 if failed else 0
-
-
-def _say_of(path: Path, error: Exception) -> None:
-    from tqdm.auto import tqdm
-
-    text = one_line(error)
-    named = printable(str(path))
-    tqdm.write(f"mlanet: {text if named in text else f'{named}: {text}'}", file=sys.stderr)
-
-
-def _reconstruct_one(task, predictor, options) -> None:
-    from tqdm.auto import tqdm
-
-    from mlanet_lib.datasets.sample import Box
-    from mlanet_lib.export import albedo_texture, photo_texture, write_face
-    from mlanet_lib.outputs import is_own
-    from mlanet_lib.pictures import read_reduced
-
-    photo = task.source
-    if is_own(photo):
-        raise UserError(f"{photo}: a file that mlanet wrote, no photo")
-    image, reduced = read_reduced(photo)
-    height, width = image.shape[:2]
-    if options.cropped and max(width, height) > SQUARE * min(width, height):
-        raise UserError(f"{photo}: {width}x{height} pixels are no face crop, which is square: cut one, or no --cropped")
-    faces = predictor.faces(image, [Box(0, 0, width, height)] if options.cropped else None)
-    if not faces:
-        raise UserError(f"{photo}: no face found")
-    if reduced > 1:
-        tqdm.write(f"note: {photo.name} is read at 1/{reduced} of its size", file=sys.stderr)
-    for number, face in enumerate(faces):
-        stem = f"{task.name}_{number}"
-        if options.texture == "photo":
-            texture = photo_texture(predictor.model, face.parameters, predictor.sharp_crop(image, face))
-        else:
-            texture = albedo_texture(predictor.model, face.parameters, backend=options.backend)
-        size = [width * reduced, height * reduced]
-        record = {"photo": photo.name, "photo_size": size, **predictor.record(face.enlarged(reduced))}
-        overlay = predictor.overlay(image, face, options.backend)
-        write_face(
-            *(options.out, stem, predictor.model, face.parameters, record, overlay, texture),
-            may_replace=None if options.overwrite else is_own,
-        )
-        pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
-        score = "not measured" if face.score is None else f"{face.score:.2f}"
-        tqdm.write(f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {score})")
-
-
 def _named(text: str) -> tuple[str, str]:
     name, sign, path = text.partition("=")
     if not (name and sign and path):
@@ -277,7 +192,7 @@ def _evaluate_aflw2000(options) -> int:
     from mlanet_lib.face_models.bfm2009_raw import RawBfm
 
     bfm = RawBfm.load(options.bfm) if options.bfm else None
-    predictor = _predictor(options)
+    predictor = cli_options.load_predictor(options)
     result = evaluation.evaluate_aflw2000(
         options.folder,
         predictor,
@@ -305,7 +220,7 @@ def _evaluate_florence(options) -> int:
 
     forms = {"deng": "evaluate_florence", "prnet": "evaluate_florence_prnet"}
     evaluate = getattr(evaluation_florence, forms[options.form])
-    result = evaluate(options.folder, _predictor(options), limit=options.limit, **grid)
+    result = evaluate(options.folder, cli_options.load_predictor(options), limit=options.limit, **grid)
     write_json(options.json, result)
     print(evaluation_florence.summary_text(result))
     print(f"written: {options.json}")
@@ -320,7 +235,9 @@ def _evaluate_scan(options) -> int:
 
     scan = read_scan(options.obj, options.landmarks, options.unit, options.texture)
     grid = {"yaw": options.yaw, "pitch": options.pitch}
-    result = evaluation_scan.evaluate_scan(scan, _predictor(options), options.obj.name, lit=not options.flat, **grid)
+    result = evaluation_scan.evaluate_scan(
+        scan, cli_options.load_predictor(options), options.obj.name, lit=not options.flat, **grid
+    )
     write_json(options.json, result)
     print(evaluation_scan.summary_text(result))
     print(f"written: {options.json}")
@@ -340,7 +257,7 @@ def _evaluate_identity(options) -> int:
     if options.scan:
         scan = read_scan(options.scan, options.landmarks, options.unit, options.texture)
         name = options.scan.name
-    result = evaluation_identity.evaluate_identity(options.folder, _predictor(options), scan, name)
+    result = evaluation_identity.evaluate_identity(options.folder, cli_options.load_predictor(options), scan, name)
     print(evaluation_identity.summary_text(result))
     if options.json:
         write_json(options.json, result)
@@ -354,24 +271,14 @@ def _evaluate_robustness(options) -> int:
     from mlanet_lib import evaluation_robustness
     from mlanet_lib.systems import write_json
 
-    result = evaluation_robustness.evaluate_robustness(options.folder, _predictor(options), limit=options.limit)
+    result = evaluation_robustness.evaluate_robustness(
+        options.folder, cli_options.load_predictor(options), limit=options.limit
+    )
     print(evaluation_robustness.summary_text(result))
     if options.json:
         write_json(options.json, result)
         print(f"written: {options.json}")
     return 0
-
-
-def _predictor(options):
-    import torch
-
-    from mlanet_lib.predictor import Predictor
-    from mlanet_lib.processes import usable_device
-    from mlanet_lib.rasterizer import choose
-
-    device = usable_device(options.device)
-    choose(options.backend, torch.device("cpu"))
-    return Predictor.load(options.weights, device, mirrored=options.mirrored)
 
 
 def _use_profile(options) -> int:

@@ -1,4 +1,5 @@
-"""Types of the command line's options: argparse says the line, and ends with code 2."""
+"""What verbs of the command line share: types of options (argparse says what is wrong, and ends with code 2), and the
+options that say which network reads the pictures."""
 
 import argparse
 from pathlib import Path
@@ -18,3 +19,24 @@ def a_count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def network_options(verb: argparse.ArgumentParser) -> None:
+    """Add the options that `load_predictor` reads."""
+    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
+    verb.add_argument("--mirrored", action="store_true", help="mean over crop and mirror image: nearer, half as fast")
+    verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
+    verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
+
+
+def load_predictor(options):
+    """The `Predictor` that the options name, on a device that is to be had."""
+    import torch
+
+    from mlanet_lib.predictor import Predictor
+    from mlanet_lib.processes import usable_device
+    from mlanet_lib.rasterizer import choose
+
+    device = usable_device(options.device)
+    choose(options.backend, torch.device("cpu"))
+    return Predictor.load(options.weights, device, mirrored=options.mirrored)

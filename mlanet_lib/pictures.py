@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -37,6 +37,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF's orientation, what shows the picture upright."""
+_ON_ITS_SIDE = {_UPRIGHT[code] for code in (5, 6, 7, 8)}
 _BYTE, _SHORT = 255.0, 65535.0
 _BOUND = threading.Lock()  # held while Pillow's own bound, a global, is another one
 
@@ -46,28 +47,38 @@ def read_photo(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     return read_reduced(source)[0]
 
 
-def read_reduced(source: str | Path | np.ndarray | Image.Image) -> tuple[np.ndarray, int]:
-    """A photo as RGB uint8 (H,W,3), upright, and how many of its own pixels one of these is wide: 1, 2, 4, ...
+class Reduced(NamedTuple):
+    """A photo as it was read: pixels (H,W,3) uint8; factor: how many of the photo's own pixels one of these is wide,
+    1, 2, 4, ...; size: the photo's own width and height, upright."""
+
+    pixels: np.ndarray
+    factor: int
+    size: tuple[int, int]
+
+
+def read_reduced(source: str | Path | np.ndarray | Image.Image) -> Reduced:
+    """A photo as RGB uint8 (H,W,3), upright, and how much smaller than the photo itself that is.
 
     source: a path, a PIL image, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or float in [0,1]. A
-    point p of the result lies at p times the second value in the photo. A file of more than `LARGEST_PHOTO` pixels is
+    point p of the result lies at p times `factor` in the photo. A file of more than `LARGEST_PHOTO` pixels is
     read smaller. UserError, with the file's name, where there is none, it is no picture, it has more than `LARGEST`
     pixels, or fewer than 16 on a side.
     """
-    name, reduced = "photo", 1
+    name = "photo"
     if isinstance(source, np.ndarray):
-        photo = _to_rgb(source)
+        pixels = _to_rgb(source)
+        photo = Reduced(pixels, 1, pixels.shape[1::-1])
     elif isinstance(source, Image.Image):
-        photo, reduced = _decoded(lambda: nullcontext(source), name, True, LARGEST_PHOTO)
+        photo = _decoded(lambda: nullcontext(source), name, True, LARGEST_PHOTO)
     else:
         path = Path(source)
         name = str(path)
         if not path.is_file():
             raise UserError(f"no such photo: {path}" if not path.is_dir() else f"not a photo: {path} is a folder")
-        photo, reduced = _decoded(lambda: _opened(path), name, True, LARGEST_PHOTO)
-    if min(photo.shape[:2]) < MINIMUM_PHOTO:
-        raise UserError(f"{name}: {photo.shape[1]}x{photo.shape[0]} pixels are too small to hold a face")
-    return photo, reduced
+        photo = _decoded(lambda: _opened(path), name, True, LARGEST_PHOTO)
+    if min(photo.size) < MINIMUM_PHOTO:
+        raise UserError(f"{name}: {photo.size[0]}x{photo.size[1]} pixels are too small to hold a face")
+    return photo
 
 
 def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
@@ -109,8 +120,8 @@ def _opened(source: Path | BinaryIO) -> Image.Image:
 
 def _decoded(
     opened: Callable[[], AbstractContextManager[Image.Image]], name: str, upright: bool, most: int | None = None
-) -> tuple[np.ndarray, int]:
-    """What `opened` gives as RGB uint8 (H,W,3), reduced to `most` pixels, and by how much."""
+) -> Reduced:
+    """What `opened` gives, reduced to `most` pixels."""
     try:
         with opened() as picture:
             if (pixels := picture.width * picture.height) > LARGEST:
@@ -119,15 +130,15 @@ def _decoded(
             reduced = 1
             while most and pixels > most * reduced**2:
                 reduced *= 2
-            width = picture.width
+            width, height = picture.size
             if reduced > 1:  # JPEG is decoded smaller at once; any other form, or a factor beyond 8, afterwards
-                picture.draft(None, (max(1, width // reduced), max(1, picture.height // reduced)))
+                picture.draft(None, (max(1, width // reduced), max(1, height // reduced)))
             picture.load()
             if (left := reduced // max(1, round(width / picture.width))) > 1:
                 picture = picture.convert("RGBA" if picture.mode == "P" else picture.mode).reduce(left)
             if turn is not None:
                 picture = picture.transpose(turn)
-            return _rgb(picture), reduced
+            return Reduced(_rgb(picture), reduced, (height, width) if turn in _ON_ITS_SIDE else (width, height))
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable picture ({_unread(name)})") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to

@@ -130,7 +130,7 @@ class Predictor:
         The network looks twice: in the crops that the detector's boxes say, then around the points found there.
         boxes: crops in the training convention instead of the detector's (then there is no score).
         """
-        photo, reduced = read_reduced(photo)
+        photo, reduced, _ = read_reduced(photo)
         if boxes is None:
             found = self.detector.detect(photo)
         else:

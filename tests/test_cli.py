@@ -144,7 +144,7 @@ def test_reconstruct_refuses_what_is_wrong(photo, project, tmp_path, capsys):
 
 
 def test_read_only_folder(photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mlanet_lib.cli.os.access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr("mlanet_lib.files.os.access", lambda path, mode: False)  # root may write everywhere
     refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "out"], capsys, "read-only")
 
 

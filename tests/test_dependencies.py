@@ -58,7 +58,7 @@ UPPER_FLOORS = (
     STUDY
     | SHOWING
     | {"notebook_runner", "notebook_html", "fetch", "cli_face_model", "cli_data", "cli_export", "cli_train"}
-    | {"cli_video", "video_files"}
+    | {"cli_reconstruct", "cli_options", "video_files"}
 )
 
 

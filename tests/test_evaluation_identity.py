@@ -237,7 +237,9 @@ def test_photos_twice_and_scans_in_another_unit_are_refused(tmp_path, toy_model)
 
 
 def test_command(tmp_path, toy_model, monkeypatch, capsys):
-    monkeypatch.setattr("mlanet_lib.cli._predictor", lambda options: Reads(toy_model, on_a_line(LINE, toy_model)))
+    monkeypatch.setattr(
+        "mlanet_lib.cli_options.load_predictor", lambda options: Reads(toy_model, on_a_line(LINE, toy_model))
+    )
     folder, out = write_photos(tmp_path / "photos"), tmp_path / "out.json"
     assert main(["evaluate", "identity", str(folder), "--json", str(out)]) == 0
     assert "6 photos of 3 people" in capsys.readouterr().out

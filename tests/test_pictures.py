@@ -81,8 +81,8 @@ def test_a_very_large_photo_is_read_smaller(kind, tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(ramp).save(tmp_path / f"big.{kind}", kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
-    photo, reduced = read_reduced(tmp_path / f"big.{kind}")
-    assert reduced == 4 and photo.shape == (60, 40, 3)  # upright
+    photo, reduced, size = read_reduced(tmp_path / f"big.{kind}")
+    assert reduced == 4 and photo.shape == (60, 40, 3) and size == (160, 240)  # upright
     assert np.abs(photo[..., 0].mean(1) - (np.arange(60) * 4 + 1.5)).max() < 3
     assert read_image(tmp_path / f"big.{kind}", upright=False).shape == (160, 240, 3)  # labels count its pixels
 
@@ -93,8 +93,10 @@ def test_a_photo_of_a_phone_is_no_attack_and_a_bomb_is_refused(tmp_path):
     Image.new("L", (14_000, 13_000)).save(tmp_path / "phone.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        photo, reduced = read_reduced(tmp_path / "phone.png")
-    assert reduced == 2 and photo.shape == (6500, 7000, 3) and bound == Image.MAX_IMAGE_PIXELS
+        photo, reduced, size = read_reduced(tmp_path / "phone.png")
+    assert (
+        reduced == 2 and size == (14_000, 13_000) and photo.shape == (6500, 7000, 3) and bound == Image.MAX_IMAGE_PIXELS
+    )
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     with pytest.raises(UserError, match=r"bomb\.png: .*400 million pixels are more than 256: reduce it"):
         read_photo(tmp_path / "bomb.png")

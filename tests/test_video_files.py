@@ -144,7 +144,7 @@ def test_a_part_that_cannot_be_written(clip, toy_model, tmp_path):
 @pytest.fixture
 def oracle(toy_model, monkeypatch):
     oracle = Oracle(toy_model, Motion(toy_model))
-    monkeypatch.setattr(cli, "_predictor", lambda options: oracle)
+    monkeypatch.setattr("mlanet_lib.cli_options.load_predictor", lambda options: oracle)
     return oracle
 
 
@@ -170,7 +170,9 @@ def test_the_command_takes_videos_and_folders_of_frames(clip, oracle, tmp_path, 
 
 def test_a_folder_s_photos_are_reconstructed_each(oracle, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(cli, "_reconstruct_one", lambda task, predictor, options: taken.append(task.source.name))
+    monkeypatch.setattr(
+        "mlanet_lib.cli_reconstruct._photo", lambda task, predictor, options: taken.append(task.source.name)
+    )
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("b10.png", "b9.jpg", "a.png"):
