@@ -121,7 +121,7 @@ def reconstruct(scratch: Path, photos: Path, times: int, chance: np.random.Gener
             wrong += (found := torn(out))
             rest = [path.name for path in out.glob(".*")]
             print(f"{kills:3} kills: {len(visible(out))} files, {len(found)} not whole, {len(rest)} hidden", flush=True)
-            if chance.random() < 0.3:
+            if kills <= times // 2 and chance.random() < 0.3:
                 shutil.rmtree(out)  # some kills find no older files
     code, _ = run([*command, str(out)], ROOT, log)
     wrong += [f"the last run ends with {code}: {log.read_text()[-300:]}"] if code else []
