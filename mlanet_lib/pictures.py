@@ -21,8 +21,12 @@ from mlanet_lib.errors import UserError
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".heif")
 """Ends of pictures' names, in small letters. HEIC needs a plug-in for Pillow: without it the file is refused."""
 MINIMUM_PHOTO = 16
-LARGEST = 256_000_000
-"""Pixels of a picture; beyond that it is refused (the largest sensors of phones have 200 million)."""
+LARGEST = 40_000_000
+"""Pixels of a picture; beyond that it is refused: some forms need 20 bytes a pixel while they are read, 1 GB."""
+LARGEST_PLAIN = 100_000_000
+"""The same for JPEG and PNG without palette and transparency, which need less."""
+LARGEST_REDUCED = {"JPEG": 256_000_000, "MPO": 256_000_000, "PNG": 150_000_000}
+"""The same for photos of these, which are read smaller (the largest sensors of phones have 200 million)."""
 LARGEST_PHOTO = 50_000_000
 """Pixels that a photo is read with; a larger one is halved until it has no more."""
 
@@ -61,8 +65,8 @@ def read_reduced(source: str | Path | np.ndarray | Image.Image) -> Reduced:
 
     source: a path, a PIL image, or an array (H,W), (H,W,1), (H,W,3) or (H,W,4), uint8, uint16 or float in [0,1]. A
     point p of the result lies at p times `factor` in the photo. A file of more than `LARGEST_PHOTO` pixels is
-    read smaller. UserError, with the file's name, where there is none, it is no picture, it has more than `LARGEST`
-    pixels, or fewer than 16 on a side.
+    read smaller. UserError, with the file's name, where there is none, it is no picture, it has too many pixels
+    (`LARGEST` and the bounds beside it), or fewer than 16 on a side.
     """
     name = "photo"
     if isinstance(source, np.ndarray):
@@ -85,7 +89,7 @@ def read_image(path: str | Path, upright: bool = True) -> np.ndarray:
     """A picture file as (H, W, 3) uint8 RGB, with all its pixels.
 
     upright: turn the picture as its EXIF orientation says (labels of data sets refer to the stored pixels: False
-    there). A missing, truncated or foreign file, or one of more than `LARGEST` pixels, is a UserError that names it.
+    there). A missing, truncated or foreign file, or one of too many pixels, is a UserError that names it.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,9 +113,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 def _opened(source: Path | BinaryIO) -> Image.Image:
     Image.init()
-    with _BOUND, warnings.catch_warnings():  # Pillow's own bound is lower than LARGEST, which `_decoded` holds it to
+    with _BOUND, warnings.catch_warnings():  # Pillow's own bound is lower than those that `_decoded` holds it to
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LARGEST
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max(LARGEST_REDUCED.values())
         try:
             return Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
         finally:
@@ -124,8 +128,9 @@ def _decoded(
     """What `opened` gives, reduced to `most` pixels."""
     try:
         with opened() as picture:
-            if (pixels := picture.width * picture.height) > LARGEST:
-                raise UserError(f"{pixels / 1e6:.0f} million pixels are more than {LARGEST // 1_000_000}: reduce it")
+            largest = _largest(picture, most is not None)
+            if (pixels := picture.width * picture.height) > largest:
+                raise UserError(f"{pixels / 1e6:.0f} million pixels are more than {largest // 1_000_000}: reduce it")
             turn = _UPRIGHT.get(_orientation(picture)) if upright else None
             reduced = 1
             while most and pixels > most * reduced**2:
@@ -135,7 +140,7 @@ def _decoded(
                 picture.draft(None, (max(1, width // reduced), max(1, height // reduced)))
             picture.load()
             if (left := reduced // max(1, round(width / picture.width))) > 1:
-                picture = picture.convert("RGBA" if picture.mode == "P" else picture.mode).reduce(left)
+                picture = picture.reduce(left)
             if turn is not None:
                 picture = picture.transpose(turn)
             return Reduced(_rgb(picture), reduced, (height, width) if turn in _ON_ITS_SIDE else (width, height))
@@ -143,6 +148,13 @@ def _decoded(
         raise UserError(f"{name}: not a readable picture ({_unread(name)})") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
         raise UserError(f"{name}: not a readable picture ({str(error) or type(error).__name__})") from error
+
+
+def _largest(picture: Image.Image, reduced: bool) -> int:
+    """How many pixels a picture of this form may have, read smaller or whole."""
+    if picture.format not in LARGEST_REDUCED or picture.mode not in ("L", "RGB", "CMYK", "I;16"):
+        return LARGEST
+    return LARGEST_REDUCED[picture.format] if reduced else LARGEST_PLAIN
 
 
 def _unread(name: str) -> str:
@@ -166,7 +178,7 @@ def _rgb(picture: Image.Image) -> np.ndarray:
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _white(mode: str, largest: float) -> float:
