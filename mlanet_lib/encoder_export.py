@@ -98,7 +98,10 @@ def export_encoder(network: MLANet, model: MorphableModel, path: str | Path, wei
     graph = trace(network, model)
     with atomic_path(path) as temporary:
         if path.suffix == ".pt2":
-            torch.export.save(graph, temporary, extra_files={"metadata.json": json.dumps(metadata)})
+            try:
+                torch.export.save(graph, temporary, extra_files={"metadata.json": json.dumps(metadata)})
+            except RuntimeError as error:  # so torch says that the disk is full
+                raise OSError(str(error).splitlines()[0]) from error
             return
         program = torch.onnx.export(
             graph,

@@ -110,6 +110,19 @@ def test_pt2_answers_as_the_network_does(loaded, network, toy_model, count):
     )  # translation in mm
 
 
+def test_a_full_disk_is_one_line_and_the_older_file_stays(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nframe #0: c10")
+
+    for name, instead in (("trace", None), ("encoder_metadata", {})):
+        monkeypatch.setattr(encoder_export, name, lambda *_, instead=instead: instead)
+    monkeypatch.setattr("torch.export.save", full)
+    (tmp_path / "a.pt2").write_text("older")
+    with pytest.raises(UserError, match=r"cannot write .*a\.pt2: .*unexpected pos 64 vs 0$"):
+        export_encoder(None, None, tmp_path / "a.pt2")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.pt2", "older")]
+
+
 def test_onnx_file_is_whole_and_says_what_it_is(files, loaded, toy_model):
     import onnx
 

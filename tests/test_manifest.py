@@ -1,6 +1,7 @@
 """The manifest of licensed data: what it says, and that it notices what changed."""
 
 import json
+import os
 
 import pytest
 
@@ -55,3 +56,16 @@ def test_a_file_that_cannot_be_read_is_named(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.jpg: cannot be read \(Permission denied\)"):
         manifest.write(tmp_path / "m.json", {"set": folder}, progress=False)
     assert not (tmp_path / "m.json").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(folder, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", denied)
+    with pytest.raises(UserError, match=r"sub: cannot be read \(Permission denied\)"):
+        manifest.write(tmp_path / "m.json", {"set": folder}, progress=False)

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from mlanet_lib.files import atomic_path
 def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = True) -> dict:
     """Write the manifest of `folders` (name -> folder) as JSON, and return it.
 
-    {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files. A file that cannot
-    be read is a UserError.
+    {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files. A file or a folder
+    that cannot be read is a UserError.
     """
     record = {}
     for name, folder in folders.items():
@@ -64,7 +65,12 @@ def verify(path: str | Path, folders: Mapping[str, str | Path]) -> None:
 def _files(folder: str | Path) -> Iterator[Path]:
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder")
-    return (path for path in sorted(Path(folder).rglob("*")) if path.is_file() and not path.name.startswith("."))
+
+    def refuse(error: OSError):  # Path.rglob passes over what it may not read
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+    found = (Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return (path for path in sorted(found) if path.is_file() and not path.name.startswith("."))
 
 
 def _counts(files: list[Path]) -> dict[str, int]:
