@@ -89,7 +89,7 @@ def test_a_limit_below_one_is_refused(layout, limit):
 def test_the_limit_of_a_source(tmp_path):
     aflw(tmp_path)
     assert len(sources.read(sources.Source("aflw2000", str(tmp_path), limit=1))) == 1
-    with pytest.raises(UserError, match="1 or more, not -1"):
+    with pytest.raises(UserError, match="limit = -1: must be at least 1"):
         sources.read(sources.Source("aflw2000", str(tmp_path), limit=-1))
 
 
