@@ -1,7 +1,7 @@
 """SIGKILL at random moments, again and again: what is there then is whole, and going on ends as if nothing had been.
 
     python tests/fuzz/kills.py reconstruct [--times 20] [--seed 0] [--photos FOLDER]
-    python tests/fuzz/kills.py repro [--times 20] [--seed 0]
+    python tests/fuzz/kills.py repro [--times 20] [--seed 0] [--stage NAME]
 
 reconstruct: `mlanet reconstruct` of a folder of photos (default: the portraits of the shared data) into one folder.
 repro: `dvc repro` of the study at a tiny size. Both are run to their end once, and timed; then they are killed so many
@@ -10,6 +10,7 @@ At last a run goes to its end: the same files as of the run that nobody killed, 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -94,10 +95,12 @@ def run(command: list[str], where: Path, log: Path, until: float | None = None) 
             command, cwd=where, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            child.wait(until)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(until)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
     return child.returncode, time.monotonic() - began
 
 
@@ -133,20 +136,21 @@ def remains(folder: Path) -> list[str]:
     return [f"{path.relative_to(folder)} remains" for path in hidden]
 
 
-def repro(scratch: Path, times: int, chance: np.random.Generator) -> list[str]:
-    """Kills of `dvc repro`; what was wrong."""
+def repro(scratch: Path, stages: list[str], times: int, chance: np.random.Generator) -> list[str]:
+    """Kills of `dvc repro`, of these stages and what they need, or of all; what was wrong."""
+    command = ["dvc", "repro", *stages]
     tiny_project.commit_tree(scratch / "source")
     whole, project, log = scratch / "whole", scratch / "project", scratch / "log.txt"
     for clone in (whole, project):
         pulled = tiny_project.tiny_clone(scratch / "source", clone)
         assert pulled.code == 0, pulled.text
-    code, lasted = run(["dvc", "repro"], whole, log)
+    code, lasted = run(command, whole, log)
     if code:
         return [f"the run that nobody kills ends with {code}: {log.read_text()[-300:]}"]
     print(f"the run that nobody kills: {lasted:.1f} s", flush=True)
     wrong, kills = [], 0
     while kills < times:
-        code, lived = run(["dvc", "repro"], project, log, until=chance.uniform(0.02, 0.4) * lasted)
+        code, lived = run(command, project, log, until=chance.uniform(0.02, 0.4) * lasted)
         if code not in (0, -signal.SIGKILL):
             return [*wrong, f"after {kills} kills it does not go on ({code}): {log.read_text()[-600:]}"]
         kills += code == -signal.SIGKILL
@@ -154,9 +158,9 @@ def repro(scratch: Path, times: int, chance: np.random.Generator) -> list[str]:
         print(f"{kills:3} kills: after {lived:.0f} s, {len(found)} files not whole", flush=True)
         if code == 0:  # it had come to its end: begin anew
             afresh(project)
-    code, _ = run(["dvc", "repro"], project, log)
+    code, _ = run(command, project, log)
     wrong += [f"the last run ends with {code}: {log.read_text()[-600:]}"] if code else []
-    status = tiny_project.run(project, "dvc", "status")
+    status = tiny_project.run(project, "dvc", "status", *stages)
     wrong += [] if "up to date" in status.text else [f"dvc status: {status.text[-300:]}"]
     return wrong + unlike(project / "outputs", whole / "outputs", (".safetensors",)) + remains(project / "outputs")
 
@@ -170,15 +174,17 @@ def afresh(project: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no child is left
     parser.add_argument("what", choices=("reconstruct", "repro"))
     parser.add_argument("--times", type=int, default=20, help="kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--stage", action="append", default=[], help="repro: only this one and what it needs")
     parser.add_argument("--photos", type=Path, default=SHARED / "portraits", metavar="FOLDER")
     options = parser.parse_args(arguments)
     chance = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as place:
         if options.what == "repro":
-            wrong = repro(Path(place), options.times, chance)
+            wrong = repro(Path(place), options.stage, options.times, chance)
         else:
             wrong = reconstruct(Path(place), options.photos, options.times, chance)
     for text in wrong:
