@@ -33,7 +33,7 @@ def by_content(path: Path) -> None:
 
 
 def test_the_fuzzing_sees_whatever_is_wrong(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "STOPPED", 1)
+    monkeypatch.setattr(worker, "STOPPED", 4)
     monkeypatch.setattr(worker, "MEGABYTES", 200)
     letters = iter("vrredhmrv")
     contents = [(f"{letter}.txt", letter.encode()) for letter in letters]
