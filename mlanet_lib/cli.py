@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlanet_lib import __version__, cli_data, cli_export, cli_face_model, cli_options, cli_reconstruct, cli_train
-from mlanet_lib.cli_options import a_count, a_path, network_options
+from mlanet_lib.cli_options import a_count, a_path, an_angle, network_options
 from mlanet_lib.errors import UserError, one_line
-from mlanet_lib.files import check_target
+from mlanet_lib.outputs import MARK, check_target
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,8 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("folder", type=a_path)
     verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
     verb.add_argument("--form", choices=("deng", "prnet"), default="deng", help="not comparable (docs/protocols.md)")
-    verb.add_argument("--yaw", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
-    verb.add_argument("--pitch", type=float, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
+    verb.add_argument("--yaw", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
+    verb.add_argument("--pitch", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
     verb.add_argument("--limit", type=a_count, metavar="N", help="the first N subjects only")
     network_options(verb)
     verb.set_defaults(run=_evaluate_florence)
@@ -128,8 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--landmarks", required=True, type=a_path, metavar="JSON", help="points of the scan, in its unit")
     verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
     verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
-    verb.add_argument("--yaw", type=float, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
-    verb.add_argument("--pitch", type=float, nargs="+", default=[0], metavar="DEG")
+    verb.add_argument("--yaw", type=an_angle, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
+    verb.add_argument("--pitch", type=an_angle, nargs="+", default=[0], metavar="DEG")
     verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
     network_options(verb)
     verb.set_defaults(run=_evaluate_scan)
@@ -186,6 +186,13 @@ def _check_json(options) -> None:
     check_target(options.json, given)
 
 
+def _write_json(path: Path, result) -> None:
+    from mlanet_lib.systems import write_json
+
+    write_json(path, {"generator": MARK, **result.summary})
+    print(f"written: {path}")
+
+
 def _evaluate_aflw2000(options) -> int:
     _check_json(options)
     from mlanet_lib import evaluation
@@ -204,9 +211,8 @@ def _evaluate_aflw2000(options) -> int:
         bfm=bfm,
         others=options.other,
     )
-    evaluation.write_json(options.json, result)
+    _write_json(options.json, result)
     print(evaluation.summary(result))
-    print(f"written: {options.json}")
     return 0
 
 
@@ -216,14 +222,12 @@ def _evaluate_florence(options) -> int:
     if grid and options.form == "deng":
         raise UserError("--yaw and --pitch belong to --form prnet: Deng's form takes the folder's pictures")
     from mlanet_lib import evaluation_florence
-    from mlanet_lib.systems import write_json
 
     forms = {"deng": "evaluate_florence", "prnet": "evaluate_florence_prnet"}
     evaluate = getattr(evaluation_florence, forms[options.form])
     result = evaluate(options.folder, cli_options.load_predictor(options), limit=options.limit, **grid)
-    write_json(options.json, result)
+    _write_json(options.json, result)
     print(evaluation_florence.summary_text(result))
-    print(f"written: {options.json}")
     return 0
 
 
@@ -231,16 +235,14 @@ def _evaluate_scan(options) -> int:
     _check_json(options)
     from mlanet_lib import evaluation_scan
     from mlanet_lib.datasets.scans import read_scan
-    from mlanet_lib.systems import write_json
 
     scan = read_scan(options.obj, options.landmarks, options.unit, options.texture)
     grid = {"yaw": options.yaw, "pitch": options.pitch}
     result = evaluation_scan.evaluate_scan(
         scan, cli_options.load_predictor(options), options.obj.name, lit=not options.flat, **grid
     )
-    write_json(options.json, result)
+    _write_json(options.json, result)
     print(evaluation_scan.summary_text(result))
-    print(f"written: {options.json}")
     return 0
 
 
@@ -251,7 +253,6 @@ def _evaluate_identity(options) -> int:
         raise UserError("--scan OBJ and --landmarks JSON go together, and --texture with both")
     from mlanet_lib import evaluation_identity
     from mlanet_lib.datasets.scans import read_scan
-    from mlanet_lib.systems import write_json
 
     scan, name = None, ""
     if options.scan:
@@ -260,25 +261,22 @@ def _evaluate_identity(options) -> int:
     result = evaluation_identity.evaluate_identity(options.folder, cli_options.load_predictor(options), scan, name)
     print(evaluation_identity.summary_text(result))
     if options.json:
-        write_json(options.json, result)
-        print(f"written: {options.json}")
-    return 0
+        _write_json(options.json, result)
+        return 0
 
 
 def _evaluate_robustness(options) -> int:
     if options.json:
         _check_json(options)
     from mlanet_lib import evaluation_robustness
-    from mlanet_lib.systems import write_json
 
     result = evaluation_robustness.evaluate_robustness(
         options.folder, cli_options.load_predictor(options), limit=options.limit
     )
     print(evaluation_robustness.summary_text(result))
     if options.json:
-        write_json(options.json, result)
-        print(f"written: {options.json}")
-    return 0
+        _write_json(options.json, result)
+        return 0
 
 
 def _use_profile(options) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import check_target
+from mlanet_lib.outputs import MARK, check_target
 
 
 def add_actions(actions) -> None:
@@ -40,7 +40,9 @@ def _check(options) -> int:
     print(verdict.summary(reports, common))
     if options.json:
         with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(verdict.as_json(reports, common), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"generator": MARK, **verdict.as_json(reports, common)}, indent=1) + "\n", encoding="utf-8"
+            )
         print(f"written: {options.json}")
     if check.is_wrong(reports, common):
         return 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlanet_lib import files
+from mlanet_lib import outputs
 from mlanet_lib.cli_options import a_path
 
 
@@ -14,7 +14,7 @@ def add_options(verb) -> None:
 
 
 def _export(options) -> None:
-    files.check_target(options.out, [Path(options.weights)])
+    outputs.check_target(options.out, [Path(options.weights)])
     from mlanet_lib.encoder_export import check_target, export_encoder
     from mlanet_lib.predictor import Predictor
 

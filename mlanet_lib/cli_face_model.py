@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import check_target
+from mlanet_lib.outputs import check_target
 
 ANTHROPOMETRIC = "data/face_models/anthropometric.npz"
 LICENSED = Path("licensed/face_models")

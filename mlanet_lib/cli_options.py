@@ -2,6 +2,7 @@
 options that say which network reads the pictures."""
 
 import argparse
+import math
 from pathlib import Path
 
 
@@ -19,6 +20,17 @@ def a_count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def an_angle(text: str) -> float:
+    """Degrees from -90 to 90: what shows a face."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -90 <= value <= 90:
+        raise argparse.ArgumentTypeError(f"{text!r} is no angle from -90 to 90 degrees")
+    return value
 
 
 def network_options(verb: argparse.ArgumentParser) -> None:

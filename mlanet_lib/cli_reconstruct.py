@@ -8,7 +8,7 @@ from mlanet_lib import cli_options
 from mlanet_lib.cli_options import a_path, network_options
 from mlanet_lib.errors import UserError, one_line, printable
 from mlanet_lib.files import check_writable
-from mlanet_lib.outputs import Task, check_text, is_own, plan
+from mlanet_lib.outputs import Task, check_text, is_own, others_in, plan
 
 SQUARE = 1.05
 """How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
@@ -41,6 +41,8 @@ def reconstruct(options) -> int:
     for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
         try:
             check_text(task.source)
+            if is_own(task.source):
+                raise UserError(f"{task.source}: mlanet wrote this, it is no {'clip' if task.clip else 'photo'}")
             (_clip if task.clip else _photo)(task, predictor, options)
         except Exception as error:  # the others still get their files
             _say_of(task.source, error)
@@ -64,8 +66,6 @@ def _photo(task: Task, predictor, options) -> None:
     from mlanet_lib.pictures import read_reduced
 
     photo = task.source
-    if is_own(photo):
-        raise UserError(f"{photo}: a file that mlanet wrote, no photo")
     image, reduced, size = read_reduced(photo)
     height, width = image.shape[:2]
     if options.cropped and max(width, height) > SQUARE * min(width, height):
@@ -106,7 +106,7 @@ def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]
             if options.video or (path.suffix.lower() in VIDEOS and not path.is_dir()):
                 clips.append(path)
             else:
-                photos += _photos_in(path) if path.is_dir() else [path]
+                photos += others_in(path) if path.is_dir() else [path]
         except (UserError, OSError) as error:
             wrong.append((path, error))
     if clips and (options.cropped or options.texture == "photo"):
@@ -114,19 +114,6 @@ def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]
     if options.fps is not None and not clips:
         raise UserError("--fps is for clips: a video, or --video with a folder of numbered frames")
     return photos, clips, wrong
-
-
-def _photos_in(folder: Path) -> list[Path]:
-    """The pictures of a folder but for those that mlanet wrote, which are counted on stderr."""
-    from mlanet_lib.pictures import pictures_in
-
-    found = pictures_in(folder)
-    photos = [path for path in found if not is_own(path)]
-    if not photos:
-        raise UserError(f"{folder} holds no pictures but those that mlanet wrote")
-    if own := len(found) - len(photos):
-        print(f"note: {folder}: {own} pictures that mlanet wrote are left out", file=sys.stderr)
-    return photos
 
 
 def _clip(task: Task, predictor, options) -> None:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.pictures import pictures_in, read_photo
+from mlanet_lib.outputs import others_in
+from mlanet_lib.pictures import read_photo
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts")
 FOLDER_FPS = 25.0
@@ -48,7 +49,7 @@ class Clip:
         if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
             raise UserError(f"{fps} frames a second: must lie between 0 and 1000")
         if path.is_dir():
-            pictures = tuple(pictures_in(path))
+            pictures = tuple(others_in(path))
             height, width = read_photo(pictures[0]).shape[:2]
             return cls(path, fps or FOLDER_FPS, width, height, len(pictures), pictures)
         with _capture(path) as capture:

@@ -19,6 +19,7 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files import atomic_path
 from mlanet_lib.losses import SparseShape
 from mlanet_lib.network import MLANet
+from mlanet_lib.outputs import MARK
 
 FORMAT = "mlanet encoder 1"
 OPSET = 18
@@ -71,9 +72,10 @@ def trace(network: MLANet, model: MorphableModel) -> torch.export.ExportedProgra
 
 
 def encoder_metadata(network: MLANet, model: MorphableModel, weights: str) -> dict[str, str]:
-    """What is written beside the graph: format, weights (their name), face_model and its fingerprint,
+    """What is written beside the graph: generator, format, weights (their name), face_model and its fingerprint,
     expression_names (JSON list), image_size (S, pixels), input (in words) and units (JSON, `UNITS`)."""
     return {
+        "generator": MARK,
         "format": FORMAT,
         "weights": weights,
         "face_model": model.name,

@@ -6,8 +6,9 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,14 +32,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        if _is_stream(path):
+        if is_stream(path):
             with tempfile.TemporaryDirectory() as folder:
                 temporary = Path(folder) / _short(path)
                 yield temporary
                 with temporary.open("rb") as written, _open_stream(path) as through:
                     shutil.copyfileobj(written, through)
             return
-        target = _followed(path)
+        target = followed(path)
         with _scratch(target.parent, _short(path)) as scratch:
             temporary = scratch / _short(path)
             yield temporary
@@ -77,24 +78,28 @@ def together(folder: str | Path, may_replace: Callable[[Path], bool] = lambda pa
 
 
 @contextmanager
-def alone(lock: Path, refused: str) -> Iterator[None]:
+def alone(lock: Path, refused: str, mark: str = "lock") -> Iterator[None]:
     """Hold the file `lock`, which is made and removed; while another process holds it, a UserError that says `refused`.
 
-    The lock ends with the process, however that ends.
+    mark: what stands in it; a file with another content, a link or a device is somebody's, and a UserError. The lock
+    ends with the process, however that ends.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write into {lock.parent}: {error.strerror or error}") from error
-    with file:
+        raise UserError(f"cannot write {lock}: {error.strerror or error}") from error
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(refused) from error
-        if not os.fstat(file.fileno()).st_nlink:  # whoever held it has just removed it: another may hold a new one
+        if not os.fstat(descriptor).st_nlink:  # whoever held it has just removed it: another may hold a new one
             raise UserError(refused)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or file.read(len(mark) + 1) not in (b"", mark.encode()):
+            raise UserError(f"{lock} is no lock of mlanet's: move it away")
         try:
+            os.pwrite(descriptor, mark.encode(), 0)
             yield
         finally:
             lock.unlink(missing_ok=True)
@@ -114,23 +119,7 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: {existing} is read-only")
 
 
-def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """UserError unless the file `path` can be written, and is none of the inputs nor a file inside one that is a
-    folder. Writes nothing."""
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    if _is_stream(path):
-        if not os.access(path, os.W_OK):
-            raise UserError(f"cannot write {path}: permission denied")
-        return
-    target = _followed(path).resolve()
-    check_writable(target.parent)
-    for given in inputs:
-        if path.exists() and (target == given.resolve() or (given.is_dir() and given.resolve() in target.parents)):
-            raise UserError(f"{path} is an input ({given}): name another file to write")
-
-
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """Whether `path` can only be written through: a device, a FIFO, or a file descriptor of this process."""
     return path.exists() and not path.is_dir() and (not path.is_file() or _descriptor(path) is not None)
 
@@ -147,7 +136,8 @@ def _open_stream(path: Path) -> BinaryIO:
     return path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
 
 
-def _followed(path: Path) -> Path:
+def followed(path: Path) -> Path:
+    """What a link leads to; any other path itself."""
     if not path.is_symlink():
         return path
     target = Path(os.path.realpath(path))

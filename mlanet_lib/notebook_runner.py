@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-from mlanet_lib.errors import UserError
+from mlanet_lib.errors import UserError, one_line
 from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.profiles import (
     PARAMS_FILE,
@@ -114,7 +114,7 @@ def notebook_text(notebook: dict) -> str:
 def write_notebook(notebook: dict, path: Path) -> None:
     """Write atomically; a file that already holds just this is left alone."""
     text = notebook_text(notebook)
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -315,12 +315,12 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             target = execute(options.name, options.run, parse_settings(options.settings), root)
             print(f"wrote {target.relative_to(root)} and .html")
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
     except CellError as error:
         print(error, file=sys.stderr)
         return 1
+    except Exception as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
     return 0
 
 

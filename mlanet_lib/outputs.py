@@ -5,31 +5,42 @@ a clip's table is known by its first line. So files can be moved, and those of s
 version, are never replaced unasked and never taken for mlanet's.
 """
 
+import os
 import re
+import sys
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import NOT_OURS, safe_name
+from mlanet_lib.files import NOT_OURS, check_writable, followed, is_stream, safe_name
 
 MARK = "written by mlanet"
 TABLE_HEADER = "frame,time_s,face,score,pitch,yaw,roll,x_mm,y_mm,z_mm"
 """The first columns of a clip's table."""
 _BEGINNING, _END = 1024, 64  # bytes in which the mark is looked for
-_OF_A_PHOTO = r"_(0|[1-9]\d{0,2})(\.(glb|obj|mtl|png|json)|_texture\.png)"
-_OF_A_CLIP = r"\.csv|\.json|_overlay\.mp4"
+_OF_A_PHOTO = r"{name}_(0|[1-9]\d*)(\.(glb|obj|mtl|png|json)|_texture\.png)"
+_OF_A_CLIP = r"{name}(\.csv|\.json|_overlay\.mp4)|\.{name}\.(lock|frames\.part)"
 
 
 def is_own(path: str | Path) -> bool:
     """Whether a file is one that mlanet wrote, by what it says of itself."""
     path = Path(path)
-    if path.is_symlink() or not path.is_file():
+    try:
+        if path.is_symlink() or not path.is_file():
+            return False
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:  # a face model's fields
+                return {"format.npy", "mean.npy", "faces.npy"} <= set(archive.namelist())
+        if path.suffix in (".onnx", ".pt2"):
+            return MARK.encode() in path.read_bytes()
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+            file.seek(max(0, path.stat().st_size - _END))
+            end = file.read()
+    except (OSError, zipfile.BadZipFile):  # what cannot be read was not written here
         return False
-    with path.open("rb") as file:
-        beginning = file.read(_BEGINNING)
-        file.seek(max(0, path.stat().st_size - _END))
-        end = file.read()
     return MARK.encode() in beginning or MARK.encode() in end or beginning.startswith(TABLE_HEADER.encode())
 
 
@@ -42,8 +53,9 @@ class Task:
     clip: bool = False
 
     def writes(self, file: str) -> bool:
-        """Whether a file's name is one that this task may write (a photo's faces are not counted yet: any of 1,000)."""
-        return bool(re.fullmatch(re.escape(self.name) + f"(?:{_OF_A_CLIP if self.clip else _OF_A_PHOTO})", file))
+        """Whether a file's name is one that this task may write (a photo's faces are not counted yet: any number)."""
+        pattern = _OF_A_CLIP if self.clip else _OF_A_PHOTO
+        return bool(re.fullmatch(pattern.replace("{name}", re.escape(self.name)), file))
 
 
 def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bool = False) -> list[Task]:
@@ -52,14 +64,16 @@ def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bo
     A task may write neither over an input, nor over a file in `out` that mlanet did not write (with `overwrite` it
     may), nor over another task's files. Nothing is written here.
     """
-    tasks = [Task(path, name_of(path)) for path in photos] + [Task(path, name_of(path), True) for path in clips]
+    found = [(path, False) for path in photos] + [(path, True) for path in clips]
+    once = {os.path.realpath(path): (path, clip) for path, clip in reversed(found)}  # one file named twice is one task
+    tasks = [Task(path, name_of(path), clip) for path, clip in reversed(once.values())]
     check_text(out)
     _check_clashes(tasks)
-    inputs = {path.resolve() for task in tasks for path in _files_of(task.source)}
+    inputs = {os.path.realpath(path) for task in tasks for path in _files_of(task.source)}
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if (writer := next((task for task in tasks if task.writes(path.name)), None)) is None:
             continue
-        if path.resolve() in inputs:
+        if os.path.realpath(path) in inputs:
             raise UserError(f"{path} is an input, and {writer.source} would be written over it: name another --out")
         if not overwrite and not is_own(path):
             raise UserError(f"{path} {NOT_OURS}")
@@ -68,11 +82,44 @@ def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bo
 
 def name_of(path: Path) -> str:
     """What a photo's or clip's files are called after: the stem, of a folder its name, as a safe name of a file."""
-    return safe_name(path.resolve().name if path.is_dir() else path.stem)
+    return safe_name(os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path.stem)
+
+
+def others_in(folder: Path) -> list[Path]:
+    """The pictures of a folder (`pictures_in`) but for those that mlanet wrote, which are counted on stderr."""
+    from mlanet_lib.pictures import pictures_in  # NumPy and Pillow: seconds that `mlanet --help` need not wait
+
+    found = pictures_in(folder)
+    others = [path for path in found if not is_own(path)]
+    if not others:
+        raise UserError(f"{folder} holds no pictures but those that mlanet wrote")
+    if own := len(found) - len(others):
+        print(f"note: {folder}: {own} pictures that mlanet wrote are left out", file=sys.stderr)
+    return others
+
+
+def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """UserError unless the file `path` can be written, and nothing of the user's is lost by it. Writes nothing.
+
+    It must be none of the inputs, nor a file inside one that is a folder; and if it is there, empty or mlanet's own.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
+    if is_stream(path):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"cannot write {path}: permission denied")
+        return
+    target = followed(path).resolve()
+    check_writable(target.parent)
+    for given in inputs:
+        if path.exists() and (target == given.resolve() or (given.is_dir() and given.resolve() in target.parents)):
+            raise UserError(f"{path} is an input ({given}): name another file to write")
+    if target.exists() and target.stat().st_size and not is_own(target):
+        raise UserError(f"{path} is there already, and mlanet did not write it: name another file, or remove it")
 
 
 def _files_of(source: Path) -> Sequence[Path]:
-    return [source, *source.iterdir()] if source.is_dir() else [source]
+    return [source, *source.iterdir()] if os.path.isdir(source) else [source]
 
 
 def check_text(path: Path) -> None:

@@ -41,6 +41,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF's orientation, what shows the picture upright."""
+_BACK = {_UPRIGHT[6]: _UPRIGHT[8], _UPRIGHT[8]: _UPRIGHT[6]}
 _ON_ITS_SIDE = {_UPRIGHT[code] for code in (5, 6, 7, 8)}
 _BYTE, _SHORT = 255.0, 65535.0
 _BOUND = threading.Lock()  # held while Pillow's own bound, a global, is another one
@@ -78,7 +79,8 @@ def read_reduced(source: str | Path | np.ndarray | Image.Image) -> Reduced:
         path = Path(source)
         name = str(path)
         if not path.is_file():
-            raise UserError(f"no such photo: {path}" if not path.is_dir() else f"not a photo: {path} is a folder")
+            what = "is a folder" if path.is_dir() else "is no regular file"
+            raise UserError(f"not a photo: {path} {what}" if path.exists() else f"no such photo: {path}")
         photo = _decoded(lambda: _opened(path), name, True, LARGEST_PHOTO)
     if min(photo.size) < MINIMUM_PHOTO:
         raise UserError(f"{name}: {photo.size[0]}x{photo.size[1]} pixels are too small to hold a face")
@@ -131,7 +133,11 @@ def _decoded(
             largest = _largest(picture, most is not None)
             if (pixels := picture.width * picture.height) > largest:
                 raise UserError(f"{pixels / 1e6:.0f} million pixels are more than {largest // 1_000_000}: reduce it")
-            turn = _UPRIGHT.get(_orientation(picture)) if upright else None
+            turn = _UPRIGHT.get(_orientation(picture))
+            if picture.format == "TIFF":  # Pillow turns these itself, and turns them only
+                turn = None if upright else _BACK.get(turn, turn)
+            elif not upright:
+                turn = None
             reduced = 1
             while most and pixels > most * reduced**2:
                 reduced *= 2
@@ -152,7 +158,7 @@ def _decoded(
 
 def _largest(picture: Image.Image, reduced: bool) -> int:
     """How many pixels a picture of this form may have, read smaller or whole."""
-    if picture.format not in LARGEST_REDUCED or picture.mode not in ("L", "RGB", "CMYK", "I;16"):
+    if picture.format not in LARGEST_REDUCED or picture.mode not in ("L", "RGB", "CMYK"):
         return LARGEST
     return LARGEST_REDUCED[picture.format] if reduced else LARGEST_PLAIN
 
@@ -173,22 +179,24 @@ def _orientation(picture: Image.Image) -> int | None:
 
 def _rgb(picture: Image.Image) -> np.ndarray:
     if picture.mode.startswith(("I", "F")):  # 16 bits a pixel, or floats; Pillow's own conversion would clip at 255
-        values = np.nan_to_num(np.asarray(picture).astype(np.float32), posinf=_SHORT, neginf=0)
-        return _to_rgb(np.clip(values / _white(picture.mode, float(values.max(initial=0))), 0, 1))
+        values = np.nan_to_num(np.asarray(picture).astype(np.float32), posinf=np.inf)
+        return _to_rgb(np.clip(values / _white(picture.mode, float(values.min()), float(values.max())), 0, 1))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def _white(mode: str, largest: float) -> float:
-    """What means white: 65535 where the form says 16 bits, else the next of 1, 255 and 65535 from `largest` on."""
-    if mode.startswith("I;16"):
-        return _SHORT
-    whites = (1.0, _BYTE, _SHORT) if mode == "F" else (_BYTE, _SHORT)
-    if largest > _SHORT:
-        raise UserError(f"values up to {largest:.6g}: white is 1, 255 or 65535")
-    return next(white for white in whites if largest <= white)
+def _white(mode: str, least: float, largest: float) -> float:
+    """What means white: 65535 where the form says 16 bits, else the one of 1 (floats), 255 and 65535 that `largest`
+    exceeds by no more than half (resampling overshoots). UserError where the values use less than a 16th of that, as
+    12 bits in 16 do: such a picture would be black without a word."""
+    whites = (_SHORT,) if mode.startswith("I;16") else (1.0, _BYTE, _SHORT) if mode == "F" else (_BYTE, _SHORT)
+    white = next((white for white in whites if largest <= 1.5 * white), None)
+    if white is None or (0 < largest < white / 16) or least < -white / 2:
+        known = " or ".join(f"{value:g}" for value in whites)
+        raise UserError(f"values from {least:.6g} to {largest:.6g}, where white is {known}: scale them")
+    return white
 
 
 def _to_rgb(array: np.ndarray) -> np.ndarray:

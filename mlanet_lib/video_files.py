@@ -45,7 +45,7 @@ def reconstruct_clip(
     """
     clip = upright(clip, predictor.detector)
     part = folder / f".{name}.frames.part"
-    with alone(folder / f".{name}.lock", f"{clip.path}: another run is writing {name}.csv into {folder}"):
+    with alone(folder / f".{name}.lock", f"{clip.path}: another run is writing {name}.csv into {folder}", MARK):
         done = predict_frames(clip, predictor, part)
         faces = [smooth(share(face, predictor.model)) for face in gather(done)]
         if not faces:

@@ -480,9 +480,28 @@ def test_a_second_run_over_its_own_folder(photo, tmp_path, capsys):
         assert reconstruct(tmp_path, "--out", tmp_path) == 0
     assert len(list(tmp_path.iterdir())) == 7
     assert "2 pictures that mlanet wrote are left out" in capsys.readouterr().err
-    refused(["reconstruct", tmp_path / "me_0.png", "--out", tmp_path / "o"], capsys, "mlanet wrote, no photo")
+    refused(
+        ["reconstruct", tmp_path / "me_0.png", "--out", tmp_path / "o"], capsys, "mlanet wrote this, it is no photo"
+    )
     (tmp_path / "me_0.obj").write_text("# edited by hand")
     arguments = ["reconstruct", photo, "--cropped", "--out", tmp_path]
     refused(arguments, capsys, "me_0.obj is there already", "--overwrite")
     assert main([*map(str, arguments), "--overwrite"]) == 0
     assert "edited" not in (tmp_path / "me_0.obj").read_text()
+
+
+@pytest.mark.parametrize("angle", ["180", "-91", "1e30", "nan", "x"])
+def test_a_view_shows_the_face(angle, photo, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "scan", str(photo), "--landmarks", str(photo), "--json", "o.json", f"--yaw={angle}"])
+    assert stopped.value.code == 2 and "no angle from -90 to 90 degrees" in capsys.readouterr().err
+
+
+def test_what_the_run_reads_by_itself_is_not_replaced(project, photo, tmp_path, capsys):
+    """Weights and face model are not named on the command line; nor is anybody's file of another kind."""
+    weights = project / "weights" / "toy.safetensors"
+    before = weights.read_bytes()
+    refused(["evaluate", "aflw2000", tmp_path, "--json", weights], capsys, "is there already")
+    refused(["face-model", "build", "--out", weights], capsys, "is there already")
+    refused(["data", "check", photo, "--json", photo], capsys, "is an input")
+    assert weights.read_bytes() == before

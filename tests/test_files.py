@@ -10,7 +10,8 @@ import pytest
 
 from mlanet_lib import files
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import alone, atomic_path, check_target, together
+from mlanet_lib.files import alone, atomic_path, together
+from mlanet_lib.outputs import MARK, check_target
 
 
 def test_a_success_replaces_and_a_failure_leaves_the_old_file(tmp_path):
@@ -155,6 +156,13 @@ def test_targets_are_judged_before_the_work(tmp_path):
     for path in (given / "new.json", tmp_path / "other" / "x.json", files.Path("/dev/null")):
         check_target(path, [given])
     assert not (tmp_path / "other").exists()
+    (tmp_path / "notes.txt").write_text("somebody's")
+    with pytest.raises(UserError, match=r"notes\.txt is there already, and mlanet did not write it"):
+        check_target(tmp_path / "notes.txt")
+    (tmp_path / "own.json").write_text(f'{{"generator": "{MARK}"}}')
+    (tmp_path / "empty.json").touch()
+    check_target(tmp_path / "own.json")
+    check_target(tmp_path / "empty.json")
 
 
 def test_files_that_belong_together_replace_all_or_none(tmp_path):
@@ -185,15 +193,28 @@ def test_one_process_at_a_time(tmp_path):
     code = f"""
 import time
 from mlanet_lib.files import Path, alone
-with alone(Path({str(tmp_path / "lock")!r}), "taken"):
+with alone(Path({str(tmp_path / "lock")!r}), "taken", "mine"):
     print("held", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="taken"), alone(tmp_path / "lock", "taken"):
+        with pytest.raises(UserError, match="taken"), alone(tmp_path / "lock", "taken", "mine"):
             pytest.fail("two at once")
         other.send_signal(signal.SIGKILL)
-    with alone(tmp_path / "lock", "taken"):
+    with alone(tmp_path / "lock", "taken", "mine"):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_destroys_nothing(tmp_path):
+    """Somebody's file of that name, a link to one, a FIFO: refused, and as they were."""
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "link").symlink_to("notes.txt")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("file", "link", "fifo"):
+        with pytest.raises(UserError, match=name), alone(tmp_path / name, "taken"):
+            pytest.fail("held")
+    assert (tmp_path / "file").read_text() == (tmp_path / "notes.txt").read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "file", "link", "notes.txt"]

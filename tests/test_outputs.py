@@ -2,16 +2,19 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from oracle import Motion, Oracle, write_clip
+from PIL import Image
 
 from mlanet_lib import export
 from mlanet_lib.clip import Clip
+from mlanet_lib.datasets.photos import read_folder
 from mlanet_lib.errors import UserError
-from mlanet_lib.outputs import Task, is_own, name_of, plan
+from mlanet_lib.outputs import Task, is_own, name_of, others_in, plan
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.video_files import reconstruct_clip
 
@@ -49,8 +52,9 @@ def test_what_a_task_may_write(written):
     photo, clip = Task("a.jpg", "a"), Task("c.mp4", "c", clip=True)
     assert {name for name in KINDS if photo.writes(name)} == {name for name in KINDS if name[0] == "a"}
     assert {name for name in KINDS if clip.writes(name)} == {name for name in KINDS if name[0] == "c"}
-    for name in ("a.png", "a_x.png", "a_00.png", "a_1.jpg", "b_0.png", "aa_0.png", "a_1234.png", "a_0_texture.jpg"):
+    for name in ("a.png", "a_x.png", "a_00.png", "a_1.jpg", "b_0.png", "aa_0.png", "a_0_texture.jpg"):
         assert not photo.writes(name), name
+    assert photo.writes("a_1234.png") and clip.writes(".c.lock") and clip.writes(".c.frames.part")
     assert Task("IMG.jpg", "IMG").writes("IMG_12.png") and not Task("IMG.jpg", "IMG").writes("IMG_0012.png")
 
 
@@ -103,3 +107,30 @@ def test_two_sources_never_share_a_file(tmp_path):
 def test_names_are_safe_wherever_they_are_written(name, tmp_path):
     found = name_of(tmp_path / name)
     assert not set("\n\r:\\/") & set(found) and len(found.encode()) <= 200
+
+
+def test_what_cannot_be_looked_at_does_not_stop_the_plan(tmp_path):
+    """A link in a circle, a name that is too long, a file named twice: the loop over the files says what is wrong."""
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (photo,) = touched(tmp_path, "a.jpg")
+    long = tmp_path / f"{'x' * 300}.mp4"
+    tasks = plan([tmp_path / "loop.jpg", photo, tmp_path / "." / "a.jpg"], [long], tmp_path / "out")
+    assert [task.source for task in tasks] == [tmp_path / "loop.jpg", photo, long]
+
+
+def test_own_pictures_are_left_out_of_folders(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mixed")
+    with pytest.raises(UserError, match="no pictures but those that mlanet wrote"):
+        others_in(folder)
+    Image.new("RGB", (32, 32)).save(folder / "photo.jpg")
+    assert others_in(folder) == [folder / "photo.jpg"] and Clip.open(folder).count == 1
+    assert "2 pictures that mlanet wrote are left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no face found in 1 pictures"):
+        read_folder(folder, SimpleNamespace(detect=lambda image: []))
+
+
+def test_a_face_model_is_known(toy_model, tmp_path):
+    toy_model.save(tmp_path / "own.npz")
+    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    assert is_own(tmp_path / "own.npz") and not is_own(tmp_path / "other.npz") and not is_own(tmp_path / "broken.npz")

@@ -24,18 +24,31 @@ def test_float_pictures_have_their_own_white(read, largest, tmp_path):
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_sixteen_bits_are_scaled_even_where_all_are_dark(read, tmp_path):
-    for name, values in (("bright", GREY.astype(np.uint16) * 257), ("dark", (GREY // 2).astype(np.uint16))):
-        Image.fromarray(values).save(tmp_path / f"{name}.png")
+def test_sixteen_bits_are_scaled_or_refused(read, tmp_path):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "bright.png")
     assert np.array_equal(read(tmp_path / "bright.png")[..., 1], GREY)
-    assert read(tmp_path / "dark.png").max() <= 1  # of 65535, values below 128 are black
+    for bits in (8, 12):  # in 16: black, if it were read
+        Image.fromarray((GREY.astype(np.uint16) << 8) >> (16 - bits)).save(tmp_path / "dark.png")
+        with pytest.raises(UserError, match=r"dark\.png.*white is 65535: scale them"):
+            read(tmp_path / "dark.png")
+    Image.new("I;16", (20, 20)).save(tmp_path / "black.png")
+    assert read(tmp_path / "black.png").max() == 0
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_what_overshoots_white_a_little_is_white(read, tmp_path):
+    for white in (1.0, 255.0):
+        values = (GREY / 255 * white).astype(np.float32)
+        values[0, 0] = 1.02 * white
+        Image.fromarray(values).save(tmp_path / "over.tif")
+        assert abs(read(tmp_path / "over.tif").mean() - GREY.mean()) < 1
 
 
 def test_floats_that_have_no_white_are_refused(tmp_path):
     values = np.full((20, 20), 1e6, np.float32)
     values[0, 0] = np.nan
     Image.fromarray(values).save(tmp_path / "hdr.tif")
-    with pytest.raises(UserError, match=r"hdr\.tif.*white is 1, 255 or 65535"):
+    with pytest.raises(UserError, match=r"hdr\.tif.*white is 1 or 255 or 65535"):
         read_photo(tmp_path / "hdr.tif")
 
 
@@ -46,8 +59,11 @@ def test_every_orientation_is_pillow_s(orientation, tmp_path):
     Image.fromarray(RGB).save(tmp_path / "photo.png", exif=exif)
     with Image.open(tmp_path / "photo.png") as stored:
         upright = np.asarray(ImageOps.exif_transpose(stored))
-    assert np.array_equal(read_photo(tmp_path / "photo.png"), upright)
-    assert np.array_equal(read_image(tmp_path / "photo.png", upright=False), RGB)
+    for name, options in (("photo.png", {}), ("raw.tif", {}), ("packed.tif", {"compression": "tiff_deflate"})):
+        Image.fromarray(RGB).save(tmp_path / name, exif=exif, **options)  # Pillow turns TIFF by itself
+        photo = read_reduced(tmp_path / name)
+        assert np.array_equal(photo.pixels, upright) and photo.size == upright.shape[1::-1], name
+        assert np.array_equal(read_image(tmp_path / name, upright=False), RGB), name
 
 
 @pytest.mark.parametrize("name", ["exif_neg_long", "exif_neg_rational", "exif_rational_as_byte"])

@@ -84,8 +84,9 @@ def test_any_landmarks_tell_the_size(tmp_path, toy_model):
 def test_children_and_large_heads_pass(tmp_path, toy_model, size):
     scan = in_unit(toy_model, tmp_path, 1000.0, 1000.0, "m", size)
     assert check_size(scan, toy_model) is scan
-    scan.landmarks[8] = scan.landmarks[8] + 400  # one misplaced point does not decide
-    assert check_size(scan, toy_model) is scan
+    scan.landmarks[8] = scan.landmarks[8] + 400  # one misplaced point does not decide on the unit, but is no head's
+    with pytest.raises(UserError, match="taken for each other"):
+        check_size(scan, toy_model)
 
 
 @pytest.mark.parametrize(("mesh", "marks"), [(1000.0, 1.0), (0.1, 1.0)])
@@ -225,3 +226,15 @@ def test_pockets_are_not_seen(toy_model):
     )
     seen = seen_from_outside(both, toy_model, size=200)
     assert seen[: len(behind)].mean() > 0.95 and not seen[len(behind) :][inner].any()
+
+
+def test_left_and_right_taken_for_each_other_is_refused(tmp_path, face_model):
+    """Landmarks whose distances are a head's, and which no head has."""
+    vertices = face_model.mean.double().numpy()
+    points = face_model.landmarks(face_model.mean[None])[0].double().numpy()
+    right = {key: points[key] for key in (30, 36, 39, 42, 45, 48, 54)}
+    scan = scans.Scan(vertices, face_model.faces.numpy(), right, name="head")
+    assert check_size(scan, face_model) is scan
+    swapped = right | {36: right[45], 45: right[36], 39: right[42], 42: right[39], 48: right[54], 54: right[48]}
+    with pytest.raises(UserError, match="left and right, taken for each other"):
+        check_size(scans.Scan(vertices, face_model.faces.numpy(), swapped, name="head"), face_model)

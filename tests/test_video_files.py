@@ -19,7 +19,7 @@ from mlanet_lib import cli
 from mlanet_lib.clip import Clip
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import alone
-from mlanet_lib.outputs import is_own
+from mlanet_lib.outputs import MARK, is_own, plan
 from mlanet_lib.video import gather, predict_frames, share, smooth
 from mlanet_lib.video_files import COLUMNS, draw, reconstruct_clip
 
@@ -245,7 +245,7 @@ def test_two_runs_of_one_clip_into_one_folder(clip, toy_model, tmp_path):
     predict_frames(clip, Oracle(toy_model, *two(toy_model)), part)
     before = part.read_bytes()
     with (
-        alone(out / ".walk.lock", "held by the first"),
+        alone(out / ".walk.lock", "held by the first", MARK),
         pytest.raises(UserError, match=r"walk\.mp4: another run is writing walk\.csv"),
     ):
         reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
@@ -259,3 +259,18 @@ def test_a_table_that_somebody_edited_is_not_replaced(clip, toy_model, tmp_path)
     with pytest.raises(UserError, match=r"walk\.csv is there already"):
         reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), tmp_path, "walk", may_replace=is_own)
     assert (tmp_path / "walk.csv").read_text() == "frame,note\n0,mine\n" and not (tmp_path / "walk.json").exists()
+
+
+@pytest.mark.parametrize("name", [".walk.lock", ".walk.frames.part"])
+def test_hidden_files_of_somebody_stay(clip, toy_model, tmp_path, name):
+    out, precious = tmp_path / "out", tmp_path / "precious.txt"
+    out.mkdir()
+    precious.write_text("precious")
+    for make in (lambda: (out / name).symlink_to(precious), lambda: (out / name).write_text("precious")):
+        make()
+        with pytest.raises(UserError, match=r"move it away|cannot write"):
+            reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
+        with pytest.raises(UserError, match="is there already"):
+            plan([], [clip.path], out)
+        assert (out / name).read_text() == precious.read_text() == "precious" and listed(out) == [name]
+        (out / name).unlink()

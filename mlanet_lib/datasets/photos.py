@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import Box, Sample
 from mlanet_lib.errors import UserError
+from mlanet_lib.outputs import is_own
 from mlanet_lib.pictures import PICTURES, read_image
 
 _SHOWN = 5
@@ -30,7 +31,10 @@ def read_folder(folder: str | Path, detector, limit: int | None = None, progress
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = pictures(folder, PICTURES, deep=True)
+    found = pictures(folder, PICTURES, deep=True)
+    paths = [path for path in found if not is_own(path)]
+    if own := len(found) - len(paths):
+        print(f"note: {folder}: {own} pictures that mlanet wrote are left out", file=sys.stderr)
     if not paths:
         raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
     samples, empty, broken = [], [], []

@@ -36,6 +36,9 @@ SMALLEST, LARGEST, OFF = 0.5, 1.5, 20.0
 """Of a head: its size in mean faces', and how far its landmarks lie from its points, mm, at most. The biocular width is
 at one year 86 % of an adult's, which differ by a tenth or so (Farkas et al. 1992, Growth patterns in the orbital
 region); the face's height grows more. A wrong unit is off by 2.5 at least."""
+MISPLACED = 0.15
+"""Root mean square distance of a scan's landmarks from the mean face's, laid on them, at most, in their extent. People
+differ by a third of that; points taken for each other lie far beyond."""
 NOSE_TIP = 30
 PICTURE = 448  # pixels; the head fills about half of it, so that the face's crop has about a network's 224
 WIDER = 1.8  # how much more a picture shows than a crop
@@ -137,6 +140,15 @@ def check_size(scan: Scan, model) -> Scan:
         raise UserError(
             f"{scan.name}: its landmarks {keys[pair[0]]} and {keys[pair[1]]} are {apart:.4g} mm apart, a head's about "
             f"{usual:.0f}: its lengths are not in {scan.unit}, {looks}"
+        )
+    try:
+        left_over = similarity(mean, marks).apply(mean) - marks
+    except ValueError as error:
+        raise UserError(f"{scan.name}: its landmarks do not say how it stands: {error}") from error
+    if (rest := float(np.sqrt((left_over**2).sum(1).mean()) / pdist(marks).max())) > MISPLACED:
+        raise UserError(
+            f"{scan.name}: its landmarks lie {rest:.0%} of their extent beside a head's, however they are turned: are "
+            "two of them, or left and right, taken for each other?"
         )
     off = float(np.median(cKDTree(scan.vertices).query(marks)[0]))
     if off > OFF:
