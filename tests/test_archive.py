@@ -136,3 +136,16 @@ def test_what_is_no_archive_is_said(tmp_path):
     refused(tmp_path / "missing.zip", "No such file")
     (tmp_path / "page.zip").write_text("<html>not found</html>" * 99)
     refused(tmp_path / "page.zip", "cannot be read as a folder or an archive")
+
+
+def test_a_member_without_a_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("x", b"")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    directory, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    content[end + 12 : end + 16] = (46).to_bytes(4, "little")  # the directory's length
+    content[directory + 28 : directory + 30] = bytes(2)  # the name's
+    del content[end - 1]
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be a file's name"):
+        list(archive.members(tmp_path / "a.zip", {"x"}))

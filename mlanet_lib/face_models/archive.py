@@ -90,7 +90,7 @@ def _tar_members(source: Path, stream, wanted: Collection[str]) -> Iterator[tupl
 
 
 def _check(source: Path, name: str, size: int, plain: bool) -> None:
-    for part in PurePosixPath(name).parts:
+    for part in PurePosixPath(name).parts or ("",):
         check_name(part, f"{source}: member {name[:80]!r}: its part")
     if not plain:
         raise UserError(f"{source}: member {name[:80]!r} is a link or no plain file")
