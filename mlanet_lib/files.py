@@ -206,9 +206,7 @@ def safe_name(name: str) -> str:
     a line or is not UTF-8 becomes "_". A name that is safe is returned as it is."""
     safe = _UNSAFE.sub("_", name)
     safe = f"_{safe}" if not safe.strip(". ") or _DEVICE.fullmatch(safe) else safe
-    while len(safe.encode()) > LONGEST_NAME:
-        safe = safe[:-1]
-    return safe
+    return safe.encode()[:LONGEST_NAME].decode(errors="ignore")  # no half of a character at the end
 
 
 def check_name(name: str, what: str) -> str:

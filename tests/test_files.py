@@ -89,6 +89,7 @@ def test_names_from_outside_lead_nowhere():
         assert safe.encode("utf-8") and len(safe.encode()) <= 200
         with pytest.raises(UserError, match="variant"):
             files.check_name(name, "variant")
+    assert files.safe_name("é" * 300) == "é" * 100 and len(files.safe_name("a" * 10**7)) == 200  # at once
     for name in ("full", "no_attention", "photo 1", "Zoë", "a.b-c", "..a"):
         assert files.check_name(name, "variant") == name
 
