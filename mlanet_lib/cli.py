@@ -211,8 +211,8 @@ def _evaluate_aflw2000(options) -> int:
         bfm=bfm,
         others=options.other,
     )
-    _write_json(options.json, result)
     print(evaluation.summary(result))
+    _write_json(options.json, result)
     return 0
 
 
@@ -226,8 +226,8 @@ def _evaluate_florence(options) -> int:
     forms = {"deng": "evaluate_florence", "prnet": "evaluate_florence_prnet"}
     evaluate = getattr(evaluation_florence, forms[options.form])
     result = evaluate(options.folder, cli_options.load_predictor(options), limit=options.limit, **grid)
-    _write_json(options.json, result)
     print(evaluation_florence.summary_text(result))
+    _write_json(options.json, result)
     return 0
 
 
@@ -241,8 +241,8 @@ def _evaluate_scan(options) -> int:
     result = evaluation_scan.evaluate_scan(
         scan, cli_options.load_predictor(options), options.obj.name, lit=not options.flat, **grid
     )
-    _write_json(options.json, result)
     print(evaluation_scan.summary_text(result))
+    _write_json(options.json, result)
     return 0
 
 
