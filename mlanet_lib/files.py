@@ -57,7 +57,7 @@ def together(folder: str | Path, may_replace: Callable[[Path], bool] = lambda pa
     names it. So does one that is no regular file. Each name changes from the old file to the new one at once, the
     JSON's last. `OSError` (read-only or full disk) becomes a `UserError`; the rest as `atomic_path` has it.
     """
-    folder, placed = Path(folder), []
+    folder = Path(folder)
     try:
         with _scratch(folder, "files") as scratch:
             yield scratch
@@ -67,14 +67,32 @@ def together(folder: str | Path, may_replace: Callable[[Path], bool] = lambda pa
                 if goal.is_symlink() or (goal.exists() and not (goal.is_file() and may_replace(goal))):
                     raise UserError(f"{goal} {NOT_OURS}")
                 _settle(scratch / goal.name, scratch)
-            for goal in goals:
-                new = not goal.exists()
-                (scratch / goal.name).replace(goal)
-                placed += [goal] * new
+            _place(scratch, goals)
     except OSError as error:
-        for path in placed:
-            path.unlink(missing_ok=True)
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def _place(scratch: Path, goals: list[Path]) -> None:
+    """Move files of the folder `scratch` to `goals`; where one cannot be moved, all old ones are put back."""
+    old, moved = scratch / ".old", []
+    old.mkdir()
+    for goal in goals:
+        if goal.exists():
+            try:
+                os.link(goal, old / goal.name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(goal, old / goal.name)
+    try:
+        for goal in goals:
+            (scratch / goal.name).replace(goal)
+            moved.append(goal)
+    except OSError:
+        for goal in moved:
+            if (old / goal.name).exists():
+                (old / goal.name).replace(goal)
+            else:
+                goal.unlink()
+        raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_a_device_and_a_fifo_are_written_through(tmp_path):
         os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
         device.write_text("can be used here")
     except OSError:  # no right to make one, or to use it: the system's own, which nobody but root could break
-        device = files.Path("/dev/null")
+        device = Path("/dev/null")
     write(device, "gone")
     assert device.is_char_device()
     os.mkfifo(tmp_path / "fifo")
@@ -154,7 +155,7 @@ def test_targets_are_judged_before_the_work(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             check_target(path, [given])
-    for path in (given / "new.json", tmp_path / "other" / "x.json", files.Path("/dev/null")):
+    for path in (given / "new.json", tmp_path / "other" / "x.json", Path("/dev/null")):
         check_target(path, [given])
     assert not (tmp_path / "other").exists()
     (tmp_path / "notes.txt").write_text("somebody's")
@@ -182,6 +183,38 @@ def test_files_that_belong_together_replace_all_or_none(tmp_path):
     assert (tmp_path / "a.json").read_text() == "old" and sorted(os.listdir(tmp_path)) == ["a.json", "a.obj"]
     (tmp_path / "a.obj").unlink()
     place("new")
+    assert {(tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {"new"}
+
+
+def test_where_one_file_cannot_be_moved_the_old_ones_are_put_back(tmp_path, monkeypatch):
+    """Some were there before, some not; with and without hard links."""
+
+    def place(text, *names):
+        with together(tmp_path) as folder:
+            for name in names:
+                (folder / name).write_text(text)
+
+    def no_links(*_):
+        raise OSError(1, "Operation not permitted")
+
+    def third_fails(path, goal):
+        if Path(goal).name == "c.obj":
+            raise OSError(28, "No space left on device")
+        return replace(path, goal)
+
+    replace = Path.replace
+    place("old", "a.obj", "c.obj")
+    for link in (os.link, no_links):
+        monkeypatch.setattr(os, "link", link)
+        monkeypatch.setattr(Path, "replace", third_fails)
+        with pytest.raises(UserError, match="No space left"):
+            place("new", "a.obj", "b.obj", "c.obj", "d.json")
+        monkeypatch.setattr(Path, "replace", replace)
+        assert {name: (tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {
+            "a.obj": "old",
+            "c.obj": "old",
+        }
+    place("new", "a.obj", "b.obj", "c.obj")
     assert {(tmp_path / name).read_text() for name in os.listdir(tmp_path)} == {"new"}
 
 
