@@ -8,7 +8,7 @@ from mlanet_lib import cli_options
 from mlanet_lib.cli_options import a_path, network_options
 from mlanet_lib.errors import UserError, one_line, printable
 from mlanet_lib.files import check_writable
-from mlanet_lib.outputs import Task, check_text, is_own, others_in, plan
+from mlanet_lib.outputs import Task, check_text, is_own, may_replace, others_in, plan
 
 SQUARE = 1.05
 """How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
@@ -85,7 +85,7 @@ def _photo(task: Task, predictor, options) -> None:
         overlay = predictor.overlay(image, face, options.backend)
         write_face(
             *(options.out, stem, predictor.model, face.parameters, record, overlay, texture),
-            may_replace=None if options.overwrite else is_own,
+            may_replace=None if options.overwrite else may_replace,
         )
         pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
         score = "not measured" if face.score is None else f"{face.score:.2f}"
@@ -124,7 +124,7 @@ def _clip(task: Task, predictor, options) -> None:
     from mlanet_lib.video_files import reconstruct_clip
 
     clip, name = Clip.open(task.source, options.fps), task.name
-    may_replace = None if options.overwrite else is_own
-    faces = reconstruct_clip(clip, predictor, options.out, name, options.backend, may_replace)
+    judge = None if options.overwrite else may_replace
+    faces = reconstruct_clip(clip, predictor, options.out, name, options.backend, judge)
     found = ", ".join(f"face {face.id} in {len(face.frames)} frames" for face in faces)
     tqdm.write(f"{name}: {found} -> {options.out / name}.csv .json _overlay.mp4")

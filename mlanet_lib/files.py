@@ -105,22 +105,22 @@ def alone(lock: Path, refused: str, mark: str = "lock") -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(refused) from error
+            if not os.fstat(descriptor).st_nlink:  # whoever held it has just removed it: another may hold a new one
+                raise UserError(refused)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or file.read(len(mark) + 1) not in (b"", mark.encode()):
+                raise UserError(f"{lock} is no lock of mlanet's: move it away")
+            try:
+                os.pwrite(descriptor, mark.encode(), 0)
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {lock}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(refused) from error
-        if not os.fstat(descriptor).st_nlink:  # whoever held it has just removed it: another may hold a new one
-            raise UserError(refused)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or file.read(len(mark) + 1) not in (b"", mark.encode()):
-            raise UserError(f"{lock} is no lock of mlanet's: move it away")
-        try:
-            os.pwrite(descriptor, mark.encode(), 0)
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 NOT_OURS = "is there already, and mlanet did not write it: name another --out, or say --overwrite"

@@ -44,6 +44,13 @@ def is_own(path: str | Path) -> bool:
     return MARK.encode() in beginning or MARK.encode() in end or beginning.startswith(TABLE_HEADER.encode())
 
 
+def may_replace(path: Path) -> bool:
+    """Whether nothing of anybody's is lost where a file is replaced: it is mlanet's own, or a regular file without
+    content."""
+    empty = path.is_file() and not path.is_symlink() and not path.stat().st_size
+    return empty or is_own(path)
+
+
 @dataclass(frozen=True)
 class Task:
     """One photo or clip. name: what its files are called after, a safe one; clip: whether it is one."""
@@ -75,7 +82,7 @@ def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bo
             continue
         if os.path.realpath(path) in inputs:
             raise UserError(f"{path} is an input, and {writer.source} would be written over it: name another --out")
-        if not overwrite and not is_own(path):
+        if not overwrite and not may_replace(path):
             raise UserError(f"{path} {NOT_OURS}")
     return tasks
 
@@ -114,7 +121,7 @@ def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
     for given in inputs:
         if path.exists() and (target == given.resolve() or (given.is_dir() and given.resolve() in target.parents)):
             raise UserError(f"{path} is an input ({given}): name another file to write")
-    if target.exists() and target.stat().st_size and not is_own(target):
+    if target.exists() and not may_replace(target):
         raise UserError(f"{path} is there already, and mlanet did not write it: name another file, or remove it")
 
 

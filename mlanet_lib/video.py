@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from mlanet_lib.clip import Clip
 from mlanet_lib.errors import UserError
 from mlanet_lib.losses import SparseShape
-from mlanet_lib.outputs import MARK, is_own
+from mlanet_lib.outputs import MARK, may_replace
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.smoothing import OneEuro, both_ways, nearest_rotations, robust_mean, smooth_rotations
 from mlanet_lib.tracking import DETECT_EVERY, Tracker, confirmed
@@ -69,7 +69,7 @@ def predict_frames(clip: Clip, predictor, part: Path) -> list[dict]:
     A `part` of the same clip, weights and settings is gone on from, any other begun anew. A UserError (a damaged clip)
     removes it.
     """
-    if (part.exists() or part.is_symlink()) and not is_own(part):
+    if (part.exists() or part.is_symlink()) and not may_replace(part):
         raise UserError(f"{part} is no file of mlanet's: move it away")
     header = {
         "generator": MARK,

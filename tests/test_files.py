@@ -241,6 +241,22 @@ with alone(Path({str(tmp_path / "lock")!r}), "taken", "mine"):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_lock_that_cannot_be_written_or_removed_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for owner, name in ((os, "pwrite"), (Path, "unlink")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, refuse)
+            with (
+                pytest.raises(UserError, match=r"cannot write .*lock: Permission denied"),
+                alone(tmp_path / "lock", "taken"),
+            ):
+                pass
+        with alone(tmp_path / "lock", "taken"):
+            pass
+
+
 def test_a_lock_destroys_nothing(tmp_path):
     """Somebody's file of that name, a link to one, a FIFO: refused, and as they were."""
     (tmp_path / "notes.txt").write_text("precious")

@@ -14,7 +14,7 @@ from mlanet_lib import export
 from mlanet_lib.clip import Clip
 from mlanet_lib.datasets.photos import read_folder
 from mlanet_lib.errors import UserError
-from mlanet_lib.outputs import Task, is_own, name_of, others_in, plan
+from mlanet_lib.outputs import Task, is_own, may_replace, name_of, others_in, plan
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.video_files import reconstruct_clip
 
@@ -46,6 +46,7 @@ def test_every_file_says_itself_that_mlanet_wrote_it(written, name, tmp_path):
 def test_other_files_are_somebody_s(content, tmp_path):
     (tmp_path / "file").write_bytes(content)
     assert not is_own(tmp_path / "file") and not is_own(tmp_path) and not is_own(tmp_path / "none")
+    assert may_replace(tmp_path / "file") == (not content)  # in an empty file there is nothing to lose
 
 
 def test_what_a_task_may_write(written):
