@@ -166,7 +166,7 @@ def followed(path: Path) -> Path:
 
 def _short(path: Path) -> str:
     """A hidden name with the suffix of `path`, which leaves room for what is put around it."""
-    return f".{path.stem[:40]}{path.suffix[-10:]}"
+    return f".{path.stem[:40]}{path.suffix[:20]}"
 
 
 @contextmanager

@@ -20,6 +20,9 @@ def test_a_success_replaces_and_a_failure_leaves_the_old_file(tmp_path):
     with atomic_path(target) as path:
         path.write_text("one")
     assert path.suffix == ".txt" and target.read_text() == "one"
+    with atomic_path(tmp_path / "w.safetensors") as path:
+        path.touch()
+    assert path.suffix == ".safetensors"
     with pytest.raises(RuntimeError), atomic_path(target) as path:
         path.write_text("half of tw")
         raise RuntimeError("killed")

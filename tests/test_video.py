@@ -154,7 +154,8 @@ def test_another_run_s_file_is_not_gone_on_from(clip, toy_model, tmp_path):
     oracle = Oracle(toy_model, Motion(toy_model))
     predict_frames(other, oracle, part)
     assert oracle.asked == list(range(COUNT)) and json.loads(part.read_text().splitlines()[1])["time"] == 0
-    for junk in (b"", b"junk", b"junk\n\xff\n"):
+    header = part.read_bytes().splitlines()[0]
+    for junk in (b"", header[:60], header + b"\njunk\n", header + b"\n\xff\n"):
         part.write_bytes(junk)
         oracle.asked = []
         assert len(predict_frames(other, oracle, part)) == COUNT and oracle.asked == list(range(COUNT))

@@ -30,7 +30,7 @@ from mlanet_lib.arrays import mat_fields
 from mlanet_lib.datasets.folders import first, pictures
 from mlanet_lib.datasets.sample import ONE_BASED, BfmFit, Sample, SyntheticTruth, from_index, to_index
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path, check_name
+from mlanet_lib.files import check_name, together
 from mlanet_lib.pictures import read_image
 
 _COMPRESSED = 15  # the tag of a compressed element of a .mat file
@@ -216,10 +216,9 @@ def write_sample(
             "mlanet_occluded": np.array([[truth.occluded]], np.uint8),
         }
     photo = folder / f"{check_name(stem, 'the photo')}.jpg"
-    with atomic_path(photo) as temporary:
-        Image.fromarray(image).save(temporary, quality=quality, subsampling=0)
-    with atomic_path(photo.with_suffix(".mat")) as temporary:
-        savemat(temporary, fields, do_compression=True, appendmat=False)
+    with together(folder) as scratch:
+        Image.fromarray(image).save(scratch / photo.name, quality=quality, subsampling=0)
+        savemat(scratch / f"{stem}.mat", fields, do_compression=True, appendmat=False)
     return photo
 
 

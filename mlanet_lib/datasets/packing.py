@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from mlanet_lib.datasets.sample import Sample, crop_image, to_crop
 from mlanet_lib.datasets.synthetic import LANDMARKED, UNLABELLED
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files import together
 
 _AHEAD = 256  # pictures that are decoded before the first of them is written
 _SHOWN = 5
@@ -36,9 +36,8 @@ def pack(
     """
     folder, broken, rows = Path(folder), [], []
     with (
-        atomic_path(folder / "labels.npz") as labels_path,
-        atomic_path(folder / "images.npy") as path,
-        path.open("wb") as file,
+        together(folder) as scratch,
+        (scratch / "images.npy").open("wb") as file,
         tqdm(total=len(samples), desc="packing", unit="picture", disable=not progress) as bar,
     ):
         _write_header(file, len(samples), size)
@@ -55,7 +54,7 @@ def pack(
             raise UserError(f"{folder}: no sample to pack{why}")
         file.seek(0)
         _write_header(file, len(rows), size)
-        np.savez(labels_path, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        np.savez(scratch / "labels.npz", **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     if broken:
         shown = "".join(f"\n  {' '.join(str(error).split())}" for error in broken[:_SHOWN])
         print(f"packing left out {len(broken)} of {len(samples)} samples:{shown}", file=sys.stderr)
