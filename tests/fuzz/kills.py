@@ -76,11 +76,19 @@ def torn(folder: Path) -> list[str]:
 
 
 def unlike(folder: Path, whole: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """What differs from the run that nobody killed: names of all files, bytes of those with the suffixes."""
+    """What differs from the run that nobody killed: names of all files, content of those with the suffixes."""
     here, there = ({str(p.relative_to(place)): p for p in visible(place)} for place in (folder, whole))
     wrong = [f"{name}: only in one of the two" for name in sorted(here.keys() ^ there.keys())]
     both = (name for name in sorted(here.keys() & there.keys()) if Path(name).suffix in suffixes)
-    return wrong + [f"{name}: other bytes" for name in both if here[name].read_bytes() != there[name].read_bytes()]
+    return wrong + [f"{name}: other content" for name in both if _content(here[name]) != _content(there[name])]
+
+
+def _content(path: Path) -> object:
+    """A file's bytes; of a checkpoint its tensors' (safetensors writes the names in its header in any order)."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(str(path), "np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
 
 def run(command: list[str], where: Path, log: Path, until: float | None = None) -> tuple[int, float]:
