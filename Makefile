@@ -24,6 +24,9 @@ export UV_SYSTEM_CERTS := 1
 # In a downloaded ZIP there is no git, and DVC must be told so (in .dvc/config.local, which git ignores).
 NO_GIT = git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
 
+# A killed dvc can leave half of its own lock file behind, with which it does not go on.
+WHOLE_LOCK = python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/dev/null || rm -f .dvc/tmp/rwlock
+
 .PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
@@ -50,6 +53,7 @@ $(STAMP): requirements.lock pyproject.toml $(UV)
 
 repro: setup  ## run the whole pipeline of params.yaml and print the headline table
 	@$(NO_GIT)
+	@$(WHOLE_LOCK)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@dvc repro
 	@echo && cat outputs/report/headline.txt

@@ -158,6 +158,7 @@ def repro(scratch: Path, stages: list[str], times: int, chance: np.random.Genera
     print(f"the run that nobody kills: {lasted:.1f} s", flush=True)
     wrong, kills = [], 0
     while kills < times:
+        mend(project)
         code, lived = run(command, project, log, until=chance.uniform(0.02, 0.4) * lasted)
         if code not in (0, -signal.SIGKILL):
             return [*wrong, f"after {kills} kills it does not go on ({code}): {log.read_text()[-600:]}"]
@@ -166,11 +167,21 @@ def repro(scratch: Path, stages: list[str], times: int, chance: np.random.Genera
         print(f"{kills:3} kills: after {lived:.0f} s, {len(found)} files not whole", flush=True)
         if code == 0:  # it had come to its end: begin anew
             afresh(project)
+    mend(project)
     code, _ = run(command, project, log)
     wrong += [f"the last run ends with {code}: {log.read_text()[-600:]}"] if code else []
     status = tiny_project.run(project, "dvc", "status", *stages)
     wrong += [] if "up to date" in status.text else [f"dvc status: {status.text[-300:]}"]
     return wrong + unlike(project / "outputs", whole / "outputs", (".safetensors",)) + remains(project / "outputs")
+
+
+def mend(project: Path) -> None:
+    """What `make repro` does first: half of DVC's own lock file is removed."""
+    lock = project / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(lock.read_text())
+    except (OSError, ValueError):
+        lock.unlink(missing_ok=True)
 
 
 def afresh(project: Path) -> None:
