@@ -52,8 +52,8 @@ $(STAMP): requirements.lock pyproject.toml $(UV)
 	@touch $@
 
 repro: setup  ## run the whole pipeline of params.yaml and print the headline table
-	@$(NO_GIT)
 	@$(WHOLE_LOCK)
+	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@dvc repro
 	@echo && cat outputs/report/headline.txt

@@ -1,4 +1,4 @@
-"""The Makefile where there is no git: GitHub's ZIP."""
+"""The Makefile where there is no git (GitHub's ZIP), and after a killed DVC."""
 
 import shutil
 import subprocess
@@ -32,3 +32,15 @@ def test_every_target_that_asks_dvc_says_first_whether_there_is_git():
     lines = (ROOT / "Makefile").read_text().splitlines()
     asking = [k for k, line in enumerate(lines) if line.startswith("\t@dvc pull")]
     assert len(asking) >= 4 and all(lines[k - 1] == "\t@$(NO_GIT)" for k in asking)
+
+
+def test_half_of_dvc_s_lock_file_is_removed_and_a_whole_one_stays(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    for text, stays in (('{"a": [', False), ("{}", True), ("", False)):
+        lock.write_text(text)
+        assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
+        assert lock.exists() == stays
+    lock.unlink(missing_ok=True)
+    assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
