@@ -24,8 +24,10 @@ export UV_SYSTEM_CERTS := 1
 # In a downloaded ZIP there is no git, and DVC must be told so (in .dvc/config.local, which git ignores).
 NO_GIT = git rev-parse --git-dir >/dev/null 2>&1 || dvc config --quiet --local core.no_scm true
 
-# A killed dvc can leave half of its own lock file behind, with which it does not go on.
-WHOLE_LOCK = python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/dev/null || rm -f .dvc/tmp/rwlock
+# A killed dvc can leave halves of its own lock files behind, with which it does not go on.
+WHOLE_LOCK = { python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/dev/null || rm -f .dvc/tmp/rwlock; }; \
+	{ [ ! -e dvc.lock ] || python -c "from ruamel.yaml import YAML; found = YAML(typ='safe').load(open('dvc.lock')); \
+		found['schema'], found['stages']" 2>/dev/null || git checkout --quiet -- dvc.lock 2>/dev/null || rm -f dvc.lock; }
 
 .PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 

@@ -34,7 +34,7 @@ def test_every_target_that_asks_dvc_says_first_whether_there_is_git():
     assert len(asking) >= 4 and all(lines[k - 1] == "\t@$(NO_GIT)" for k in asking)
 
 
-def test_half_of_dvc_s_lock_file_is_removed_and_a_whole_one_stays(tmp_path):
+def test_halves_of_dvc_s_lock_files_are_removed_and_whole_ones_stay(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     lock = tmp_path / ".dvc" / "tmp" / "rwlock"
     lock.parent.mkdir(parents=True)
@@ -43,4 +43,7 @@ def test_half_of_dvc_s_lock_file_is_removed_and_a_whole_one_stays(tmp_path):
         assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
         assert lock.exists() == stays
     lock.unlink(missing_ok=True)
-    assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
+    for text, stays in (("", False), ("schema: '2.0'\nsta", False), ("schema: '2.0'\nstages: {}\n", True)):
+        (tmp_path / "dvc.lock").write_text(text)
+        assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
+        assert (tmp_path / "dvc.lock").exists() == stays
