@@ -20,8 +20,8 @@ MARK = "written by mlanet"
 TABLE_HEADER = "frame,time_s,face,score,pitch,yaw,roll,x_mm,y_mm,z_mm"
 """The first columns of a clip's table."""
 _BEGINNING, _END = 1024, 64  # bytes in which the mark is looked for
-_OF_A_PHOTO = r"{name}_(0|[1-9]\d*)(\.(glb|obj|mtl|png|json)|_texture\.png)"
-_OF_A_CLIP = r"{name}(\.csv|\.json|_overlay\.mp4)|\.{name}\.(lock|frames\.part)"
+_OF_A_PHOTO = re.compile(r"(.+)_(?:0|[1-9]\d*)(?:\.(?:glb|obj|mtl|png|json)|_texture\.png)")
+_OF_A_CLIP = (re.compile(r"(.+)(?:\.csv|\.json|_overlay\.mp4)"), re.compile(r"\.(.+)\.(?:lock|frames\.part)"))
 
 
 def is_own(path: str | Path) -> bool:
@@ -61,8 +61,7 @@ class Task:
 
     def writes(self, file: str) -> bool:
         """Whether a file's name is one that this task may write (a photo's faces are not counted yet: any number)."""
-        pattern = _OF_A_CLIP if self.clip else _OF_A_PHOTO
-        return bool(re.fullmatch(pattern.replace("{name}", re.escape(self.name)), file))
+        return (self.name, self.clip) in _writers(file)
 
 
 def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bool = False) -> list[Task]:
@@ -77,14 +76,21 @@ def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bo
     check_text(out)
     _check_clashes(tasks)
     inputs = {os.path.realpath(path) for task in tasks for path in _files_of(task.source)}
+    known = {(task.name, task.clip): task for task in tasks}
     for path in sorted(out.iterdir()) if out.is_dir() else ():
-        if (writer := next((task for task in tasks if task.writes(path.name)), None)) is None:
+        if (writer := next((known[key] for key in _writers(path.name) if key in known), None)) is None:
             continue
         if os.path.realpath(path) in inputs:
             raise UserError(f"{path} is an input, and {writer.source} would be written over it: name another --out")
         if not overwrite and not may_replace(path):
             raise UserError(f"{path} {NOT_OURS}")
     return tasks
+
+
+def _writers(file: str) -> list[tuple[str, bool]]:
+    """The name and kind (True: a clip) of every task that may write a file of this name."""
+    matches = [(_OF_A_PHOTO.fullmatch(file), False), *((pattern.fullmatch(file), True) for pattern in _OF_A_CLIP)]
+    return [(match[1], clip) for match, clip in matches if match]
 
 
 def name_of(path: Path) -> str:

@@ -190,7 +190,8 @@ def test_no_face_is_said(shared_data, photo, tmp_path, capsys, monkeypatch):
 
 def test_export_writes_one_file_that_names_the_weights(tmp_path, capsys):
     out = tmp_path / "deep" / "encoder.pt2"
-    assert main(["export", "--out", str(out)]) == 0
+    for _ in range(2):  # its own file may be written again
+        assert main(["export", "--out", str(out)]) == 0
     assert [path.name for path in out.parent.iterdir()] == ["encoder.pt2"]
     assert "toy.safetensors (toy, step 0), crops of 32 px" in capsys.readouterr().out
     extra = {"metadata.json": ""}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,3 +136,13 @@ def test_a_face_model_is_known(toy_model, tmp_path):
     np.savez(tmp_path / "other.npz", mean=np.zeros(3))
     (tmp_path / "broken.npz").write_bytes(b"PK")
     assert is_own(tmp_path / "own.npz") and not is_own(tmp_path / "other.npz") and not is_own(tmp_path / "broken.npz")
+
+
+def test_a_plan_for_thousands_of_files_is_quick(tmp_path):
+    names = [f"p{number}" for number in range(2000)]
+    touched(tmp_path / "out", *(f"{name}_0.{end}" for name in names for end in ("obj", "glb")))
+    for path in (tmp_path / "out").iterdir():
+        path.write_bytes(b"")
+    began = time.monotonic()
+    assert len(plan([tmp_path / f"{name}.jpg" for name in names], [], tmp_path / "out")) == 2000
+    assert time.monotonic() - began < 10
