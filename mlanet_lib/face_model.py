@@ -16,6 +16,9 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic_path
 
 N_LANDMARKS = 68
+LABEL_SETS = ("3ddfa", "ibug")
+"""Definitions of the 68 points, by who labels photos so: 3DDFA's (300W-LP, AFLW2000-3D: the jaw on the head's surface) and
+iBUG's (300-W: placed by hand in the picture; the jaw follows the outline)."""
 FORMAT = "mlanet face model 1"
 
 # Stored type of each field. The bases are kept in half precision: at 10 mm a step of it is 0.008 mm.
@@ -29,8 +32,13 @@ _DTYPES = {
     "uv": np.float32,
     "landmark_index": np.int32,
 }
-_POINTS_BETWEEN = {"landmark_weights": np.float32}  # only in models whose points lie between vertices
-_INTEGER_FIELDS = ("faces", "landmark_index")
+_OPTIONAL = {  # what a model may lack: points between vertices, iBUG's points, a frame other than BFM's
+    "landmark_weights": np.float32,
+    "ibug_index": np.int32,
+    "ibug_weights": np.float32,
+    "bfm_rotation": np.float32,
+}
+_INTEGER_FIELDS = ("faces", "landmark_index", "ibug_index")
 
 
 class MorphableModel(torch.nn.Module):
@@ -44,7 +52,12 @@ class MorphableModel(torch.nn.Module):
     - `albedo_mean (V,3)` RGB in [0,1], display-encoded; `albedo_basis (V,3,Ka)` per standard deviation.
     - `faces (F,3)` int64, counter-clockwise seen from outside; `uv (V,2)` in [0,1], v up.
     - `landmark_index (68,3)` int64 and `landmark_weights (68,3)` >= 0, rows summing to 1: the 68 points, Multi-PIE
-      order, each between three vertices. `landmark_index` may be given as (68,), then they are vertices.
+      order, each between three vertices, where 3DDFA's labels have them. `landmark_index` may be given as (68,), then
+      they are vertices.
+    - `ibug_index (68,3)` and `ibug_weights (68,3)`: the same where iBUG's labels have them; a model without them has one
+      definition of the points, and takes that for both.
+    - `bfm_rotation (3,3)`: R0, the fixed rotation to the frame of the Basel Face Model, in which pose is compared with
+      labels: R_BFM = R R0 for a pose R of this model. The unit matrix where not given.
 
     Attributes: `expression_names` (Ke ARKit names), `name`, `fingerprint` (sha256 of all contents, hexadecimal).
     Raises `UserError`, naming the field, where shapes, indices or numbers do not fit together.
@@ -59,6 +72,9 @@ class MorphableModel(torch.nn.Module):
     uv: torch.Tensor
     landmark_index: torch.Tensor
     landmark_weights: torch.Tensor
+    ibug_index: torch.Tensor
+    ibug_weights: torch.Tensor
+    bfm_rotation: torch.Tensor
 
     def __init__(
         self,
@@ -72,6 +88,9 @@ class MorphableModel(torch.nn.Module):
         uv,
         landmark_index,
         landmark_weights=None,
+        ibug_index=None,
+        ibug_weights=None,
+        bfm_rotation=None,
         expression_names: Sequence[str],
         name: str,
     ):
@@ -86,23 +105,31 @@ class MorphableModel(torch.nn.Module):
             "uv": uv,
             "landmark_index": landmark_index,
         }
-        if landmark_weights is not None:
-            given["landmark_weights"] = landmark_weights
+        optional = (landmark_weights, ibug_index, ibug_weights, bfm_rotation)
+        given |= {field: value for field, value in zip(_OPTIONAL, optional, strict=True) if value is not None}
         given = {field: np.asarray(torch.as_tensor(value).detach().cpu()) for field, value in given.items()}
         self.name = str(name)
         self.expression_names = [str(expression) for expression in expression_names]
         _check(given, self.expression_names, self.name)
-        types = _DTYPES | _POINTS_BETWEEN
+        types = _DTYPES | _OPTIONAL
         stored = {field: np.ascontiguousarray(value.astype(types[field])) for field, value in given.items()}
         self.fingerprint = _fingerprint(stored, self.expression_names, self.name)
-        self.points_between = "landmark_weights" in stored
-        if not self.points_between:
+        self._optional = [field for field in _OPTIONAL if field in stored]
+        if "landmark_weights" not in stored:
             stored["landmark_index"] = np.repeat(stored["landmark_index"][:, None], 3, 1)
             stored["landmark_weights"] = np.tile(np.float32([1, 0, 0]), (N_LANDMARKS, 1))
+        if "ibug_index" not in stored:
+            stored["ibug_index"], stored["ibug_weights"] = stored["landmark_index"], stored["landmark_weights"]
+        stored.setdefault("bfm_rotation", np.eye(3, dtype=np.float32))
         for field, value in stored.items():
             dtype = torch.int64 if field in _INTEGER_FIELDS else torch.float32
             self.register_buffer(field, torch.from_numpy(value).to(dtype), persistent=False)
         self._spread = np.zeros(0, np.int64)
+
+    @property
+    def points_between(self) -> bool:
+        """Whether 3DDFA's points lie between vertices."""
+        return "landmark_weights" in self._optional
 
     @property
     def n_vertices(self) -> int:
@@ -132,10 +159,15 @@ class MorphableModel(torch.nn.Module):
         """(B,Ka) standard deviations -> (B,V,3) RGB; far from the mean it may leave [0,1], clipping is the caller's."""
         return self.albedo_mean + _combine(self.albedo_basis, coefficients)
 
-    def landmarks(self, vertices: torch.Tensor) -> torch.Tensor:
-        """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh. Any (B,V,...) is read off there alike."""
-        corners = vertices[:, self.landmark_index]
-        return (corners * self.landmark_weights.to(vertices.dtype).reshape(-1, 3, *[1] * (vertices.ndim - 2))).sum(2)
+    def landmarks(self, vertices: torch.Tensor, labels: str = "3ddfa") -> torch.Tensor:
+        """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh, where the label set `labels` (one of
+        `LABEL_SETS`) has them. Any (B,V,...) is read off there alike."""
+        index, weights = {
+            "3ddfa": (self.landmark_index, self.landmark_weights),
+            "ibug": (self.ibug_index, self.ibug_weights),
+        }[labels]
+        weights = weights.to(vertices.dtype).reshape(-1, 3, *[1] * (vertices.ndim - 2))
+        return (vertices[:, index] * weights).sum(2)
 
     def normals(self, vertices: torch.Tensor) -> torch.Tensor:
         """(B,V,3) -> (B,V,3) unit normals out of the head: area-weighted mean of the faces around each vertex."""
@@ -157,9 +189,9 @@ class MorphableModel(torch.nn.Module):
 
     def contents(self) -> dict[str, np.ndarray]:
         """The arrays of the model by the names of `__init__`'s arguments, in their stored types."""
-        types = _DTYPES | (_POINTS_BETWEEN if self.points_between else {})
+        types = _DTYPES | {field: _OPTIONAL[field] for field in self._optional}
         arrays = {field: getattr(self, field).detach().cpu().numpy().astype(types[field]) for field in types}
-        if not self.points_between:
+        if "landmark_weights" not in self._optional:
             arrays["landmark_index"] = arrays["landmark_index"][:, 0]
         return arrays
 
@@ -193,7 +225,7 @@ class MorphableModel(torch.nn.Module):
         for field, dimensions in (("name", 0), ("expression_names", 1)):
             if arrays[field].dtype.kind != "U" or arrays[field].ndim != dimensions:
                 raise UserError(f"{path}: face model field '{field}' is not text but {arrays[field].dtype}")
-        fields = {field: arrays[field] for field in (*_DTYPES, *_POINTS_BETWEEN) if field in arrays}
+        fields = {field: arrays[field] for field in (*_DTYPES, *_OPTIONAL) if field in arrays}
         for field, value in fields.items():
             fields[field] = value.astype(value.dtype.newbyteorder("="))
             if value.dtype.kind not in ("iu" if field in _INTEGER_FIELDS else "f") or value.dtype.itemsize > 8:
@@ -227,6 +259,12 @@ def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str
     }
     if "landmark_weights" in fields:
         expected["landmark_index"] = expected["landmark_weights"] = (N_LANDMARKS, 3)
+    if ("ibug_index" in fields) != ("ibug_weights" in fields):
+        raise UserError("face model fields 'ibug_index' and 'ibug_weights' belong together: one is missing")
+    if "ibug_index" in fields:
+        expected["ibug_index"] = expected["ibug_weights"] = (N_LANDMARKS, 3)
+    if "bfm_rotation" in fields:
+        expected["bfm_rotation"] = (3, 3)
     for field, shape in expected.items():
         value = fields[field]
         fits = value.ndim == len(shape) and all(w in (None, g) for g, w in zip(value.shape, shape, strict=True))
@@ -236,11 +274,15 @@ def _check(fields: dict[str, np.ndarray], expression_names: list[str], name: str
         if field in _INTEGER_FIELDS:
             if value.min() < 0 or value.max() >= size:
                 raise UserError(f"face model field '{field}' points outside of the {size} vertices")
-        elif not (np.abs(value) <= np.finfo((_DTYPES | _POINTS_BETWEEN)[field]).max).all():
+        elif not (np.abs(value) <= np.finfo((_DTYPES | _OPTIONAL)[field]).max).all():
             raise UserError(f"face model field '{field}' holds numbers that are not finite or too large")
-    weights = fields.get("landmark_weights")
-    if weights is not None and (weights.min() < -1e-6 or np.abs(weights.sum(1) - 1).max() > 1e-4):
-        raise UserError("face model field 'landmark_weights' holds rows that are negative or do not sum to 1")
+    for field in ("landmark_weights", "ibug_weights"):
+        weights = fields.get(field)
+        if weights is not None and (weights.min() < -1e-6 or np.abs(weights.sum(1) - 1).max() > 1e-4):
+            raise UserError(f"face model field '{field}' holds rows that are negative or do not sum to 1")
+    turn = fields.get("bfm_rotation")
+    if turn is not None and (np.abs(turn @ turn.T - np.eye(3)).max() > 1e-4 or np.linalg.det(turn) < 0):
+        raise UserError("face model field 'bfm_rotation' is no rotation")
     if len(set(expression_names)) != modes:
         raise UserError("face model field 'expression_names' names one expression twice")
     if not name:

@@ -192,3 +192,37 @@ def test_unwritable_place_is_a_user_error(toy_model, tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         toy_model.save(tmp_path / "model.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
+
+
+def test_a_model_without_ibug_points_has_one_definition_and_bfms_frame(toy_model):
+    vertices = toy_model.mean[None]
+    assert torch.equal(toy_model.landmarks(vertices, "ibug"), toy_model.landmarks(vertices))
+    assert torch.equal(toy_model.bfm_rotation, torch.eye(3))
+
+
+def test_ibug_points_and_bfms_frame_are_kept(toy_model, tmp_path):
+    index = np.tile(np.array([0, 1, 2]), (68, 1))
+    weights = np.tile([0.25, 0.25, 0.5], (68, 1))
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    model = toy_model.replace(ibug_index=index, ibug_weights=weights, bfm_rotation=turn)
+    model.save(tmp_path / "model.npz")
+    again = MorphableModel.load(tmp_path / "model.npz")
+    assert again.fingerprint == model.fingerprint != toy_model.fingerprint
+    place = model.mean[:3].T @ torch.tensor([0.25, 0.25, 0.5])
+    assert torch.allclose(again.landmarks(again.mean[None], "ibug")[0], place.expand(68, 3), atol=1e-5)
+    assert torch.allclose(again.landmarks(again.mean[None]), toy_model.landmarks(toy_model.mean[None]))
+    assert np.allclose(again.bfm_rotation, turn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ibug_index": np.zeros((68, 3), int)}, "belong together"),
+        ({"ibug_index": np.zeros((68, 3), int), "ibug_weights": np.ones((68, 3))}, "ibug_weights"),
+        ({"bfm_rotation": np.diag([1.0, 1.0, -1.0])}, "no rotation"),
+        ({"bfm_rotation": np.eye(2)}, "bfm_rotation"),
+    ],
+)
+def test_wrong_optional_fields_are_named(toy_model, changes, says):
+    with pytest.raises(UserError, match=says):
+        toy_model.replace(**changes)
