@@ -17,8 +17,8 @@ from mlanet_lib.files import atomic_path
 
 N_LANDMARKS = 68
 LABEL_SETS = ("3ddfa", "ibug")
-"""Definitions of the 68 points, by who labels photos so: 3DDFA's (300W-LP, AFLW2000-3D: the jaw on the head's surface) and
-iBUG's (300-W: placed by hand in the picture; the jaw follows the outline)."""
+"""Definitions of the 68 points, by who labels photos so: 3DDFA's (300W-LP, AFLW2000-3D: the jaw stays on the surface of
+the head) and iBUG's (300-W: placed by hand in the picture; the jaw follows the outline)."""
 FORMAT = "mlanet face model 1"
 
 # Stored type of each field. The bases are kept in half precision: at 10 mm a step of it is 0.008 mm.
@@ -54,8 +54,8 @@ class MorphableModel(torch.nn.Module):
     - `landmark_index (68,3)` int64 and `landmark_weights (68,3)` >= 0, rows summing to 1: the 68 points, Multi-PIE
       order, each between three vertices, where 3DDFA's labels have them. `landmark_index` may be given as (68,), then
       they are vertices.
-    - `ibug_index (68,3)` and `ibug_weights (68,3)`: the same where iBUG's labels have them; a model without them has one
-      definition of the points, and takes that for both.
+    - `ibug_index (68,3)` and `ibug_weights (68,3)`: the same where iBUG's labels have them; a model without them has
+      one definition of the points, and takes that for both.
     - `bfm_rotation (3,3)`: R0, the fixed rotation to the frame of the Basel Face Model, in which pose is compared with
       labels: R_BFM = R R0 for a pose R of this model. The unit matrix where not given.
 
