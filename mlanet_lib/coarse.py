@@ -22,15 +22,27 @@ def coarse(model: MorphableModel, count: int) -> MorphableModel:
     mean, faces = model.mean.detach().cpu().double().numpy(), model.faces.cpu().numpy()
     colour = model.albedo_mean.detach().cpu().double().numpy()
     kept = np.sort(farthest_points(np.concatenate([mean, _COLOUR * colour], 1), count))
-    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    length = np.linalg.norm(mean[edges[:, 0]] - mean[edges[:, 1]], axis=1)
-    graph = coo_matrix((length, tuple(edges.T)), shape=(len(mean), len(mean)))
-    _, _, source = dijkstra(graph, directed=False, indices=kept, return_predecessors=True, min_only=True)
-    cell = np.searchsorted(kept, source).clip(0, len(kept) - 1)  # unreachable (-9999): isolated, in no triangle
-    corners = cell[faces]
-    corners = corners[(corners != np.roll(corners, 1, axis=1)).all(1)]
-    _, first = np.unique(np.sort(corners, axis=1), axis=0, return_index=True)
+    cell = cells(mean, faces, kept)
+    corners = joined(faces, cell)
     nearest = model.landmark_index.cpu().numpy()[np.arange(68), model.landmark_weights.cpu().numpy().argmax(1)]
     smaller = {name: value[kept] for name, value in model.contents().items() if name in _PER_VERTEX}
     points = {"landmark_index": cell[nearest], "landmark_weights": None}
-    return model.replace(**smaller, **points, faces=corners[np.sort(first)]).to(model.mean)
+    return model.replace(**smaller, **points, faces=corners).to(model.mean)
+
+
+def cells(points: np.ndarray, faces: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(V,) for each vertex of points (V, 3) the place in `kept` (N,), sorted, of the kept vertex that is nearest along
+    the surface; the last one where none is reached (such vertices are in no face with a kept one)."""
+    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    length = np.linalg.norm(points[edges[:, 0]] - points[edges[:, 1]], axis=1)
+    graph = coo_matrix((length, tuple(edges.T)), shape=(len(points), len(points)))
+    _, _, source = dijkstra(graph, directed=False, indices=kept, return_predecessors=True, min_only=True)
+    return np.searchsorted(kept, source).clip(0, len(kept) - 1)  # unreachable: -9999
+
+
+def joined(faces: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(F', 3) the faces (F, 3) between three different cells, each once, as triangles of cells: the cells' dual."""
+    corners = cell[faces]
+    corners = corners[(corners != np.roll(corners, 1, axis=1)).all(1)]
+    _, first = np.unique(np.sort(corners, axis=1), axis=0, return_index=True)
+    return corners[np.sort(first)]

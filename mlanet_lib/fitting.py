@@ -76,7 +76,7 @@ def fit_landmarks(
     blocks = []
     for i in tqdm(range(0, len(points), BLOCK), "fitting", unit="block", disable=not progress):
         at = slice(i, i + BLOCK)
-        blocks.append(_fit(shapes[at], basis, points[at] * [1, -1], weights[at], size[at], ridge, iterations, focal))
+        blocks.append(fit_points(shapes[at], basis, points[at] * [1, -1], weights[at], ridge, iterations, focal))
     pose = ScaledOrthographic(*(np.concatenate(column) for column in zip(*(b[0] for b in blocks), strict=True)))
     found, fitted = (np.concatenate([b[k] for b in blocks]) for k in (1, 2))
     coefficients = found if coefficients is None else np.asarray(coefficients, np.float64)
@@ -99,15 +99,30 @@ def _project(pose, shape, focal):
     return centre + (placed_shape[..., :2] + pose.offset[:, None] - centre) / divisor, placed_shape, divisor
 
 
-def _fit(mean, basis, goal, weights, size, ridge, iterations, focal):
-    count, modes = len(goal), basis.shape[2]
-    pose = scaled_orthographic(mean.mean(0), goal)
+def fit_points(
+    mean: np.ndarray,
+    basis: np.ndarray,
+    goal: np.ndarray,
+    weights: np.ndarray,
+    ridge: float | np.ndarray,
+    iterations: int = 15,
+    focal: float | None = None,
+) -> tuple[ScaledOrthographic, np.ndarray, np.ndarray]:
+    """Pose and coefficients (N, M) for any K points of a shape, and the fitted points (N, K, 2), y up.
+
+    mean: (K, 3) mm, or (N, K, 3) one for each; basis: (K, 3, M); goal: (N, K, 2), y up; weights: (N, K); ridge: one, or (M,) one for each
+    coefficient; the rest as in `fit_landmarks`.
+    """
+    (count, number), modes = goal.shape[:2], basis.shape[2]
+    size = np.sqrt(np.ptp(goal, axis=1).prod(1))
+    pose = scaled_orthographic(mean.mean(0) if mean.ndim == 3 else mean, goal)
     coefficients = np.zeros((count, modes))
     root = (np.sqrt(weights) / size[:, None])[..., None]
-    penalty = np.diag(np.concatenate([np.full(6, 1e-9), np.full(modes, ridge)]))
+    ridge = np.broadcast_to(ridge, modes)
+    penalty = np.diag(np.concatenate([np.full(6, 1e-9), ridge]))
     for _ in range(iterations):
         fitted, turned, divisor = _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)
-        moved = np.zeros((count, 68, 3, 6 + modes))  # how s R x + o moves
+        moved = np.zeros((count, number, 3, 6 + modes))  # how s R x + o moves
         x, y, z = np.moveaxis(turned, -1, 0)
         moved[:, :, 0, 1], moved[:, :, 0, 2] = z, -y  # a turn about the camera's axes: w x (s R x)
         moved[:, :, 1, 0], moved[:, :, 1, 2] = -z, x
@@ -118,9 +133,9 @@ def _fit(mean, basis, goal, weights, size, ridge, iterations, focal):
         jacobian = moved[:, :, :2] / divisor[..., None]
         if focal is not None:
             jacobian += ((fitted - [0.5, -0.5]) / (focal * divisor))[..., None] * moved[:, :, 2:]
-        jacobian = (jacobian * root[..., None]).reshape(count, 136, -1)
+        jacobian = (jacobian * root[..., None]).reshape(count, 2 * number, -1)
         transposed = np.swapaxes(jacobian, 1, 2)
-        gradient = transposed @ ((goal - fitted) * root).reshape(count, 136, 1)
+        gradient = transposed @ ((goal - fitted) * root).reshape(count, 2 * number, 1)
         gradient[:, 6:, 0] -= ridge * coefficients
         step = np.linalg.solve(transposed @ jacobian + penalty, gradient)[..., 0]
         step *= np.minimum(1, 0.5 / np.abs(step[:, :4]).max(1).clip(1e-12))[:, None]  # no more than 30 degrees at once
