@@ -14,6 +14,7 @@ from PIL import Image
 from toy_data import write_toy_split
 
 from mlanet_lib import checkpoint
+from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.datasets import aflw2000, stand_ins
 from mlanet_lib.datasets.sample import Box, Sample, crop_image
 from mlanet_lib.datasets.synthetic import SyntheticConfig
@@ -274,3 +275,20 @@ def test_held_out_reads_photos_alone_and_sees_a_perfect_reading(benchmark, toy_m
     text = capsys.readouterr().out
     assert text.count("NME 0.000 %") == 2 and text.count("slope 1.000, correlation 1.000") == 6
     assert module.main([str(tmp_path / "nothing")]) == 2 and "held_out: " in capsys.readouterr().err
+
+
+def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path, capsys):
+    module, folder = benchmark("bfm_rotation"), shared_data / "aflw_crops"
+    points, rotations = module.points_and_poses(folder, 10**6, 90, 100)
+    with np.load(folder / "labels.npz") as labels:
+        yaw = labels["yaw_degrees"].astype(float)
+    known = np.load(folder / module.POSES)["rotation"]
+    degrees = matrix_to_euler(torch.from_numpy(known).double()).numpy()
+    assert np.abs(np.linalg.det(rotations) - 1).max() < 1e-5 and len(points) > 15_000
+    upright = (np.abs(degrees) < 60).all(1)
+    assert np.abs(degrees[upright, 1] - yaw[upright]).max() < 1  # the poses are in this project's order and signs
+    face_model.save(tmp_path / "model.npz")
+    module.main([str(folder), "--face-model", str(tmp_path / "model.npz"), "--count", "200"])
+    text = capsys.readouterr().out.splitlines()
+    (angles,) = rows_of("\n".join(text), "pitch")
+    assert "200 crops" in text[0] and angles == pytest.approx([4.9, 0.1, 0.1], abs=0.7)
