@@ -231,7 +231,10 @@ def ibug(folder, count: int = 3, **changes):
 
 
 def test_ibug_points_take_the_place_of_3ddfas(tmp_path):
-    folder = write(tmp_path / "crops", labels(5, yaw_degrees=np.array([-50, -13, 0, 12, 30], np.float16)), ENOUGH)
+    turned = labels(5)["landmarks68"].astype(np.float32)
+    turned[:, 0], turned[:, 16] = (2, 3, 0), (22, 3, 0)
+    turned[:, 16, 2] = 20 * np.tan(np.deg2rad([-50, -13, 0, 11, 30]))
+    folder = write(tmp_path / "crops", labels(5, landmarks68=turned, yaw_degrees=np.full(5, 90.0)), ENOUGH)
     spread, marks = np.zeros((5, 68)), np.random.default_rng(0).uniform(0, 24, (5, 68, 2))
     marks[0] = np.nan
     size = np.sqrt(np.ptp(marks, axis=1).prod(1))
@@ -244,16 +247,20 @@ def test_ibug_points_take_the_place_of_3ddfas(tmp_path):
         assert np.allclose(sample.landmarks, marks[k] + 0.5) and sample.nearness is None
         assert np.array_equal(sample.points21, plain[k].points21, equal_nan=True)
         assert plain[k].confidence is None and np.array_equal(sample.image(), plain[k].image())
-    turned, straight, edge = (sample.confidence for sample in samples)
-    assert turned.tolist() == [0.1] * 17 + [1.0] * 51
+    side, straight, edge = (sample.confidence for sample in samples)
+    assert side.tolist() == [0.1] * 17 + [1.0] * 51
     assert straight[20] == pytest.approx(0.5) and straight.sum() == pytest.approx(67.5)
     assert edge[3] == pytest.approx(0.1) and edge.sum() == pytest.approx(67.1)
 
 
-def test_where_no_yaw_is_known_the_jaw_counts_little(tmp_path):
-    folder = write(tmp_path / "crops", labels(yaw_degrees=None))
+def test_without_depth_the_labelled_yaw_says_whether_the_jaw_is_believed(tmp_path):
+    flat = labels()["landmarks68"][..., :2]
+    folder = write(tmp_path / "known", labels(landmarks68=flat, yaw_degrees=np.array([-11, 12.5, 60])))
     ibug(folder)
-    assert read_archive(folder, "ibug")[0].confidence[:17].max() == 0.1
+    assert [sample.confidence[:17].max() for sample in read_archive(folder, "ibug")] == [1, 0.1, 0.1]
+    folder = write(tmp_path / "unknown", labels(landmarks68=flat, yaw_degrees=None))
+    ibug(folder)
+    assert [sample.confidence[:17].max() for sample in read_archive(folder, "ibug")] == [0.1] * 3
 
 
 def test_points_on_the_picture_are_ibugs_as_they_are(tmp_path):
@@ -291,9 +298,12 @@ def test_real_ibug_points(shared_data):
     assert 12_000 < len(samples) < 13_344
     assert all(np.isfinite(sample.landmarks).all() for sample in samples)
     worth = np.stack([sample.confidence for sample in samples])
-    yaw = np.array([abs(sample.pose_degrees[1]) for sample in samples])
+    with np.load(shared_data / "aflw_crops" / "pose_3ddfa_v2.npz") as poses:
+        known = dict(zip(poses["names"].tolist(), poses["rotation"], strict=True))
+    yaw = np.degrees(np.arcsin(np.abs([known[sample.name][0, 2] for sample in samples])))
     assert worth.min() > 0 and worth.max() <= 1 and np.median(worth[:, 17:]) > 0.8
-    assert worth[yaw > 12, :17].max() <= 0.1 < np.median(worth[yaw <= 12, :17])
+    assert np.median(worth[yaw <= 11, :17]) > 0.5
+    assert (worth[yaw > 15, :17].max(1) <= 0.1).mean() > 0.99  # the jaw of a turned head is not believed
     inner = [np.linalg.norm(s.landmarks[17:] - own[s.name].landmarks[17:], axis=1).mean() for s in samples]
     sizes = [np.sqrt(np.ptp(own[s.name].landmarks, axis=0).prod()) for s in samples]
     assert 2 < 100 * np.median(np.array(inner) / sizes) < 4

@@ -121,7 +121,6 @@ def two_sets(crops, toy_model, tmp_path):
     with np.load(crops / "labels.npz") as labels:
         fields = dict(labels)
     truth = toy_parameters(model, 24, seed=5)
-    fields["yaw_degrees"] = truth.pose_degrees()[:, 1].numpy()
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "images.zip").write_bytes((crops / "images.zip").read_bytes())
     np.savez(tmp_path / "both" / "labels.npz", **fields)
