@@ -129,6 +129,7 @@ def train(
             with precision:
                 points = network(batch.images)
             weights = (config.hidden_weight + (1 - config.hidden_weight) * batch.visible) * batch.confidence
+            weights = weights * (batch.points_set == 0)[:, None]  # it says the points by 3DDFA's definition
             loss = landmark_loss(points, batch.landmarks, weights)
             optimizer.zero_grad()
             loss.backward()

@@ -131,6 +131,19 @@ def rotation_vector(vector: np.ndarray) -> np.ndarray:
     return np.eye(3) + sinc * cross + versine * (cross @ cross)
 
 
+def mean_rotation(rotations: np.ndarray) -> np.ndarray:
+    """The chordal mean (3, 3) of rotations (N, 3, 3): the one with the least sum of squared distances |R - R_n|_F^2.
+
+    It is the rotation nearest to their arithmetic mean, by singular values, never a reflection. Rotations that point
+    every way and so have no mean are a ValueError.
+    """
+    u, singular, vt = np.linalg.svd(np.asarray(rotations, np.float64).mean(0))
+    sign = np.sign(np.linalg.det(u) * np.linalg.det(vt))
+    if not singular[1] + sign * singular[2] > 1e-9:
+        raise ValueError("the rotations have no mean")
+    return (u * [1, 1, sign]) @ vt
+
+
 @dataclass(frozen=True, eq=False)
 class IcpResult:
     """transform: source to target; rmse: of the points that the fit kept, in the target's unit; kept: their share;

@@ -78,7 +78,8 @@ class Batch:
     images: (B, 3, S, S) in [0, 1], the input; target: the same without what only spoils the input; landmarks:
     (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], what a point is worth;
     parameters: labels, meaningless in rows whose kind is not 0; kind: (B,) int64 on the CPU, 0 labelled, 1 landmarked,
-    2 unlabelled; lit: (B,) bool on the CPU, labelled rows whose albedo and lighting are known too.
+    2 unlabelled; lit: (B,) bool on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,)
+    int64 on the CPU, whose definition of the 68 points `landmarks` follow, as an index into `face_model.LABEL_SETS`.
     """
 
     images: Tensor
@@ -89,6 +90,7 @@ class Batch:
     parameters: FaceParameters
     kind: Tensor
     lit: Tensor
+    points_set: Tensor
 
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:

@@ -28,7 +28,8 @@ UNITS = {
     "identity": "(B, Ki) standard deviations",
     "expression": "(B, Ke) activations, 0 neutral, 1 full; named in expression_names",
     "albedo": "(B, Ka) standard deviations",
-    "rotation": "(B, 3, 3) model frame (x to the subject's left, y up, z out of the face), identity = frontal",
+    "rotation": "(B, 3, 3) model frame (x to the subject's left, y up, z out of the face), identity = frontal; "
+    "rotation @ bfm_rotation is the pose in BFM's frame, in which data sets have their labels",
     "translation": "(B, 3) mm, camera frame (x right, y down, z away): X = diag(1, -1, -1) rotation X_model + t",
     "lighting": "(B, 9, 3) radiance: spherical harmonics 00 1-1 10 11 2-2 2-1 20 21 22 (camera frame, y up) x RGB",
     "focal": "(B,) widths of the crop",
@@ -73,13 +74,15 @@ def trace(network: MLANet, model: MorphableModel) -> torch.export.ExportedProgra
 
 def encoder_metadata(network: MLANet, model: MorphableModel, weights: str) -> dict[str, str]:
     """What is written beside the graph: generator, format, weights (their name), face_model and its fingerprint,
-    expression_names (JSON list), image_size (S, pixels), input (in words) and units (JSON, `UNITS`)."""
+    bfm_rotation (JSON, the 3 x 3 matrix R0 by rows), expression_names (JSON list), image_size (S, pixels), input (in
+    words) and units (JSON, `UNITS`)."""
     return {
         "generator": MARK,
         "format": FORMAT,
         "weights": weights,
         "face_model": model.name,
         "face_model_fingerprint": model.fingerprint,
+        "bfm_rotation": json.dumps(model.bfm_rotation.tolist()),
         "expression_names": json.dumps(model.expression_names),
         "image_size": str(network.config.image_size),
         "input": "RGB in [0, 1], square crop around the face: larger side of the 68 points' box times sqrt(2)",

@@ -35,6 +35,7 @@ __all__ = [
     "summary",
     "write_json",
 ]
+AXES = ("pitch", "yaw", "roll")
 CONSTANT, ORACLE = "constant", evaluation_dense.ORACLE
 LABELS = ("original", "reannotated")
 BOXES = {
@@ -75,7 +76,8 @@ def evaluate_aflw2000(
     system: see `mlanet_lib.systems`. box: "truth", "detector" (the system's own, `system.detector.detect(photo)`, and
     then a second look from the system's points there), or crop boxes by the photo's name in pixels; a photo without a
     detected face is taken whole, and counted in `undetected`: nothing is left out. model: for the oracle baseline and
-    the per-vertex error; constant: {"landmarks": (68, 2) crop sides, "pose_degrees": (3,)} of the training set;
+    the per-vertex error, and for the frame that poses are turned from (`bfm_rotation`); constant: {"landmarks": (68, 2)
+    crop sides, "pose_degrees": (3,) in BFM's frame} of the training set;
     image_size; weights: their name. All four default to what the system has (`model`, `metadata["constant"]`,
     `image_size`, `weights`).
 
@@ -88,7 +90,8 @@ def evaluate_aflw2000(
     The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` and `others` (name -> the same,
     `uses_the_truth`, and `difference`: system minus this, balanced, paired), `intervals` (95 % bootstrap over images,
     within bins for the balanced mean), `by_occlusion` and `vertex_error` where the files know, `dense`,
-    `sparse_3d_nme` (None: not known), `protocol`, `labels`, `box`, `weights`, `images`.
+    `sparse_3d_nme` (None: not known), `bfm_rotation_degrees` (R0 as pitch, yaw, roll), `protocol`, `labels`, `box`,
+    `weights`, `images`.
     """
     if labels not in LABELS or (labels == "reannotated") != (reannotated is not None):
         raise UserError(f"labels are one of {', '.join(LABELS)}, the second with a file of them and the first without")
@@ -156,7 +159,8 @@ def evaluate_aflw2000(
         summary |= {"sparse_3d_nme": None, "dense": not_computed(why_not_dense(system, samples, bfm))}
     sparse = metrics.PROTOCOLS["sparse_nme" if labels == "original" else "sparse_nme_reannotated"]
     summary |= {
-        "protocol": {"sparse_nme": sparse, "pose_mae": metrics.PROTOCOLS["pose_mae"]},
+        "protocol": {"sparse_nme": sparse, "pose_mae": f"{metrics.PROTOCOLS['pose_mae']}; {frame_note(model)}"},
+        "bfm_rotation_degrees": None if model is None else _bfm_angles(model),
         "labels": labels,
         "box": BOXES[box] if isinstance(box, str) else "given by the caller",
         "undetected": int((~detected).sum()),
@@ -202,15 +206,33 @@ def _to_photo(points: np.ndarray, boxes: list[Box]) -> np.ndarray:
     return np.stack([from_crop(p, b) for p, b in zip(np.asarray(points, np.float64), boxes, strict=True)])
 
 
+def frame_note(model) -> str:
+    """Whose frame the compared angles are those of, in words for the protocol; model: a `MorphableModel`, or None."""
+    if model is None:
+        return "angles in BFM's frame, as the system gives them"
+    turn = ", ".join(f"{axis} {value:.2f}" for axis, value in zip(AXES, _bfm_angles(model), strict=True))
+    if not any(_bfm_angles(model)):
+        return f"the frame of the face model is taken for BFM's, in which the labels are (R0: {turn} degrees)"
+    return (
+        "angles in BFM's frame, in which the labels are: those of R R0, R the pose of the face model and R0 its fixed "
+        f"rotation to that frame, measured on training photos ({turn} degrees)"
+    )
+
+
+def _bfm_angles(model) -> list[float]:
+    return (matrix_to_euler(model.bfm_rotation.detach().cpu().double()) + 0.0).tolist()  # + 0.0: no minus before a zero
+
+
 def oracle_pose(model, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The `oracle-pose mean shape` baseline; uses the truth.
 
     The mean face's 68 points under the scaled orthographic pose that fits the ground-truth points (N, 68, 2), pixels,
-    best. Returns its points (N, 68, 2) and that pose's angles (N, 3) in degrees.
+    best. Returns its points (N, 68, 2) and that pose's angles (N, 3) in degrees, in BFM's frame.
     """
     shape = model.landmarks(model.mean[None])[0].detach().cpu().double().numpy()
     fit = scaled_orthographic(shape, truth * [1, -1])
-    return fit.apply(shape) * [1, -1], matrix_to_euler(torch.from_numpy(fit.rotation)).numpy()
+    rotation = torch.from_numpy(fit.rotation) @ model.bfm_rotation.detach().cpu().double()
+    return fit.apply(shape) * [1, -1], matrix_to_euler(rotation).numpy()
 
 
 def _pose_columns(rows: pd.DataFrame, suffix: str, predicted: np.ndarray | None, truth: np.ndarray) -> None:
@@ -286,5 +308,11 @@ def summary(result: AFLWResult) -> str:
         lines.append("* uses the truth")
     lines += evaluation_dense.lines(data)
     return "\n".join(
-        [*lines, f"labels: {data['labels']}", f"crop: {data['box']}", f"protocol: {data['protocol']['sparse_nme']}"]
+        [
+            *lines,
+            f"labels: {data['labels']}",
+            f"crop: {data['box']}",
+            f"protocol: {data['protocol']['sparse_nme']}",
+            f"protocol of the pose: {data['protocol']['pose_mae']}",
+        ]
     )

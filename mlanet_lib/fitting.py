@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from mlanet_lib.alignment import ScaledOrthographic, rotation_vector, scaled_orthographic
+from mlanet_lib.alignment import ScaledOrthographic, mean_rotation, rotation_vector, scaled_orthographic
+from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.face_model import MorphableModel, landmark_twins
 from mlanet_lib.face_models.landmarks import patch, placed
 from mlanet_lib.lighting import ambient
@@ -55,9 +56,11 @@ def fit_landmarks(
     focal: float | None = None,
     coefficients: np.ndarray | None = None,
     progress: bool = False,
+    labels: str = "3ddfa",
 ) -> LandmarkFit:
     """Fit pose, identity and expression to points (N, 68, 2), y down; weights: (N, 68) >= 0.
 
+    labels: the definition that the points follow, one of `face_model.LABEL_SETS`; the fitted points follow it too.
     focal: None for scaled orthography, in any pixels; else the camera's in picture widths, and the points are in
     picture widths too, [0, 1] inside. coefficients: (N, Ki + Ke) where the shapes are known: then the pose alone is
     fitted. Starts from the mean shape's best orthographic pose, then Gauss-Newton on everything at once. Points that
@@ -68,7 +71,7 @@ def fit_landmarks(
     if points.shape[1:] != (68, 2) or not (np.isfinite(points).all() and (size > 0).all()):
         raise ValueError("points are (N, 68, 2), finite, and span a box each")
     weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
-    mean, basis = landmark_basis(model)
+    mean, basis = landmark_basis(model, labels)
     shapes = np.broadcast_to(mean, (len(points), 68, 3))
     if coefficients is not None:
         shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
@@ -83,11 +86,39 @@ def fit_landmarks(
     return LandmarkFit(pose, *np.split(coefficients, [model.n_identity], 1), fitted * [1, -1], focal)
 
 
-def landmark_basis(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
-    """The 68 points of the mean face, (68, 3) mm, and what each coefficient adds, (68, 3, Ki + Ke)."""
+def landmark_basis(model: MorphableModel, labels: str = "3ddfa") -> tuple[np.ndarray, np.ndarray]:
+    """The 68 points of the mean face where the label set `labels` has them, (68, 3) mm, and what each coefficient adds,
+    (68, 3, Ki + Ke)."""
     fields = (model.mean, model.identity_basis, model.expression_basis)
-    mean, *bases = (model.landmarks(field[None])[0].detach().cpu().double().numpy() for field in fields)
+    mean, *bases = (model.landmarks(field[None], labels)[0].detach().cpu().double().numpy() for field in fields)
     return mean, np.concatenate(bases, 2)
+
+
+def frame_differences(
+    model: MorphableModel,
+    points: np.ndarray,
+    rotations: np.ndarray,
+    ridge: float = 1e-3,
+    focal: float | None = DEFAULT_FOCAL,
+) -> np.ndarray:
+    """(N, 3, 3): for each face the rotation R_model^T R_BFM between the model's pose and a known one in BFM's frame.
+
+    points: (N, 68, 2) by 3DDFA's definition, y down, in sides of the crop that shows the face, [0, 1] inside;
+    rotations: (N, 3, 3) the poses R_BFM of the same faces, y up, as `camera` has it (3DDFA's R). R_model is the pose of
+    the face model fitted to the points: ridge and focal are those with which training labels are made
+    (`datasets.sources`), since the pose that a network learns is that of such fits.
+    """
+    fitted = fit_landmarks(model, points, ridge=ridge, focal=focal).pose.rotation
+    return np.swapaxes(fitted, 1, 2) @ np.asarray(rotations, np.float64)
+
+
+def bfm_rotation(model: MorphableModel, points: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """(3, 3) R0, the fixed rotation from a face model's frame to that of the Basel Face Model: R_BFM = R_model R0.
+
+    The mean of `frame_differences` over faces (arguments as there), for `MorphableModel(bfm_rotation=...)`. It is to be
+    taken from training photos, never from a benchmark's.
+    """
+    return mean_rotation(frame_differences(model, points, rotations))
 
 
 def _project(pose, shape, focal):

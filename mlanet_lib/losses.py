@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mlanet_lib.augmentation import Batch
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.constants import constant
-from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model import LABEL_SETS, MorphableModel
 from mlanet_lib.lighting import REFLECTED
 from mlanet_lib.limits import WEIGHT, check_fields
 from mlanet_lib.parameters import FaceParameters
@@ -139,24 +139,45 @@ def light_prior_loss(lighting: Tensor) -> Tensor:
 class SparseShape:
     """The 68 landmarks and `count` evenly spread vertices of a face model: all of the shape that the losses need.
 
-    Decoding these few hundred points instead of all vertices makes the supervised losses nearly free.
+    Decoding these few hundred points instead of all vertices makes the supervised losses nearly free. The landmarks are
+    held by each definition in `LABEL_SETS`, the vertices after them; where a model has one definition for all, once.
     """
 
     def __init__(self, model: MorphableModel, count: int):
         index = model.subset_index(count)
         bases = torch.cat([model.identity_basis, model.expression_basis], 2)
-        self.mean = torch.cat([model.landmarks(model.mean[None])[0], model.mean[index]])
-        self.bases = torch.cat([model.landmarks(bases[None])[0], bases[index]])
+        alike = torch.equal(model.ibug_index, model.landmark_index)
+        alike = alike and torch.equal(model.ibug_weights, model.landmark_weights)
+        held = LABEL_SETS[:1] if alike else LABEL_SETS
+        self.first = {name: 68 * held.index(name) if name in held else 0 for name in LABEL_SETS}
+        self.points = 68 * len(held)
+        self.mean = torch.cat([*(model.landmarks(model.mean[None], name)[0] for name in held), model.mean[index]])
+        self.bases = torch.cat([*(model.landmarks(bases[None], name)[0] for name in held), bases[index]])
 
     def turned(self, parameters: FaceParameters) -> Tensor:
-        """(B, 68 + count, 3) mm: the points in the camera's axes, turned by the pose but not translated."""
+        """(B, points + count, 3) mm: all points in the camera's axes, turned by the pose but not translated; `points`
+        is 68, or 136 for a model with two definitions of the landmarks."""
         coefficients = torch.cat([parameters.identity, parameters.expression], 1)
         points = self.mean + (coefficients @ self.bases.flatten(0, 1).T).unflatten(1, self.mean.shape)
         return to_camera(points, parameters.rotation, torch.zeros_like(parameters.translation))
 
-    def landmarks(self, turned: Tensor, parameters: FaceParameters) -> Tensor:
-        """(B, 68, 2) in crop sides, from the result of `turned`."""
-        return project(turned[:, :68] + parameters.translation[:, None], parameters.focal, 1, 1)[..., :2]
+    def landmarks(self, turned: Tensor, parameters: FaceParameters, labels: str | Tensor = "3ddfa") -> Tensor:
+        """(B, 68, 2) in crop sides, from the result of `turned`.
+
+        labels: whose definition of the points is asked for, one of `LABEL_SETS`; or (B,) int64 on the CPU, for each row
+        an index into them (`Batch.points_set`).
+        """
+        first = self.first[labels if isinstance(labels, str) else LABEL_SETS[0]]
+        points = turned[:, first : first + 68]
+        for number, name in enumerate(() if isinstance(labels, str) else LABEL_SETS):
+            if self.first[name] != first and (labels == number).any():
+                chosen = on_device(labels == number, turned.device)[:, None, None]
+                points = torch.where(chosen, turned[:, self.first[name] : self.first[name] + 68], points)
+        return project(points + parameters.translation[:, None], parameters.focal, 1, 1)[..., :2]
+
+    def vertices(self, turned: Tensor) -> Tensor:
+        """(B, count, 3) mm: the vertices, from the result of `turned`."""
+        return turned[:, self.points :]
 
 
 def supervised_terms(predicted: FaceParameters, truth: FaceParameters, lit: Tensor) -> dict[str, Tensor]:
@@ -205,11 +226,13 @@ def semi_supervised_terms(
 ) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
     """All loss terms of a batch by name, unweighted, and what each is a mean over.
 
-    Labelled rows: parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled
-    rows: picture, regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
+    Landmarks are compared with the model's points of the definition that a row's labels follow. Labelled rows:
+    parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled rows: picture,
+    regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
     config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
     drawn: (B,) bool, the rows that are rendered, where the batch is a part of a greater one (default: `drawn_rows`).
-    points: (B, 136), what the network says of the landmarks beside its parameters (`MLANet.forward`), judged like them.
+    points: (B, 136), what the network says of the landmarks beside its parameters (`MLANet.forward`), judged like them,
+    but for rows whose labels follow another definition than 3DDFA's, which is the one that this head speaks.
 
     The second result holds for each term its amount, a number of rows or a tensor whose sum it is (the points'
     weights, the drawn pixels): the mean over several batches is that of their terms, weighted by their amounts.
@@ -222,19 +245,20 @@ def semi_supervised_terms(
     if len(known):
         truth, lit = batch.parameters[known], batch.lit[batch.kind == 0]
         terms |= supervised_terms(predicted[known], truth, lit)
-        terms["vertices"] = vertex_loss(turned[known, 68:], shape.turned(truth)[:, 68:])
+        terms["vertices"] = vertex_loss(shape.vertices(turned)[known], shape.vertices(shape.turned(truth)))
         amounts |= dict.fromkeys(terms, len(known))
         amounts |= dict.fromkeys({"albedo", "lighting"} & terms.keys(), int(lit.sum()))
     if len(pointed):
         weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
         weights = weights * batch.confidence[pointed]
-        found = shape.landmarks(turned, predicted)[pointed]
+        found = shape.landmarks(turned, predicted, batch.points_set)[pointed]
         terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
         amounts["landmarks"] = weights
         if points is not None and config.weights.points:
             beside = 0.5 + points[pointed].unflatten(1, (68, 2))
-            terms["points"] = landmark_loss(beside, batch.landmarks[pointed], weights)
-            amounts["points"] = weights
+            spoken = weights * on_device(batch.points_set[batch.kind <= 1] == 0, device)[:, None]
+            terms["points"] = landmark_loss(beside, batch.landmarks[pointed], spoken)
+            amounts["points"] = spoken
         if config.weights.openings:
             terms["openings"] = opening_loss(found, batch.landmarks[pointed], weights)
             amounts["openings"] = opening_weights(weights)

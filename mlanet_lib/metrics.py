@@ -137,7 +137,8 @@ def by_yaw(nme: np.ndarray, yaw_degrees: np.ndarray) -> dict:
 def pose_mae(predicted_degrees: np.ndarray, truth_degrees: np.ndarray) -> dict:
     """Head-pose error: mean absolute error in degrees of `pitch`, `yaw`, `roll`, their `mean`, and `images` counted.
 
-    predicted_degrees, truth_degrees: (N, 3) Euler angles pitch, yaw, roll with 3DDFA's signs. Images with any
+    predicted_degrees, truth_degrees: (N, 3) Euler angles pitch, yaw, roll with 3DDFA's signs, of one frame: data sets'
+    labels are those of BFM's (`MorphableModel.bfm_rotation` leads there). Images with any
     ground-truth angle beyond 99 degrees are left out (1,969 of AFLW2000-3D remain). Angles are compared as numbers,
     as published work does: an error of 350 counts as 350. Without an image left, all errors are NaN.
     """

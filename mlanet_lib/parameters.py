@@ -105,9 +105,13 @@ class FaceParameters:
             index = slice(index, index + 1) if index >= 0 else [index]
         return self.map(lambda tensor: tensor[index])
 
-    def pose_degrees(self) -> Tensor:
-        """(B, 3) pitch, yaw, roll in degrees, with 3DDFA's signs."""
-        return matrix_to_euler(self.rotation)
+    def pose_degrees(self, turn: Tensor | None = None) -> Tensor:
+        """(B, 3) pitch, yaw, roll in degrees, with 3DDFA's signs.
+
+        turn: (3, 3) from the model's frame to the one whose angles are asked for; `MorphableModel.bfm_rotation` gives
+        those that compare with the labels of data sets.
+        """
+        return matrix_to_euler(self.rotation if turn is None else self.rotation @ turn.to(self.rotation))
 
 
 def _framing(landmarks: Tensor, focal: float) -> Tensor:

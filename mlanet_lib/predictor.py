@@ -22,6 +22,7 @@ from mlanet_lib.profiles import find_root
 from mlanet_lib.views import overlay_in_photo
 
 FACE_MODELS = ("data/face_models", "licensed/face_models")
+AXES = ("pitch", "yaw", "roll")
 SHIPPED, STANDARD = "weights", "anthropometric"
 TRAINED_HERE = "outputs/train/best.safetensors"
 
@@ -33,9 +34,10 @@ class Face:
     parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
     (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1],
     None where the crop was given and nothing measured it.
-    pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs. crop: the square the network saw, in
-    `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it saw there, (S,S,3) uint8 at the
-    network's size (`Predictor.sharp_crop` gives more pixels).
+    pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs, of the face model's own frame: 0 where people look
+    straight into the camera, in the mean; pose_degrees_bfm: the same of BFM's frame, as the labels of data sets. crop:
+    the square the network saw, in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it
+    saw there, (S,S,3) uint8 at the network's size (`Predictor.sharp_crop` gives more pixels).
     """
 
     parameters: FaceParameters
@@ -43,6 +45,7 @@ class Face:
     box: Box
     score: float | None
     pose_degrees: dict[str, float]
+    pose_degrees_bfm: dict[str, float]
     crop: Box
     crop_image: np.ndarray
     turns: int = 0
@@ -157,7 +160,8 @@ class Predictor:
         points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
         quarter = euler_to_matrix(torch.tensor([[0.0, 0.0, 90.0 * detection.turns] for detection in found]))
-        poses = parameters.replace(rotation=quarter @ parameters.rotation).pose_degrees().tolist()
+        upright = parameters.replace(rotation=quarter @ parameters.rotation)
+        poses, bfm_poses = (upright.pose_degrees(turn).tolist() for turn in (None, self.model.bfm_rotation))
         faces = []
         for number, (detection, crop) in enumerate(zip(found, crops, strict=True)):
             face = Face(
@@ -165,7 +169,8 @@ class Predictor:
                 landmarks68=turn_points(from_crop(points[number], crop), detection.turns, height, width),
                 box=Box(*detection.box_in_photo(height, width).tolist()),
                 score=None if detection.detector == "given" else detection.score,
-                pose_degrees=dict(zip(("pitch", "yaw", "roll"), poses[number], strict=True)),
+                pose_degrees=dict(zip(AXES, poses[number], strict=True)),
+                pose_degrees_bfm=dict(zip(AXES, bfm_poses[number], strict=True)),
                 crop=crop,
                 crop_image=images[number],
                 turns=detection.turns,
@@ -181,6 +186,7 @@ class Predictor:
         return {
             "landmarks68": np.round(face.landmarks68, 3).tolist(),
             "pose_degrees": {axis: round(value, 3) for axis, value in face.pose_degrees.items()},
+            "pose_degrees_bfm": {axis: round(value, 3) for axis, value in face.pose_degrees_bfm.items()},
             "identity": parameters.identity[0].tolist(),
             "expression": dict(zip(self.model.expression_names, active.tolist(), strict=True)),
             "expression_predicted": parameters.expression[0].tolist(),
@@ -199,6 +205,8 @@ class Predictor:
             "units": {
                 "landmarks68, box": "pixels of the photo, first pixel's centre at 0.5",
                 "crop": "pixels of the photo after quarter_turns counter-clockwise, as rotation and translation",
+                "pose_degrees": "degrees in the photo, of the face model's own frame: 0, 0, 0 looks straight ahead",
+                "pose_degrees_bfm": "the same of the Basel Face Model's frame, as 300W-LP and AFLW2000-3D label poses",
                 "identity, albedo": "standard deviations",
                 "expression": "activation in [0, 1], 1 = full: the mesh nearest to that of expression_predicted, which "
                 "may leave this range and is what the OBJ, the overlay and landmarks68 show",

@@ -26,7 +26,8 @@ class CropPrediction:
     """What a system says of B crops.
 
     landmarks: (B, 68, 2) in units of the crop's side, [0, 1] inside; pose_degrees: (B, 3) pitch, yaw, roll, 3DDFA's
-    signs, or None; vertices, neutral: (B, V, 3) mm in the model frame, with expression and without, or None.
+    signs, in BFM's frame, as the labels that they are compared with, or None; vertices, neutral: (B, V, 3) mm in the
+    model frame, with expression and without, or None.
     """
 
     landmarks: np.ndarray
@@ -39,13 +40,14 @@ Predict = Callable[[torch.Tensor], CropPrediction]
 
 
 def prediction(model, parameters) -> CropPrediction:
-    """`FaceParameters` of B crops, decoded with their `MorphableModel`: points, pose and shapes."""
+    """`FaceParameters` of B crops, decoded with their `MorphableModel`: points (3DDFA's), pose (in BFM's frame) and
+    shapes."""
     with torch.no_grad():
         vertices = model.vertices(parameters.identity, parameters.expression)
         neutral = model.vertices(parameters.identity, torch.zeros_like(parameters.expression))
         camera = to_camera(model.landmarks(vertices), parameters.rotation, parameters.translation)
         points = project(camera, parameters.focal, 1, 1)[..., :2]
-        pose = parameters.pose_degrees()
+        pose = parameters.pose_degrees(model.bfm_rotation)
     return CropPrediction(*(tensor.detach().cpu().numpy() for tensor in (points, pose, vertices, neutral)))
 
 

@@ -1,10 +1,11 @@
 """Training arrays, resident in memory, and the order in which they are visited.
 
-A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks`
-(N, 68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled; where
-points differ in worth also `confidence` (N, 68) in [0, 1]. Labelled rows know pose and shape; albedo and lighting may
-be NaN (a fit to landmarks says nothing of them): those rows are then judged by their picture, too. Where no row is
-labelled, the parameters may be left out. A split may have several such folders within it, one a data set.
+A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks` (N,
+68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled; where points
+differ in worth also `confidence` (N, 68) in [0, 1], and where they follow another definition than 3DDFA's `points_set`
+(N,), indices into `face_model.LABEL_SETS` (without it all are 3DDFA's). Labelled rows know pose and shape; albedo and
+lighting may be NaN (a fit to landmarks says nothing of them): those rows are then judged by their picture, too. Where
+no row is labelled, the parameters may be left out. A split may have several such folders within it, one a data set.
 """
 
 import hashlib
@@ -19,15 +20,18 @@ from mlanet_lib.arrays import read_npz
 from mlanet_lib.augmentation import Batch
 from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import LABEL_SETS
 from mlanet_lib.limits import check_memory
 from mlanet_lib.parameters import FaceParameters
 
 KINDS = ("labelled", "landmarked", "unlabelled")
+_ROWS = ("kind", "points_set")
 _LABELS = (*FaceParameters.names(), "landmarks", "visible", "confidence")
 
 
 class TrainingData:
-    """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `fingerprint` of the files.
+    """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `points_set` (N,), `fingerprint` of
+    the files.
 
     folder: where the two files lie, or folders with them; model: the face model that the labels must fit; side: the
     crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held;
@@ -44,6 +48,7 @@ class TrainingData:
         for part in parts:
             images, labels = _read(part)
             labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
+            labels.setdefault("points_set", np.zeros(len(images), np.int64))
             self._check(part, images, labels, model)
             labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == KINDS.index("labelled")))
             labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = KINDS.index("unlabelled")
@@ -52,13 +57,14 @@ class TrainingData:
             check_memory(count * side**2 * 3, f"{count:,} training pictures at network.image_size {side}")
             if len(keep):
                 pictures.append(_resized(torch.from_numpy(images[keep]), side))
-            columns.append({name: labels[name][keep] for name in ("kind", *_LABELS)})
+            columns.append({name: labels[name][keep] for name in (*_ROWS, *_LABELS)})
         self.fingerprint = hashlib.sha256("".join(map(_fingerprint, parts)).encode()).hexdigest()
-        labels = {name: np.concatenate([column[name] for column in columns]) for name in ("kind", *_LABELS)}
-        self.kind = torch.from_numpy(labels.pop("kind")).long()
+        labels = {name: np.concatenate([column[name] for column in columns]) for name in (*_ROWS, *_LABELS)}
+        self.kind, self.points_set = (torch.from_numpy(labels.pop(name)).long() for name in _ROWS)
         if not len(self.kind):
             raise UserError(f"{folder} holds no {' or '.join(kinds)} sample")
         self.images = torch.cat(pictures).to(device)
+        self._bfm_rotation = model.bfm_rotation.detach().to(device)
         lit = np.isfinite(labels["lighting"]).all((1, 2)) & np.isfinite(labels["albedo"]).all(1)
         self.lit = torch.from_numpy(lit) & (self.kind == 0)
         self.labels = {
@@ -81,6 +87,7 @@ class TrainingData:
             "landmarks": (count, 68, 2),
             "visible": (count, 68),
             "confidence": (count, 68),
+            "points_set": (count,),
         }
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
             raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
@@ -97,6 +104,9 @@ class TrainingData:
             needed = labels["kind"] <= (1 if name in ("landmarks", "visible", "confidence") else 0)
             if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
                 raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
+        if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(LABEL_SETS))
+            raise UserError(f"{folder / 'labels.npz'}: field 'points_set' holds other numbers than {known}")
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -109,12 +119,15 @@ class TrainingData:
         labels = {name: value[at] for name, value in self.labels.items()}
         parameters = FaceParameters.from_tensors(labels)
         points = (labels[name] for name in ("landmarks", "visible", "confidence"))
-        return Batch(images, images, *points, parameters, self.kind[rows], self.lit[rows])
+        return Batch(images, images, *points, parameters, self.kind[rows], self.lit[rows], self.points_set[rows])
 
     def constant(self) -> dict[str, list]:
-        """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, and mean pose, degrees."""
-        pose = FaceParameters.from_tensors(self.labels).pose_degrees()[self.kind == 0]
-        landmarks = self.labels["landmarks"][self.kind <= 1]
+        """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, of 3DDFA's definition where any row
+        has it, and mean pose, degrees, in BFM's frame."""
+        pose = FaceParameters.from_tensors(self.labels).pose_degrees(self._bfm_rotation)[self.kind == 0]
+        pointed = self.kind <= 1
+        alike = pointed & (self.points_set == 0)
+        landmarks = self.labels["landmarks"][alike if alike.any() else pointed]
         return {
             "landmarks": landmarks.mean(0).tolist() if len(landmarks) else None,
             "pose_degrees": pose.mean(0).tolist() if len(pose) else None,

@@ -17,10 +17,11 @@ def validate(
 ) -> dict[str, float]:
     """Figures of a network on labelled and landmarked samples, none of them augmented.
 
-    nme: mean over samples of the 68 points' NME, %, photos alone where there are any (samples whose light nobody
-    knows). Of the others, whose parameters are known and not fitted (of the fitted ones, where there are no others):
-    pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance in mm, turned but not translated; identity,
-    albedo (sd) and expression (activation): root mean square, albedo where it is known.
+    nme: mean over samples of the 68 points' NME, %, by the definition that each sample's labels follow, photos alone
+    where there are any (samples whose light nobody knows). Of the others, whose parameters are known and not fitted (of
+    the fitted ones, where there are no others): pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance
+    in mm, turned but not translated; identity, albedo (sd) and expression (activation): root mean square, albedo where
+    it is known.
     team: processes that share the samples; each of them returns the figures of all.
     """
     team = team or Processes(0, 1, data.images.device)
@@ -29,8 +30,8 @@ def validate(
         batch = data.batch(rows)
         found = network.eval().encode(batch.images)
         turned = shape.turned(found)
-        marks.append(shape.landmarks(turned, found))
-        distance.append((turned - shape.turned(batch.parameters))[:, 68:].norm(dim=2).mean(1))
+        marks.append(shape.landmarks(turned, found, batch.points_set))
+        distance.append(shape.vertices(turned - shape.turned(batch.parameters)).norm(dim=2).mean(1))
         predicted.append(found)
     found = FaceParameters.cat(predicted).map(lambda share: team.in_order(share, len(data)))
     distance, marks = (team.in_order(torch.cat(share), len(data)) for share in (distance, marks))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mlanet_lib.alignment import Similarity, icp, rotation_vector, scaled_orthographic, similarity
+from mlanet_lib.alignment import Similarity, icp, mean_rotation, rotation_vector, scaled_orthographic, similarity
 from mlanet_lib.surface import Surface
 
 
@@ -261,3 +261,22 @@ def test_icp_does_not_touch_its_arguments_and_refuses_shapes_that_do_not_meet():
     with pytest.raises(ValueError, match="do not overlap"):
         icp(vertices, faces, np.array([[500.0, 0, -300]] * 20), identity)
     assert Surface(vertices, faces).closest(cloud).distances.max() < 1e-9
+
+
+def test_the_mean_of_rotations_is_the_one_that_they_scatter_about():
+    rng = np.random.default_rng(0)
+    about = Rotation.from_rotvec([0.4, -1.0, 2.0])
+    scattered = (about * Rotation.from_rotvec(rng.normal(0, 0.1, (4000, 3)))).as_matrix()
+    mean = mean_rotation(scattered)
+    assert np.allclose(mean @ mean.T, np.eye(3)) and np.linalg.det(mean) == pytest.approx(1)
+    assert (about.inv() * Rotation.from_matrix(mean)).magnitude() < 0.01
+    assert np.allclose(mean_rotation(scattered[:1]), scattered[0])
+    cost = [((scattered - turn) ** 2).sum() for turn in (mean, *(rotation_vector(rng.normal(0, 0.01, (9, 3))) @ mean))]
+    assert np.argmin(cost) == 0
+
+
+def test_a_mean_of_rotations_is_never_a_reflection():
+    turns = Rotation.from_euler("x", [[170], [-170], [90], [-90]], degrees=True).as_matrix()
+    assert np.linalg.det(mean_rotation(turns)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="no mean"):
+        mean_rotation(Rotation.from_euler("x", [[0], [180]], degrees=True).as_matrix())

@@ -41,6 +41,7 @@ def drawn_batch(model, count: int = 6, size: int = 64) -> Batch:
         parameters,
         torch.zeros(count).long(),
         torch.ones(count, dtype=torch.bool),
+        torch.arange(count) % 2,
     )
 
 
@@ -188,3 +189,9 @@ def test_occluders_are_of_all_sizes_and_hold_texture(toy_model):
     assert len(spread) > count / 2 and (spread > 0.02).all()
     across = changed.any(1).float().mean(1)
     assert 0.1 < (across == 1).float().mean() < 0.5  # bands, and ellipses as long, reach from side to side
+
+
+def test_the_definition_of_the_points_stays(toy_model):
+    batch = drawn_batch(toy_model)
+    found = augment(batch, AugmentConfig(turn=20, lying=0.5, occlude=0.5), numbers())
+    assert torch.equal(found.points_set, batch.points_set) and found.points_set.tolist() == [0, 1] * 3

@@ -14,6 +14,7 @@ from PIL import Image
 from toy_data import write_toy_split
 
 from mlanet_lib import checkpoint
+from mlanet_lib.camera import matrix_to_euler
 from mlanet_lib.datasets import aflw2000, stand_ins
 from mlanet_lib.datasets.sample import Box, Sample, crop_image
 from mlanet_lib.datasets.synthetic import SyntheticConfig
@@ -274,3 +275,21 @@ def test_held_out_reads_photos_alone_and_sees_a_perfect_reading(benchmark, toy_m
     text = capsys.readouterr().out
     assert text.count("NME 0.000 %") == 2 and text.count("slope 1.000, correlation 1.000") == 6
     assert module.main([str(tmp_path / "nothing")]) == 2 and "held_out: " in capsys.readouterr().err
+
+
+def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path, capsys):
+    module, folder = benchmark("bfm_rotation"), shared_data / "aflw_crops"
+    with np.load(folder / "labels.npz") as labels, np.load(folder / module.POSES) as poses:
+        jaw = labels["landmarks68"][:, 16].astype(float) - labels["landmarks68"][:, 0]
+        degrees = matrix_to_euler(torch.from_numpy(poses["rotation"]).double()).numpy()
+    upright = (np.abs(degrees) < 60).all(1)
+    turned = np.degrees(np.arctan2(jaw[:, 2], jaw[:, 0]))  # by the 3D points of the same network
+    assert np.median(np.abs(degrees[upright, 1] - turned[upright])) < 1.5  # the poses have this project's signs
+    rolled = np.degrees(np.arctan2(jaw[:, 1], jaw[:, 0]))
+    straight = upright & (np.abs(degrees[:, 1]) < 15)
+    assert np.median(np.abs(degrees[straight, 2] - rolled[straight])) < 1.5
+    face_model.save(tmp_path / "model.npz")
+    module.main([str(folder), "--face-model", str(tmp_path / "model.npz"), "--count", "200"])
+    text = capsys.readouterr().out.splitlines()
+    (angles,) = rows_of("\n".join(text), "pitch")
+    assert "200 crops" in text[0] and angles == pytest.approx([4.9, 0.1, 0.1], abs=0.7)

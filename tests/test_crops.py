@@ -69,6 +69,9 @@ def test_a_jaw_on_the_contour_is_not_believed(tmp_path):
     assert sample.nearness is None and sample.points21 is None and sample.pose_degrees is None
 
 
+ENOUGH = [(f"face{i}.jpg", jpeg(i)) for i in range(5)]
+
+
 def test_many_threads_read_the_same_zip(tmp_path):
     members = [(f"face{i}.jpg", jpeg(i)) for i in range(40)]
     samples = read_archive(write(tmp_path / "crops", labels(40), members)) * 10
@@ -211,3 +214,96 @@ def test_estimated_and_annotated_points_are_counted_alike(shared_data):
     offset = np.mean([np.mean(side) for side in offsets.values()])
     assert min(map(len, offsets.values())) > 1000
     assert abs(offset) < 0.3 < abs(offset - 0.5)
+
+
+def ibug(folder, count: int = 3, **changes):
+    """Writes `labels_ibug68.npz`; returns its fields."""
+    rng = np.random.default_rng(1)
+    fields = {
+        "names": np.array([f"face{i}.jpg" for i in range(count)]),
+        "landmarks68": rng.uniform(0, 24, (count, 68, 2)).astype(np.float32),
+        "spread": np.zeros((count, 68), np.float16),
+        "disagreement": np.full(count, 2.0, np.float32),
+    }
+    fields = {name: value for name, value in (fields | changes).items() if value is not None}
+    np.savez(folder / crops.IBUG_LABELS, **fields)
+    return fields
+
+
+def test_ibug_points_take_the_place_of_3ddfas(tmp_path):
+    turned = labels(5)["landmarks68"].astype(np.float32)
+    turned[:, 0], turned[:, 16] = (2, 3, 0), (22, 3, 0)
+    turned[:, 16, 2] = 20 * np.tan(np.deg2rad([-50, -13, 0, 11, 30]))
+    folder = write(tmp_path / "crops", labels(5, landmarks68=turned, yaw_degrees=np.full(5, 90.0)), ENOUGH)
+    spread, marks = np.zeros((5, 68)), np.random.default_rng(0).uniform(0, 24, (5, 68, 2))
+    marks[0] = np.nan
+    size = np.sqrt(np.ptp(marks, axis=1).prod(1))
+    spread[2, 20], spread[3, 3] = crops.SPREAD * size[2], 3 * crops.SPREAD * size[3]
+    ibug(folder, 5, landmarks68=marks, spread=spread, disagreement=np.array([np.nan, 6.0, 1.0, 2.0, 6.5]))
+    plain, samples = read_archive(folder), read_archive(folder, "ibug")
+    assert [sample.name for sample in samples] == ["face1.jpg", "face2.jpg", "face3.jpg"]
+    assert [len(read_archive(folder, "ibug", limit)) for limit in (0.5, 5.0, 9.0)] == [0, 2, 4]
+    for sample, k in zip(samples, (1, 2, 3), strict=True):
+        assert np.allclose(sample.landmarks, marks[k] + 0.5) and sample.nearness is None
+        assert np.array_equal(sample.points21, plain[k].points21, equal_nan=True)
+        assert plain[k].confidence is None and np.array_equal(sample.image(), plain[k].image())
+    side, straight, edge = (sample.confidence for sample in samples)
+    assert side.tolist() == [0.1] * 17 + [1.0] * 51
+    assert straight[20] == pytest.approx(0.5) and straight.sum() == pytest.approx(67.5)
+    assert edge[3] == pytest.approx(0.1) and edge.sum() == pytest.approx(67.1)
+
+
+def test_without_depth_the_labelled_yaw_says_whether_the_jaw_is_believed(tmp_path):
+    flat = labels()["landmarks68"][..., :2]
+    folder = write(tmp_path / "known", labels(landmarks68=flat, yaw_degrees=np.array([-11, 12.5, 60])))
+    ibug(folder)
+    assert [sample.confidence[:17].max() for sample in read_archive(folder, "ibug")] == [1, 0.1, 0.1]
+    folder = write(tmp_path / "unknown", labels(landmarks68=flat, yaw_degrees=None))
+    ibug(folder)
+    assert [sample.confidence[:17].max() for sample in read_archive(folder, "ibug")] == [0.1] * 3
+
+
+def test_points_on_the_picture_are_ibugs_as_they_are(tmp_path):
+    flat = labels()["landmarks68"][..., :2].astype(np.float32)
+    folder = write(tmp_path / "crops", labels(landmarks68=flat))
+    for sample, other in zip(read_archive(folder, "ibug"), read_archive(folder), strict=True):
+        assert np.array_equal(sample.landmarks, other.landmarks)
+        assert np.array_equal(sample.confidence, other.confidence)
+
+
+def test_points_with_depth_are_not_ibugs(tmp_path):
+    with pytest.raises(UserError, match=r"no labels_ibug68\.npz, and labels\.npz holds 3DDFA's"):
+        read_archive(write(tmp_path / "crops"), "ibug")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spread": None}, "field 'spread' is missing"),
+        ({"names": np.array(["face0.jpg", "face2.jpg", "face1.jpg"])}, "other pictures than labels.npz"),
+        ({"landmarks68": np.zeros((3, 68, 3))}, r"'landmarks68' has shape \(3, 68, 3\), not \(3, 68, 2\)"),
+        ({"disagreement": np.array(["a", "b", "c"])}, "'disagreement' has the wrong type"),
+    ],
+)
+def test_a_wrong_file_of_ibug_points_is_named(tmp_path, changes, message):
+    folder = write(tmp_path / "crops")
+    ibug(folder, **changes)
+    with pytest.raises(UserError, match=rf"labels_ibug68\.npz: .*{message}"):
+        read_archive(folder, "ibug")
+
+
+def test_real_ibug_points(shared_data):
+    samples = read_archive(shared_data / "aflw_crops", "ibug")
+    own = {sample.name: sample for sample in read_archive(shared_data / "aflw_crops")}
+    assert 12_000 < len(samples) < 13_344
+    assert all(np.isfinite(sample.landmarks).all() for sample in samples)
+    worth = np.stack([sample.confidence for sample in samples])
+    with np.load(shared_data / "aflw_crops" / "pose_3ddfa_v2.npz") as poses:
+        known = dict(zip(poses["names"].tolist(), poses["rotation"], strict=True))
+    yaw = np.degrees(np.arcsin(np.abs([known[sample.name][0, 2] for sample in samples])))
+    assert worth.min() > 0 and worth.max() <= 1 and np.median(worth[:, 17:]) > 0.8
+    assert np.median(worth[yaw <= 11, :17]) > 0.5
+    assert (worth[yaw > 15, :17].max(1) <= 0.1).mean() > 0.99  # the jaw of a turned head is not believed
+    inner = [np.linalg.norm(s.landmarks[17:] - own[s.name].landmarks[17:], axis=1).mean() for s in samples]
+    sizes = [np.sqrt(np.ptp(own[s.name].landmarks, axis=0).prod()) for s in samples]
+    assert 2 < 100 * np.median(np.array(inner) / sizes) < 4

@@ -138,6 +138,7 @@ def test_onnx_file_is_whole_and_says_what_it_is(files, loaded, toy_model):
     assert json.loads(said["expression_names"]) == toy_model.expression_names
     assert (said["face_model"], said["face_model_fingerprint"]) == ("toy", toy_model.fingerprint)
     assert (said["weights"], said["image_size"]) == ("toy, step 3", "56")
+    assert json.loads(said["bfm_rotation"]) == toy_model.bfm_rotation.tolist() and "bfm_rotation" in UNITS["rotation"]
     assert set(json.loads(said["units"])) == set(UNITS)
     assert loaded[1] == said
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from toy_model import with_ibug
 
 from mlanet_lib import metrics
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
@@ -21,6 +22,7 @@ from mlanet_lib.datasets.sample import (
 )
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation import ORACLE, CropPrediction, evaluate_aflw2000, oracle_pose, summary, write_json
+from mlanet_lib.parameters import FaceParameters
 
 YAW = [-10.0, 25, 5, -45, 50, 35, 70, -80, 88]
 
@@ -312,3 +314,35 @@ def test_bad_photos_are_named(benchmark, toy_model, tmp_path):
     photo.write_bytes(photo.read_bytes()[:500])
     with pytest.raises(UserError, match=r"image00003\.jpg"):
         evaluate_aflw2000(folder, perfect(benchmark), model=toy_model, image_size=16)
+
+
+class Turned:
+    """A system that knows the synthetic faces but for their frame: it says the poses of its own model's."""
+
+    def __init__(self, model, samples):
+        self.model, self.image_size, self.samples = model, 32, iter(samples)
+
+    def predict_crops(self, crops):
+        pose = torch.tensor(np.stack([next(self.samples).pose_degrees for _ in crops]), dtype=torch.float32)
+        found = FaceParameters.neutral(self.model, len(crops))
+        return found.replace(rotation=euler_to_matrix(pose) @ self.model.bfm_rotation.T)
+
+
+def test_poses_are_compared_in_bfms_frame(benchmark, toy_model):
+    folder, model = benchmark[0], with_ibug(toy_model, (4.5, -1.0, 0.5))
+    result = evaluate_aflw2000(folder, Turned(model, aflw2000.read_folder(folder)))
+    assert result.summary["pose_mae"]["mean"] < 1e-2
+    assert result.summary["bfm_rotation_degrees"] == pytest.approx([4.5, -1.0, 0.5], abs=1e-4)
+    text = summary(result)
+    assert "BFM's frame" in text and "R0" in text and "pitch 4.50, yaw -1.00, roll 0.50 degrees" in text
+    plain = evaluate_aflw2000(folder, Turned(toy_model, aflw2000.read_folder(folder)))
+    assert plain.summary["pose_mae"]["mean"] < 1e-2 and plain.summary["bfm_rotation_degrees"] == [0, 0, 0]
+    oracles = [r.summary["baselines"][ORACLE]["pose_mae"]["pitch"] for r in (result, plain)]
+    assert oracles[0] - oracles[1] > 2  # whose mean face does stand in BFM's frame
+
+
+def test_the_oracles_pose_is_that_of_bfms_frame(toy_model):
+    model = with_ibug(toy_model, (10.0, 0.0, 0.0))
+    shape = model.landmarks(model.mean[None])[0].double().numpy()
+    _, angles = oracle_pose(model, shape[None, :, :2] * [1.3, -1.3] + [200, 220])
+    assert np.allclose(angles, [[10, 0, 0]], atol=1e-4)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from toy_model import with_ibug
 
-from mlanet_lib.camera import euler_to_matrix, project, to_camera
+from mlanet_lib.camera import euler_to_matrix, matrix_to_euler, project, to_camera
 from mlanet_lib.face_model import landmark_twins
 from mlanet_lib.face_models.landmarks import placed
-from mlanet_lib.fitting import calibrated, fit_landmarks, landmark_basis
+from mlanet_lib.fitting import bfm_rotation, calibrated, fit_landmarks, frame_differences, landmark_basis
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.parameters import FaceParameters
 
@@ -29,9 +30,9 @@ def faces(model, count, seed=0, size=0.5):
     )
 
 
-def drawn(model, parameters):
+def drawn(model, parameters, labels="3ddfa"):
     vertices = model.vertices(parameters.identity, parameters.expression)
-    camera = to_camera(model.landmarks(vertices), parameters.rotation, parameters.translation)
+    camera = to_camera(model.landmarks(vertices, labels), parameters.rotation, parameters.translation)
     return project(camera, parameters.focal, 1, 1)[..., :2].double().numpy()
 
 
@@ -108,3 +109,24 @@ def test_calibration_finds_points_that_sit_elsewhere(face_model):
     assert distance[changed].mean() < 1.0
     assert np.delete(distance, changed).mean() < 0.6
     assert np.abs(after - after[landmark_twins()] * [-1, 1, 1]).max() < 0.2
+
+
+def test_points_are_fitted_by_the_definition_that_they_follow(toy_model):
+    model = with_ibug(toy_model)
+    truth = faces(model, 12, seed=6)
+    points = drawn(model, truth, "ibug")
+    fit = fit_landmarks(model, points, ridge=1e-9, iterations=30, focal=4.5, labels="ibug")
+    assert sparse_nme(fit.points, points).max() < 0.02
+    assert np.abs(fit.pose.rotation - truth.rotation.numpy()).max() < 0.03
+    wrong = fit_landmarks(model, points, ridge=1e-3, focal=4.5)
+    right = fit_landmarks(model, points, ridge=1e-3, focal=4.5, labels="ibug")
+    assert sparse_nme(wrong.points, points).mean() > 2 * sparse_nme(right.points, points).mean()
+
+
+def test_the_rotation_to_bfms_frame_comes_back(toy_model):
+    truth, turn = faces(toy_model, 60, seed=7), euler_to_matrix(torch.tensor([4.5, 1.0, -2.0], dtype=torch.float64))
+    poses = truth.rotation.double().numpy() @ turn.numpy()
+    found = bfm_rotation(toy_model, drawn(toy_model, truth), poses)
+    assert matrix_to_euler(torch.from_numpy(found)).numpy() == pytest.approx([4.5, 1.0, -2.0], abs=0.5)
+    apart = frame_differences(toy_model, drawn(toy_model, truth), poses)
+    assert apart.shape == (60, 3, 3) and np.abs(apart - turn.numpy()).mean() < 0.05

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from toy_model import with_ibug
 
 from mlanet_lib import losses
 from mlanet_lib.augmentation import Batch
@@ -36,7 +37,7 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
         images = render_face(model, truth, size).image
     landmarks = shape.landmarks(shape.turned(truth), truth)
     ones, kind = torch.ones(len(kind), 68), torch.tensor(kind)
-    return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0)
+    return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0, torch.zeros_like(kind))
 
 
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
@@ -252,3 +253,53 @@ def test_what_is_not_drawn(toy_model):
     assert losses.drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
     for change in ({"photometric_batch": 0}, {"weights": LossWeights(photometric=0.0)}):
         assert not losses.drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()
+
+
+def test_labels_are_compared_with_the_points_of_their_own_definition(toy_model):
+    model = with_ibug(toy_model)
+    truth, guess = some_parameters(model, 4), some_parameters(model, 4, seed=1)
+    shape, sets = SparseShape(model, 20), torch.tensor([0, 1, 1, 0])
+    turned = shape.turned(truth)
+    vertices = model.vertices(truth.identity, truth.expression)
+    for labels in ("3ddfa", "ibug"):
+        camera = to_camera(model.landmarks(vertices, labels), truth.rotation, truth.translation)
+        drawn = project(camera, truth.focal, 1, 1)[..., :2]
+        assert torch.allclose(shape.landmarks(turned, truth, labels), drawn, atol=1e-5)
+    own, ibug = shape.landmarks(turned, truth), shape.landmarks(turned, truth, "ibug")
+    assert (own - ibug).norm(dim=2).mean() > 0.02
+    mixed = shape.landmarks(turned, truth, sets)
+    assert torch.equal(mixed, torch.stack([own[0], ibug[1], ibug[2], own[3]]))
+    camera = to_camera(vertices[:, model.subset_index(20)], truth.rotation, torch.zeros(4, 3))
+    assert torch.allclose(shape.vertices(turned), camera, atol=1e-3)
+
+    batch = some_batch(model, truth, [0, 1, 0, 1])
+    labelled = dataclasses.replace(batch, landmarks=mixed, points_set=sets)
+    terms = all_terms(truth, labelled, shape, model, CONFIG)
+    assert max(terms[name] for name in ("landmarks", "openings", "points", "vertices")) < 1e-4
+    assert (
+        all_terms(truth, dataclasses.replace(labelled, points_set=1 - sets), shape, model, CONFIG)["landmarks"] > 1e-3
+    )
+    terms = all_terms(guess, labelled, shape, model, CONFIG)
+    found = shape.landmarks(shape.turned(guess), guess, sets)
+    assert torch.isclose(terms["landmarks"], losses.landmark_loss(found, mixed, torch.ones(4, 68)))
+
+
+def test_the_head_of_points_learns_from_3ddfas_rows_alone(toy_model):
+    model = with_ibug(toy_model)
+    truth, said = some_parameters(model, 4), torch.zeros(4, 136)
+    shape, sets = SparseShape(model, 20), torch.tensor([1, 0, 1, 1])
+    batch = dataclasses.replace(some_batch(model, truth, [0, 0, 1, 2]), points_set=sets)
+    terms, amounts = losses.semi_supervised_terms(truth, batch, shape, model, CONFIG, points=said)
+    expected = losses.landmark_loss(said[1:2].unflatten(1, (68, 2)) + 0.5, batch.landmarks[1:2], torch.ones(1, 68))
+    assert torch.isclose(terms["points"], expected) and amounts["points"].sum() == 68
+    none = dataclasses.replace(batch, points_set=torch.ones(4).long())
+    terms, amounts = losses.semi_supervised_terms(truth, none, shape, model, CONFIG, points=said)
+    assert terms["points"] == 0 == amounts["points"].sum() and amounts["landmarks"].sum() == 3 * 68
+
+
+def test_a_model_with_one_definition_holds_it_once(toy_model):
+    truth = some_parameters(toy_model, 2)
+    shape = SparseShape(toy_model, 20)
+    turned = shape.turned(truth)
+    assert turned.shape == (2, 88, 3) and shape.vertices(turned).shape == (2, 20, 3)
+    assert torch.equal(shape.landmarks(turned, truth, "ibug"), shape.landmarks(turned, truth))

@@ -72,8 +72,9 @@ def test_augmentation_mirrors_that_share_of_a_batch(face_model):
         image = render_face(face_model, faces[:1], 32).image.clamp(0, 1).expand(count, -1, -1, -1)
     points = decode(face_model, faces).landmarks2d(1)
     visible = (torch.arange(68.0) / 68).repeat(count, 1)
-    both = torch.zeros(count).long(), torch.ones(count, dtype=torch.bool)
-    batch = Batch(image, image, points, visible, visible, faces, *both)
+    sets = torch.arange(count) % 2
+    rows = torch.zeros(count).long(), torch.ones(count, dtype=torch.bool), sets
+    batch = Batch(image, image, points, visible, visible, faces, *rows)
     numbers = random_numbers(count, torch.Generator().manual_seed(0))
     found = augment(batch, dataclasses.replace(OFF, mirror=0.5), numbers, mirror)
     flipped = (found.target - image.flip(3)).abs().amax((1, 2, 3)) < 1e-4
@@ -81,7 +82,7 @@ def test_augmentation_mirrors_that_share_of_a_batch(face_model):
     assert (flipped ^ same).all() and 10 < flipped.sum() < 30
     assert torch.allclose(decode(face_model, found.parameters).landmarks2d(1), found.landmarks, atol=1e-4)
     assert torch.equal(found.visible[flipped], visible[flipped][:, mirror.twins])
-    assert torch.equal(found.visible[same], visible[same])
+    assert torch.equal(found.visible[same], visible[same]) and torch.equal(found.points_set, sets)
 
 
 def test_a_model_without_the_symmetry_is_refused(face_model, toy_model):

@@ -45,6 +45,9 @@ def test_rows_are_the_samples_crops_and_labels(tmp_path):
     assert (
         np.isnan(labels["landmarks"][1]).all() and not labels["visible"][1].any() and not labels["confidence"][1].any()
     )
+    assert labels["points_set"].dtype == np.int64 and labels["points_set"].tolist() == [0, 0, 0]
+    again = pack(samples, tmp_path / "again", 32, progress=False, points="ibug")
+    assert np.load(again / "labels.npz")["points_set"].tolist() == [1, 1, 1]
     assert np.allclose(labels["confidence"][0], confidence) and (labels["confidence"][2] == 1).all()
     assert (labels["visible"][0] == 1).all() and np.array_equal(labels["visible"][2], visible)
 

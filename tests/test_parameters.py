@@ -70,3 +70,12 @@ def test_pose_degrees(toy_model):
     degrees = torch.tensor([[10.0, -40.0, 5.0]])
     parameters = FaceParameters.neutral(toy_model).replace(rotation=euler_to_matrix(degrees))
     assert torch.allclose(parameters.pose_degrees(), degrees, atol=1e-4)
+
+
+def test_pose_degrees_of_another_frame(toy_model):
+    parameters = FaceParameters.neutral(toy_model, 2).replace(
+        rotation=euler_to_matrix(torch.tensor([[10.0, 0, 0]] * 2))
+    )
+    turn = euler_to_matrix(torch.tensor([4.5, 0.0, 0.0], dtype=torch.float64))
+    assert torch.allclose(parameters.pose_degrees(turn), torch.tensor([[14.5, 0.0, 0.0]] * 2), atol=1e-4)
+    assert torch.equal(parameters.pose_degrees(toy_model.bfm_rotation), parameters.pose_degrees())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_model import with_ibug
 
 from mlanet_lib import checkpoint, predictor
 from mlanet_lib.camera import euler_to_matrix
@@ -120,6 +121,7 @@ def test_record_names_everything_and_is_json(toy, photo):
     record = json.loads(json.dumps(toy.record(face), allow_nan=False))
     assert np.shape(record["landmarks68"]) == (68, 2)
     assert set(record["pose_degrees"]) == {"pitch", "yaw", "roll"}
+    assert record["pose_degrees_bfm"] == record["pose_degrees"]  # a model that names no other frame
     assert list(record["expression"]) == toy.model.expression_names
     assert np.shape(record["lighting"]) == (9, 3) and len(record["identity"]) == 5
     assert {"box", "score", "weights", "face_model", "crop"} <= set(record)
@@ -254,3 +256,12 @@ def test_portraits_end_to_end(shared_data, toy, monkeypatch):
         (face,) = toy.faces(path)
         assert face.landmarks68.min() > 0 and face.landmarks68.max() < 675
         assert face.crop.w == pytest.approx(1.33 * np.sqrt(face.box.w * face.box.h), rel=0.1)
+
+
+def test_a_face_has_its_pose_in_the_models_frame_and_in_bfms(toy, photo):
+    model = with_ibug(toy.model, (6.0, 0.0, 0.0))
+    face = Predictor(toy.network, model, toy.metadata).faces(photo, [Box(0, 0, 120, 120)])[0]
+    for found, turn in ((face.pose_degrees, None), (face.pose_degrees_bfm, model.bfm_rotation)):
+        expected = face.parameters.pose_degrees(turn)[0].tolist()
+        assert list(found) == ["pitch", "yaw", "roll"] and list(found.values()) == pytest.approx(expected, abs=1e-4)
+    assert face.pose_degrees_bfm["pitch"] - face.pose_degrees["pitch"] == pytest.approx(6, abs=1.5)

@@ -10,19 +10,21 @@ import torch
 from PIL import Image
 from toy_bfm import toy_bfm, write_3ddfa
 from toy_data import toy_parameters
+from toy_model import with_ibug
 from toy_photos import write_300w_lp
 
 from mlanet_lib.camera import project, to_camera
 from mlanet_lib.datasets.sources import DataConfig, Source, held_out, prepare
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_models import bfm2009
+from mlanet_lib.losses import SparseShape
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.training_data import TrainingData
 
 
-def projected(model, parameters):
+def projected(model, parameters, labels="3ddfa"):
     vertices = model.vertices(parameters.identity, parameters.expression)
-    camera = to_camera(model.landmarks(vertices), parameters.rotation, parameters.translation)
+    camera = to_camera(model.landmarks(vertices, labels), parameters.rotation, parameters.translation)
     return project(camera, parameters.focal, 1, 1)[..., :2]
 
 
@@ -103,7 +105,53 @@ def test_all_pictures_of_a_photo_are_held_out_together():
 
 
 def test_a_source_that_makes_no_sense_is_refused():
+    for wrong in ({"points": "IBUG"}, {"points": "ibug", "layout": "photos"}, {"disagreement": 0.0}):
+        with pytest.raises(UserError, match=r"points|disagreement"):
+            Source(**{"layout": "crops", "path": "x", **wrong})
     for wrong in ({"layout": "crop"}, {"labels": "all"}, {"validation": 1.0}, {"worst_fit": 0.0}):
         with pytest.raises(UserError):
             Source(**{"layout": "crops", "path": "x", **wrong})
     assert DataConfig().sources == {} and dataclasses.replace(DataConfig(), train=0).train == 0
+
+
+@pytest.fixture
+def two_sets(crops, toy_model, tmp_path):
+    """The crops with labels by two definitions, one of iBUG's rows wrong, one empty; the model that has both."""
+    model = with_ibug(toy_model)
+    with np.load(crops / "labels.npz") as labels:
+        fields = dict(labels)
+    truth = toy_parameters(model, 24, seed=5)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "images.zip").write_bytes((crops / "images.zip").read_bytes())
+    np.savez(tmp_path / "both" / "labels.npz", **fields)
+    points = projected(model, truth, "ibug").numpy() * 120 - 0.5
+    points[7] = np.nan
+    differ = np.where(np.arange(24) == 8, 30.0, 2.0)
+    spread = np.full((24, 68), 0.2)
+    np.savez(
+        tmp_path / "both" / "labels_ibug68.npz", names=fields["names"], landmarks68=points, spread=spread,
+        disagreement=differ,
+    )  # fmt: skip
+    return tmp_path / "both", model
+
+
+def test_two_sources_of_the_same_photos_speak_two_definitions(two_sets, tmp_path):
+    folder, model = two_sets
+    options = {"layout": "crops", "path": str(folder), "labels": "fit", "validation": 0.3, "ridge": 1e-6}
+    both = {"plain": Source(**options), "ibug": Source(**options, points="ibug")}
+    rows = prepare(both, model, tmp_path / "out", 48, progress=False)
+    assert sum(row["pictures"] for row in rows if row["source"] == "ibug") == 22
+    data = TrainingData(tmp_path / "out" / "train", model, 48)
+    assert set(data.points_set.tolist()) == {0, 1}
+    batch = data.batch(torch.nonzero(data.kind == 0).flatten())
+    shape = SparseShape(model, 0)
+    turned, sets = shape.turned(batch.parameters), batch.points_set
+    distance, wrong = (
+        (shape.landmarks(turned, batch.parameters, rows) - batch.landmarks).norm(dim=2)[batch.confidence > 0.2].mean()
+        for rows in (sets, 1 - sets)
+    )
+    assert distance < 0.004 < 0.02 < wrong
+    held = {(split, name): tmp_path / "out" / split / name for split in ("train", "validation") for name in both}
+    names = {place: set(np.load(path / "labels.npz")["names"]) for place, path in held.items()}
+    assert not names["train", "plain"] & names["validation", "ibug"]  # held out alike
+    assert not names["train", "ibug"] & names["validation", "plain"]

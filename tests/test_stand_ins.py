@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from toy_model import with_ibug
 
+from mlanet_lib.alignment import similarity
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.datasets import aflw2000, florence, stand_ins
 from mlanet_lib.datasets.synthetic import SyntheticConfig
@@ -70,3 +72,23 @@ def test_what_cannot_fit_is_refused_before_anything_is_drawn(toy_model, tmp_path
             SyntheticConfig(image_size=32, train=10**9), toy_model, *places, 0, workers=1, progress=False
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_photos_of_a_model_with_another_frame_are_labelled_in_bfms(toy_model, tmp_path):
+    """The drawn heads' own poses, R = R_BFM R0^T, put the mesh on the landmarks; bins are those of the labels."""
+    model = with_ibug(toy_model, (8.0, 0.0, 0.0))
+    stand_ins.write_aflw2000(CONFIG, model, tmp_path, 3, progress=False)
+    samples = aflw2000.read_folder(tmp_path)
+    pose = np.stack([sample.pose_degrees for sample in samples])
+    assert np.bincount(np.digitize(np.abs(pose[:, 1]), [30, 60])).tolist() == [10, 10, 10]
+    assert pose[:, 0].mean() == pytest.approx(8, abs=6)
+    off = {"own": [], "wrong": []}
+    for sample in samples:
+        known = (torch.tensor(x[None], dtype=torch.float32) for x in (sample.truth.identity, sample.truth.expression))
+        points = model.landmarks(model.vertices(*known))[0].double().numpy()
+        rotation = euler_to_matrix(torch.tensor(sample.pose_degrees)).numpy()
+        truth = np.pad(sample.landmarks, ((0, 0), (0, 1)))
+        for name, turn in (("own", model.bfm_rotation.double().numpy()), ("wrong", np.eye(3))):
+            drawn = (points @ (rotation @ turn.T).T) * [1, -1, 0]
+            off[name].append(np.abs(similarity(drawn, truth).apply(drawn) - truth).mean())
+    assert np.mean(off["own"]) < 0.5 * np.mean(off["wrong"])

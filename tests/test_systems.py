@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from toy_model import with_ibug
 
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.datasets.sample import Box, Sample
@@ -88,3 +89,10 @@ def test_write_json_is_strict(tmp_path):
     write_json(tmp_path / "out.json", SimpleNamespace(summary={"x": 1}))
     assert json.loads((tmp_path / "out.json").read_text()) == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_poses_are_those_of_bfms_frame(toy_model):
+    model = with_ibug(toy_model, (5.0, 0.0, 0.0))
+    parameters = FaceParameters.neutral(model, 1)
+    assert np.allclose(prediction(model, parameters).pose_degrees, [[5, 0, 0]], atol=1e-4)
+    assert np.allclose(prediction(model, parameters).landmarks, prediction(toy_model, parameters).landmarks)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from toy_data import write_toy_split
+from toy_model import with_ibug
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.training_data import TrainingData, visiting_order
@@ -138,3 +139,26 @@ def test_order_is_a_pure_function_that_visits_all_and_mixes_kinds():
     assert not torch.equal(order, visiting_order(kind, seed=2, epoch=3))
     counts = torch.stack([torch.bincount(kind[rows], minlength=3) for rows in order.split(20)])
     assert (counts - torch.tensor([12, 5, 3])).abs().max() <= 1
+
+
+def test_rows_say_by_whose_definition_their_points_are(split, toy_model, tmp_path):
+    assert not TrainingData(split, toy_model, 32).points_set.any()
+    sets, marks = np.arange(12) % 2, np.load(split / "labels.npz")["landmarks"].copy()
+    marks[sets == 1] = 7.0
+    rewrite(split, tmp_path / "a", points_set=sets, landmarks=marks)
+    rewrite(split, tmp_path / "b")
+    data = TrainingData(tmp_path, toy_model, 32, ("labelled", "landmarked"))
+    kind = np.load(split / "labels.npz")["kind"]
+    assert data.points_set.tolist() == [*sets[kind < 2], *[0] * 9]
+    assert data.batch(torch.tensor([1, 0])).points_set.tolist() == [1, 0]
+    assert np.max(data.constant()["landmarks"]) < 1.5  # of 3DDFA's rows
+    ibug = TrainingData(rewrite(split, tmp_path / "c", points_set=np.ones(12, np.int64)), toy_model, 32)
+    assert np.shape(ibug.constant()["landmarks"]) == (68, 2)
+    with pytest.raises(UserError, match=r"'points_set' holds other numbers than 0 \(3ddfa\), 1 \(ibug\)"):
+        TrainingData(rewrite(split, tmp_path / "d", points_set=np.full(12, 2)), toy_model, 32)
+
+
+def test_the_constant_baselines_pose_is_that_of_bfms_frame(split, toy_model):
+    plain = TrainingData(split, toy_model, 32).constant()["pose_degrees"]
+    turned = TrainingData(split, with_ibug(toy_model, (10.0, 0.0, 0.0)), 32).constant()["pose_degrees"]
+    assert turned[0] - plain[0] == pytest.approx(10, abs=2)

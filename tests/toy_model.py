@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.face_model import MorphableModel
 
 
@@ -33,3 +34,12 @@ def build() -> MorphableModel:
         expression_names=["jawOpen", "mouthSmileLeft", "mouthSmileRight", "eyeBlinkLeft"],
         name="toy",
     )
+
+
+def with_ibug(model: MorphableModel, degrees: tuple[float, float, float] = (4.5, 0.0, 0.0)) -> MorphableModel:
+    """The model with iBUG points of their own, 8 mm lower where the skin is, and the pose of BFM's frame in its own."""
+    places = model.landmarks(model.mean[None])[0] - torch.tensor([0.0, 8.0, 0.0])
+    index = torch.cdist(places, model.mean).topk(3, largest=False).indices
+    turn = euler_to_matrix(torch.tensor(degrees, dtype=torch.float64))
+    weights = np.full((68, 3), 1 / 3)
+    return model.replace(ibug_index=index, ibug_weights=weights, bfm_rotation=turn, name=f"{model.name} with ibug")

@@ -28,14 +28,19 @@ _ROUNDS, _FAR = 5, 0.04  # of the robust calibration; where a residual counts le
 
 
 def correct(
-    samples: Sequence[Sample], model: MorphableModel, worth: float, ridge: float, progress: bool = True
+    samples: Sequence[Sample],
+    model: MorphableModel,
+    worth: float,
+    ridge: float,
+    progress: bool = True,
+    labels: str = "3ddfa",
 ) -> list[Sample]:
     """The samples, those with `points21` with better landmarks: moved as the fit of the face model moves where it has
     the annotated points beside the estimated ones.
 
-    worth: see `blended`; ridge: of the fits, see `mlanet_lib.fitting`. With worth 8, held-out annotated points (every
-    second one left out in turn) lie 14 % nearer to the corrected landmarks than to the estimates of 3DDFA_V2, on 4,000
-    of AFLW's photos.
+    worth: see `blended`; ridge: of the fits, see `mlanet_lib.fitting`; labels: whose definition the estimated points
+    follow, one of `LABEL_SETS`. With worth 8, held-out annotated points (every second one left out in turn) lie 14 %
+    nearer to the corrected landmarks than to the estimates of 3DDFA_V2, on 4,000 of AFLW's photos.
     """
     rows = [k for k, s in enumerate(samples) if s.points21 is not None and np.isfinite(s.points21).any()]
     if not rows:
@@ -45,9 +50,10 @@ def correct(
     points = np.stack([to_crop(s.landmarks, box) for s, box in zip(chosen, boxes, strict=True)])
     annotated = np.stack([to_crop(s.points21, box) for s, box in zip(chosen, boxes, strict=True)])
     weights = np.stack([np.ones(68) if s.confidence is None else s.confidence for s in chosen])
-    before = fit_landmarks(model, points, weights, ridge, focal=DEFAULT_FOCAL, progress=progress)
+    options = {"focal": DEFAULT_FOCAL, "progress": progress, "labels": labels}
+    before = fit_landmarks(model, points, weights, ridge, **options)
     goal, certain = blended(points, weights, annotated, before.pose, worth)
-    after = fit_landmarks(model, goal, certain, ridge, focal=DEFAULT_FOCAL, progress=progress)
+    after = fit_landmarks(model, goal, certain, ridge, **options)
     moved, result = points + after.points - before.points, list(samples)
     for k, sample, box, place in zip(rows, chosen, boxes, moved, strict=True):
         result[k] = replace(sample, landmarks=from_crop(place, box))

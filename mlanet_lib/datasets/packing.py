@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from mlanet_lib.datasets.sample import Sample, crop_image, to_crop
 from mlanet_lib.datasets.synthetic import LANDMARKED, UNLABELLED
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import LABEL_SETS
 from mlanet_lib.files import together
 
 _AHEAD = 256  # pictures that are decoded before the first of them is written
@@ -21,14 +22,20 @@ _SHOWN = 5
 
 
 def pack(
-    samples: Sequence[Sample], folder: str | Path, size: int = 112, workers: int = 2, progress: bool = True
+    samples: Sequence[Sample],
+    folder: str | Path,
+    size: int = 112,
+    workers: int = 2,
+    progress: bool = True,
+    points: str = "3ddfa",
 ) -> Path:
     """Cut every sample's `crop()` out of its picture, `size` px a side, and write the arrays; returns the folder.
 
     images.npy: (N, S, S, 3) uint8, black where a crop leaves the picture. labels.npz: `kind` (N,) int64, 1 with
     landmarks, 2 without; `names` (N,); float32: `landmarks` (N, 68, 2) in crop sides, `visible` and `confidence`
     (N, 68) in [0, 1], 1 where the data set does not say. Rows without landmarks have NaN there and 0 in the other two.
-    The fields of `FaceParameters` are not written: no data set knows them.
+    `points_set` (N,) int64 says for every row by whose definition the points are, `points`, as an index into
+    `LABEL_SETS`. The fields of `FaceParameters` are not written: no data set knows them.
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and
     the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples. A failure
@@ -54,7 +61,9 @@ def pack(
             raise UserError(f"{folder}: no sample to pack{why}")
         file.seek(0)
         _write_header(file, len(rows), size)
-        np.savez(scratch / "labels.npz", **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        labels = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        labels["points_set"] = np.full(len(rows), LABEL_SETS.index(points), np.int64)
+        np.savez(scratch / "labels.npz", **labels)
     if broken:
         shown = "".join(f"\n  {' '.join(str(error).split())}" for error in broken[:_SHOWN])
         print(f"packing left out {len(broken)} of {len(samples)} samples:{shown}", file=sys.stderr)

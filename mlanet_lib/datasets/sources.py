@@ -21,7 +21,7 @@ from mlanet_lib.datasets.folders import first
 from mlanet_lib.datasets.sample import Sample
 from mlanet_lib.datasets.synthetic import LABELLED, LANDMARKED, SyntheticConfig
 from mlanet_lib.errors import UserError
-from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model import LABEL_SETS, MorphableModel
 from mlanet_lib.face_models.bfm2009_raw import RawBfm
 from mlanet_lib.files import atomic_path, check_name
 from mlanet_lib.fitting import fit_landmarks
@@ -39,11 +39,14 @@ class Source:
     """A real data set and what is learned from it.
 
     layout: "crops" (images.zip and labels.npz), "300w_lp", "aflw2000" (photos with .mat files; never the benchmark
-    itself) or "photos" (a folder of pictures); path: its folder. labels: "none" (the picture alone judges),
-    "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits to `worst_fit`
-    % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that very BFM, else
-    fitted to the landmarks that BFM gives). annotated: what a point that people annotated (AFLW's 21) is worth beside
-    an estimated one, which it then corrects (`annotations.correct`; 0: nothing). ridge: of the fits, see
+    itself) or "photos" (a folder of pictures); path: its folder. points: whose definition of the 68 points its labels
+    follow, "3ddfa" or "ibug" (`face_model.LABEL_SETS`; the second in layout "crops" alone, see `crops.read_archive`);
+    disagreement: iBUG's labels that lie further than this many % from 3DDFA's of the same crop are left out. Two
+    sources of the same photos hold out the same ones if they have the same `validation`. labels: "none" (the picture
+    alone judges), "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits
+    to `worst_fit` % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that
+    very BFM, else fitted to the landmarks that BFM gives). annotated: what a point that people annotated (AFLW's 21) is
+    worth beside an estimated one, which it then corrects (`annotations.correct`; 0: nothing). ridge: of the fits, see
     `mlanet_lib.fitting`. validation: share of the photos held out; agreement: crops whose estimated and hand-annotated
     points differ by more than this many % are left out; limit: the first so many samples; leave_out: names of samples
     that are not used (doubles of benchmark photos: `mlanet data check` finds them).
@@ -51,19 +54,23 @@ class Source:
 
     layout: str
     path: str
+    points: str = "3ddfa"
     labels: str = "landmarks"
     annotated: Annotated[float, WEIGHT] = 0.0
     validation: Annotated[float, Range(0, 1, below=True)] = 0.05
     agreement: Annotated[float, _POSITIVE] | None = None
+    disagreement: Annotated[float, _POSITIVE] = crops.DISAGREEMENT
     worst_fit: Annotated[float, _POSITIVE] = 3.0
     ridge: Annotated[float, _POSITIVE] = 1e-3
     limit: Annotated[int, COUNT] | None = None
     leave_out: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name, known in (("layout", LAYOUTS), ("labels", LABELS)):
+        for name, known in (("layout", LAYOUTS), ("points", LABEL_SETS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if self.points != "3ddfa" and self.layout != "crops":
+            raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
         check_fields(self)
 
 
@@ -83,8 +90,10 @@ def read(source: Source, detector=None) -> list[Sample]:
     """The samples of a source; `detector` finds the faces of "photos". What is missing or broken is a UserError."""
     if source.layout == "photos":
         samples = photos.read_folder(source.path, detector)
+    elif source.layout == "crops":
+        samples = crops.read_archive(source.path, source.points, source.disagreement)
     else:
-        reader = {"crops": crops.read_archive, "300w_lp": w300lp.read_folder, "aflw2000": aflw2000.read_folder}
+        reader = {"300w_lp": w300lp.read_folder, "aflw2000": aflw2000.read_folder}
         samples = reader[source.layout](source.path)
     if source.agreement is not None:
         samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
@@ -124,7 +133,7 @@ def prepare(
             points = raw_at_landmarks(raw)
             samples = [with_bfm_points(sample, points) for sample in samples]
         elif source.annotated and source.labels in ("landmarks", "fit"):
-            samples = annotations.correct(samples, model, source.annotated, source.ridge, progress)
+            samples = annotations.correct(samples, model, source.annotated, source.ridge, progress, source.points)
         apart = np.array([held_out(source, s.name, seed) for s in samples], bool)
         for split, chosen in (("train", ~apart), ("validation", apart)):
             part = [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
@@ -132,7 +141,7 @@ def prepare(
                 continue
             if source.labels == "none":
                 part = [dataclasses.replace(s, landmarks=None, box=s.crop()) for s in part]
-            packed = packing.pack(part, Path(folder) / split / name, size, progress=progress)
+            packed = packing.pack(part, Path(folder) / split / name, size, progress=progress, points=source.points)
             if source.labels in ("fit", "bfm"):
                 add_fits(packed, model, source, {s.name: s for s in part}, raw, progress)
             kind = np.load(packed / "labels.npz")["kind"]
@@ -171,7 +180,8 @@ def add_fits(
 ) -> None:
     """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
 
-    The fits are made in the crop, with the network's camera. Albedo and lighting stay unknown.
+    The fits are made in the crop, with the network's camera, to the points by the source's definition. How good one is,
+    its NME says, in which a point's distance counts as far as the point is believed. Albedo and lighting stay unknown.
     """
     with np.load(folder / "labels.npz", allow_pickle=False) as archive:
         labels = {name: archive[name] for name in archive.files}
@@ -180,10 +190,10 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
-    fit = fit_landmarks(
-        model, points, weights, source.ridge, focal=DEFAULT_FOCAL, coefficients=known, progress=progress
-    )
-    trusted = np.where(weights[..., None] > 0, points, fit.points)
+    options = {"focal": DEFAULT_FOCAL, "coefficients": known, "progress": progress, "labels": source.points}
+    fit = fit_landmarks(model, points, weights, source.ridge, **options)
+    worth = weights[..., None]
+    trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
     labels["kind"][chosen] = LABELLED

@@ -49,7 +49,8 @@ def write_aflw2000(
     pool: ProcessPoolExecutor | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write `config.test` photos with `.mat` files, a third in each yaw bin, `config.occluded` of each occluded."""
+    """Write `config.test` photos with `.mat` files, a third in each yaw bin, `config.occluded` of each occluded. Their
+    poses are those of BFM's frame, as the published files' are."""
     rng, folder, count = stream(seed, "test"), Path(folder), config.test
     people, yaw = sample_people(model, rng, count), spread_yaw(rng, count)
     # the first so many of each bin: sample i lies in bin i modulo 3
@@ -74,13 +75,13 @@ def write_aflw2000(
 def _write_photos(model: MorphableModel, task: tuple) -> None:
     folder, size, start, people, yaw, occlude, name = task
     rng = stream(*name)
-    parameters = _zoomed_out(rng, sample_parameters(model, rng, people, yaw))
+    parameters = _zoomed_out(rng, sample_parameters(model, rng, people, yaw, turn=model.bfm_rotation))
     drawn = draw(model, parameters, rng, size, occlude)
     landmarks = drawn.landmarks * [size, size, 1]
     origin = to_camera(torch.zeros(len(parameters), 1, 3), parameters.rotation, parameters.translation)
     origin = project(origin, parameters.focal, size, size)[:, 0].numpy()
     per_mm = (parameters.focal * size / parameters.translation[:, 2]).tolist()
-    pose = parameters.pose_degrees().numpy()
+    pose = parameters.pose_degrees(model.bfm_rotation).numpy()
     identity, expression = parameters.identity.numpy(), parameters.expression.numpy()
     for i in range(len(parameters)):
         truth = SyntheticTruth(model.fingerprint, identity[i], expression[i], bool(drawn.covered[i] > 0))

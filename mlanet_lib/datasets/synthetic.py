@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlanet_lib.camera import DEFAULT_FOCAL, euler_to_matrix, project, to_camera
+from mlanet_lib.camera import DEFAULT_FOCAL, euler_to_matrix, matrix_to_euler, project, to_camera
 from mlanet_lib.datasets import scenes
 from mlanet_lib.datasets.workers import run_tasks
 from mlanet_lib.face_model import MorphableModel
@@ -137,10 +137,13 @@ def sample_parameters(
     yaw: np.ndarray,
     shift: float = 0.0,
     scale: float = 0.0,
+    turn: torch.Tensor | None = None,
 ) -> FaceParameters:
     """Random expression, light, pitch, roll and framing around given people and yaws (B,) degrees.
 
-    people: identity (B, Ki) and albedo (B, Ka); shift, scale: standard deviations of the framing's jitter.
+    people: identity (B, Ki) and albedo (B, Ka); shift, scale: standard deviations of the framing's jitter. turn: (3, 3)
+    from the model's frame to the one in which the yaws are counted (default: the model's own); heads are held as they
+    are without it.
     """
     count = len(yaw)
     pitch, roll = np.clip(rng.normal(0, 12, count), -40, 40), np.clip(rng.normal(0, 12, count), -45, 45)
@@ -149,7 +152,11 @@ def sample_parameters(
     identity, albedo, expression, degrees, jitter = (
         torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
     )
+    if turn is not None:
+        degrees[:, 0] += matrix_to_euler(turn)[0]
     rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
+    if turn is not None:
+        rotation = rotation @ turn.T
     mean, identities, expressions = (
         model.landmarks(values[None])[0] for values in (model.mean, model.identity_basis, model.expression_basis)
     )
