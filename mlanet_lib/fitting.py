@@ -1,6 +1,6 @@
 """Fitting a face model to 68 points, no network: pose, identity and expression.
 
-    minimise  sum_k w_k |q_k - p_k|^2 / size^2  +  ridge (|a|^2 + |e|^2)
+    minimise  sum_k w_k |q_k - p_k|^2 / size^2  +  ridge (|a|^2 + |e|^2 / EXPRESSION_VARIANCE)
     q_k = c + (s R x_k(a, e) + o - c)_xy / (1 - kappa (s R x_k)_z)
 
 x_k: the model's point k, z towards the camera; size: sqrt(w h) of the points' box, so that the first sum is in squared
@@ -23,6 +23,9 @@ from mlanet_lib.face_models.landmarks import patch, placed
 from mlanet_lib.lighting import ambient
 from mlanet_lib.parameters import FaceParameters
 
+EXPRESSION_VARIANCE = 0.1
+"""Of an activation (ARKit's, in [0, 1]) in photos of all kinds: most are 0, few 1. The ridge of expressions is divided by
+it; a model whose expressions are counted in standard deviations (BFM's) has 1."""
 BLOCK = 256  # samples fitted at once: bounds memory
 
 
@@ -76,6 +79,9 @@ def fit_landmarks(
     if coefficients is not None:
         shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
         basis = basis[..., :0]
+    ridge = np.full(basis.shape[2], ridge)
+    if coefficients is None and "jawOpen" in model.expression_names:
+        ridge[model.n_identity :] /= EXPRESSION_VARIANCE
     blocks = []
     for i in tqdm(range(0, len(points), BLOCK), "fitting", unit="block", disable=not progress):
         at = slice(i, i + BLOCK)
@@ -141,8 +147,8 @@ def fit_points(
 ) -> tuple[ScaledOrthographic, np.ndarray, np.ndarray]:
     """Pose and coefficients (N, M) for any K points of a shape, and the fitted points (N, K, 2), y up.
 
-    mean: (K, 3) mm, or (N, K, 3) one for each; basis: (K, 3, M); goal: (N, K, 2), y up; weights: (N, K); ridge: one, or (M,) one for each
-    coefficient; the rest as in `fit_landmarks`.
+    mean: (K, 3) mm, or (N, K, 3) one for each; basis: (K, 3, M); goal: (N, K, 2), y up; weights: (N, K); ridge: one, or
+    (M,) one for each coefficient; the rest as in `fit_landmarks`.
     """
     (count, number), modes = goal.shape[:2], basis.shape[2]
     size = np.sqrt(np.ptp(goal, axis=1).prod(1))

@@ -22,7 +22,8 @@ POINTS = 189
 # The set's points by what they lie on; the right side of the face first.
 OUTLINE = (*range(134, 145), 112, 113, 114, *range(133, 124, -1), 111, 110, 109)
 """Points around the face, hairline and jaw, in order."""
-HAIRLINE = tuple(range(134, 145))
+HAIR_SIDE = (111, 110, 109, *range(134, 145), 112, 113, 114)
+"""The part of it that hair may cover, from ear to ear."""
 IRIS = {"right eye": tuple(range(2, 10)), "left eye": tuple(range(10, 18))}
 LIDS = {"right eye": (18, 19, 20, 21, 22, 30, 29, 28), "left eye": (23, 24, 25, 26, 27, 33, 32, 31)}
 EYES, BROWS, LIPS = tuple(range(18, 34)), tuple(range(71, 87)), tuple(range(87, 109))

@@ -1,0 +1,162 @@
+"""The default face model: ICT-FaceKit's head (Li et al. 2020; MIT), a skin learned from photographs (London Set, CC BY).
+
+`build` makes it from its two sources. Identity modes are ICT-FaceKit's; a coefficient of 1 is a standard deviation of
+people (see `SPREAD`). The mean face is that of the people whose skin is learned: the published neutral head is nobody's
+mean. Mouths are closed (`mouth`). The frame is turned so that people who look straight into the camera have a pitch of 0
+in the mean.
+"""
+
+import csv
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from mlanet_lib.alignment import ScaledOrthographic, mean_rotation
+from mlanet_lib.camera import euler_to_matrix, matrix_to_euler
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_models import eyes, head, ict_facekit, london, mouth, skin
+from mlanet_lib.fitting import fit_points
+from mlanet_lib.surface import Surface
+
+NAME = "ict"
+NOISE = 5.6e-5
+"""Variance of a hand-placed point about the head, in squared face sizes: (0.75 %)^2, what fits to the London people leave."""
+EXPRESSIONS = 0.03
+"""Variance of the activations in photos that are meant to be neutral, from the same fits."""
+ROUNDS = 3
+"""Of fitting the people and moving the mean face to theirs."""
+BFM_ROTATION = np.array(
+    [[0.999996, 0.001361, -0.002420], [-0.001129, 0.995628, 0.093400], [0.002537, -0.093397, 0.995626]]
+)
+"""R0 of the published frame, R_BFM = R R0; benchmarks/bfm_rotation.py measures it on training photos."""
+
+
+class Points(NamedTuple):
+    """K points on the head: index (K, 3), the vertices that each lies between, weights (K, 3), number (K,) in its label
+    set, counts (K,): what it counts in a fit."""
+
+    index: np.ndarray
+    weights: np.ndarray
+    number: np.ndarray
+    counts: np.ndarray
+
+    def of(self, field: np.ndarray) -> np.ndarray:
+        """(V, ...) at the vertices -> (K, ...) at the points."""
+        return np.einsum("kc,kc...->k...", self.weights, field[self.index])
+
+
+class People(NamedTuple):
+    """Fits of P people: pose, identity (P, Ki) about the mean, which moved by `shift` (Ki,), and expression (P, Ke)."""
+
+    pose: ScaledOrthographic
+    identity: np.ndarray
+    shift: np.ndarray
+    expression: np.ndarray
+
+
+def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
+    """The face model from ICT-FaceKit's FaceXModel (folder or archive) and the London Set's folder (`london.read`).
+
+    A file that is missing or not as published is a UserError. The same sources give the same model, bit for bit on one
+    machine.
+    """
+    published, photos = ict_facekit.whole(ict), london.read(london_set)
+    cut = head.cut(published.mean, published.triangles, published.uv)
+    jaw = published.expression[..., published.expression_names.index("jawOpen")]
+    mean, identity = mouth.closed(published.mean, published.identity, jaw, head.SKIN)
+    mean, identity, expression = (field[cut.source] for field in (mean, identity, published.expression))
+    outside = cut.faces[(cut.faces < head.SKIN).all(1)]
+    sets = {name: place(published.mean[cut.source], outside, name) for name in ("3ddfa", "ibug", "london")}
+    people = fit_people(photos.points, sets["london"], mean, identity, expression)
+    mean = symmetric(mean + identity @ people.shift, published.mean[cut.source])
+    learned = _learned(photos, people, sets["london"], cut, mean, np.concatenate([identity, expression], 2))
+    albedo = _coloured(learned, photos, cut, published.mean[cut.source])
+    pitch = matrix_to_euler(torch.from_numpy(mean_rotation(people.pose.rotation)))[:1]
+    upright = euler_to_matrix(torch.stack([pitch[0], 0 * pitch[0], 0 * pitch[0]])).numpy()  # sides stay mirror images
+    return MorphableModel(
+        mean=mean @ upright.T,
+        identity_basis=np.einsum("ij,vjk->vik", upright, identity),
+        expression_basis=np.einsum("ij,vjk->vik", upright, expression),
+        albedo_mean=albedo[0],
+        albedo_basis=albedo[1],
+        faces=cut.faces,
+        uv=cut.uv,
+        landmark_index=sets["3ddfa"].index,
+        landmark_weights=sets["3ddfa"].weights,
+        ibug_index=sets["ibug"].index,
+        ibug_weights=sets["ibug"].weights,
+        bfm_rotation=upright @ np.linalg.svd(BFM_ROTATION)[0] @ np.linalg.svd(BFM_ROTATION)[2],
+        expression_names=published.expression_names,
+        name=NAME,
+    )
+
+
+def place(mean: np.ndarray, faces: np.ndarray, name: str) -> Points:
+    """The points of a label set ("3ddfa", "ibug" or "london") in points.csv, at the nearest places of the published head's
+    skin: mean (V, 3) mm, faces (F, 3)."""
+    lines = (files(__package__) / "points.csv").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#")) if row["set"] == name]
+    near = Surface(mean, faces).closest(np.array([[float(row[axis]) for axis in "xyz"] for row in rows]))
+    number, counts = (np.array([row[key] for row in rows], float) for key in ("point", "weight"))
+    return Points(faces[near.face_index], near.barycentric, number.astype(int), counts)
+
+
+def fit_people(
+    points: np.ndarray, at: Points, mean: np.ndarray, identity: np.ndarray, expression: np.ndarray
+) -> People:
+    """Pose, identity and expression of people from their points (P, N, 2) pixels, y down; mean (V, 3) mm and modes
+    (V, 3, K). The prior is `NOISE` against one standard deviation of identity; the mean moves to the people's."""
+    basis = np.concatenate([at.of(identity), at.of(expression)], 2)
+    count, ridge = identity.shape[2], np.full(basis.shape[2], NOISE)
+    ridge[count:] /= EXPRESSIONS
+    goal, counts = points[:, at.number] * [1, -1], np.tile(at.counts, (len(points), 1))
+    shift = np.zeros(count)
+    for _ in range(ROUNDS):
+        pose, found, _ = fit_points(at.of(mean) + at.of(identity) @ shift, basis, goal, counts, ridge, iterations=20)
+        shift = shift + found[:, :count].mean(0)
+    return People(pose, found[:, :count] - found[:, :count].mean(0), shift, found[:, count:])
+
+
+def symmetric(mean: np.ndarray, published: np.ndarray) -> np.ndarray:
+    """The mean head (V, 3) averaged with its mirror image; published: (V, 3) the same vertices on a symmetric head."""
+    twin = cKDTree(published).query(published * [-1, 1, 1])[1]
+    return 0.5 * (mean + mean[twin] * [-1, 1, 1])
+
+
+def _learned(photos, people: People, at: Points, cut: head.Head, mean, shape):
+    """Mean, modes and scores of the skin (`skin.learn`); mean (V, 3) mm, shape (V, 3, Ki + Ke) its modes."""
+    camera, marks = [], []
+    for number in range(len(photos.names)):
+        coefficients = np.concatenate([people.identity[number], people.expression[number]])
+        scale, rotation, offset = (field[number] for field in people.pose)
+        camera.append(scale * (mean + shape @ coefficients) @ rotation.T + [*offset, 0])
+        marks.append(at.of(camera[-1])[:, :2] * [1, -1])
+    places = np.full((london.POINTS, 3), np.nan)
+    places[at.number] = at.of(mean)
+    fitted = skin.Fitted(photos, np.stack(camera), np.stack(marks), at.number, places, mean, cut.faces)
+    return skin.learn(fitted, head.SKIN)
+
+
+def _coloured(learned, photos: london.Photos, cut: head.Head, published: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Albedo's mean (V, 3) and modes (V, 3, Ka) of all parts: the skin's modes, then two of the iris's colour."""
+    colour, modes, scores = learned
+    iris, sclera = eyes.photographed(photos)
+    known = np.column_stack([np.ones(len(scores)), scores[:, :2]])  # dark eyes go with dark skin
+    slope = np.linalg.lstsq(known, iris, rcond=None)[0]
+    _, values, axes = np.linalg.svd(iris - known @ slope, full_matrices=False)
+    own = axes[:2] * values[:2, None] / np.sqrt(len(iris) - 1)
+    basis = np.zeros((len(cut.source), 3, modes.shape[2] + len(own)))
+    albedo, copies = np.zeros((len(cut.source), 3)), cut.source < head.SKIN
+    albedo[copies], basis[copies, :, : modes.shape[2]] = colour[cut.source[copies]], modes[cut.source[copies]]
+    for name, inside in eyes.INSIDE.items():
+        albedo[(cut.part == name) & ~copies] = inside
+    for name in london.IRIS:
+        ball = np.flatnonzero(cut.part == name)
+        albedo[ball], share = eyes.painted(published[ball], name, slope[0], sclera)
+        for mode, change in [*enumerate(slope[1:]), *enumerate(own, modes.shape[2])]:
+            basis[ball, :, mode] = np.outer(share, change)
+    return albedo.clip(0.01, 0.99), basis

@@ -1,0 +1,41 @@
+"""The neutral mouth closed: mean face and identity modes keep the lips together, so that only expressions open them."""
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+CONTACT = 1.0
+"""Vertices of one lip so near to one of the other, mm, are where the lips meet."""
+ACROSS, REACH = 1.5, 6.0
+"""Over how far along the mouth the lips' distance is averaged, and how far from it they give way, mm."""
+OVERLAP = 0.2
+"""How far the closed lips reach into each other, mm: no view passes between them."""
+
+
+def closed(
+    mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (V, 3) mm and identity modes (V, 3, K) with the lips together.
+
+    jaw_open: (V, 3) mm, the mode that opens the jaw: what it moves by more than half of its most is the lower lip's side.
+    skin: the first so many vertices are the skin. Both lips give way alike, half the distance each, less the farther they
+    are from where they meet.
+    """
+    drop = -jaw_open[:skin, 1]
+    lower = drop > 0.5 * drop.max()
+    upper_lip, lower_lip = (np.flatnonzero(side & (mean[:skin, 2] > 90)) for side in (~lower, lower))
+    upper_lip = upper_lip[np.abs(mean[upper_lip, 1] - mean[lower_lip, 1].max()) < 15]
+    near, partner = cKDTree(mean[upper_lip]).query(mean[lower_lip])
+    pairs = np.stack([upper_lip[partner], lower_lip], 1)[near < CONTACT]
+    middle = mean[pairs].mean(1)
+    fields = np.concatenate([mean[:, 1, None], identity[:, 1]], 1)
+    apart = fields[pairs[:, 0]] - fields[pairs[:, 1]]
+    apart[:, 0] += OVERLAP
+    away, _ = cKDTree(middle).query(mean[:skin])
+    moved = np.flatnonzero(away < 3 * REACH)
+    weight = np.exp(-0.5 * ((mean[moved, None, 0] - middle[None, :, 0]) / ACROSS) ** 2) + 1e-12
+    gap = weight @ apart / weight.sum(1, keepdims=True)
+    give = 0.5 * np.exp(-0.5 * (away[moved] / REACH) ** 2) * np.where(lower[moved], 1, -1)
+    mean, identity = mean.copy(), identity.copy()
+    mean[moved, 1] += give * gap[:, 0]
+    identity[moved, 1] += give[:, None] * gap[:, 1:]
+    return mean, identity
