@@ -205,33 +205,11 @@ def _rows(portraits, drawn: np.ndarray, photo_skin: np.ndarray, albedo_skin: np.
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def headline(summary: dict) -> list[tuple[str, float | None, tuple | None, str]]:
-    """What is said first: (figure, value, 95 % interval over people, what is best or chance); None: not run."""
-    shape, mouths, skin = summary["proportions"], summary["closed_mouths"], summary["skin"]
-    face, found = summary["identity"]["sd"], summary["recognisable"]
-    bounds = skin.get("intervals", {})
-    rows = [
-        ("proportions: r", shape["r"], shape["intervals"]["r"], "1"),
-        ("proportions: slope", shape["slope"], shape["intervals"]["slope"], "1"),
-        ("closed mouths drawn open", mouths["share"], mouths["intervals"]["share"], f"0, of {mouths['closed']}"),
-        ("closed mouths: error, mm", mouths["error_mm"], mouths["intervals"]["error_mm"], "0"),
-        ("skin: L* r", skin.get("lightness", {}).get("r"), bounds.get("lightness_r"), "1"),
-        ("skin: L* slope", skin.get("lightness", {}).get("slope"), bounds.get("lightness_slope"), "1"),
-        ("skin: ITA r", skin.get("ita", {}).get("r"), bounds.get("ita_r"), "1"),
-        ("skin: ITA error, degrees", skin.get("ita_error"), bounds.get("ita_error"), "0"),
-        ("identity: rank-1", face["rank_1"], face["interval"], f"1, chance {face['chance']:.2f}"),
-    ]
-    if not found["run"]:
-        return [*rows, ("recognisable: rank-1", None, None, found["why"])]
-    best = f"1, chance {found['chance']:.2f}, photos themselves {found['of_the_photos']:.2f}"
-    return [*rows, ("recognisable: rank-1", found["rank_1"], found["interval"], best)]
-
-
 def summary_text(result: LikenessResult) -> str:
     """The result as plain-text tables, with its protocols."""
     data = result.summary
     lines = [f"{'likeness':<28}{'':>7}{'95 % over people':>20}   best"]
-    for name, value, bounds, best in headline(data):
+    for name, value, bounds, best in metrics.headline(data):
         number = "-" if value is None else f"{value:.2f}"
         interval = "" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
         lines.append(f"{name:<28}{number:>7}{interval:>20}   {best}")

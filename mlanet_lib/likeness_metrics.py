@@ -46,9 +46,10 @@ PATCH = 0.0885
 """Side of a cheek's patch, outer eye distances: 25 px where the set's photos have 1350 (median person: 283 px)."""
 PROTOCOLS = {
     "proportions": (
-        f"{len(DISTANCES)} distances of neutral photos in 2D, points placed by hand against the drawing's 68 (iBUG's), "
-        "each over the distance of the outer eye corners; per distance Pearson's r over people and the slope of the "
-        "least-squares line drawn = a + slope * true; headline: their means"
+        f"{len(DISTANCES)} distances of neutral photos in 2D, points placed by hand against the drawing's 68 (where "
+        "iBUG's labels have them, if the face model knows), each over the distance of the outer eye corners; per "
+        "distance Pearson's r over people and the slope of the least-squares line drawn = a + slope * true; headline: "
+        "their means"
     ),
     "closed_mouths": (
         f"neutral photos whose inner lips are less than {CLOSED_MM:g} mm apart by hand (outer eye corners: "
@@ -255,3 +256,25 @@ def rank_1(distance: np.ndarray, seed: int = 0) -> dict:
     nearest = distance == distance.min(1, keepdims=True)
     hits = np.diagonal(nearest) / nearest.sum(1)
     return {"rank_1": float(hits.mean()), "interval": bootstrap_interval(hits, seed=seed), "chance": 1 / len(distance)}
+
+
+def headline(summary: dict) -> list[tuple[str, float | None, tuple | None, str]]:
+    """What is said first: (figure, value, 95 % interval over people, what is best or chance); None: not run."""
+    shape, mouths, skin = summary["proportions"], summary["closed_mouths"], summary["skin"]
+    face, found = summary["identity"]["sd"], summary["recognisable"]
+    bounds = skin.get("intervals", {})
+    rows = [
+        ("proportions: r", shape["r"], shape["intervals"]["r"], "1"),
+        ("proportions: slope", shape["slope"], shape["intervals"]["slope"], "1"),
+        ("closed mouths drawn open", mouths["share"], mouths["intervals"]["share"], f"0, of {mouths['closed']}"),
+        ("closed mouths: error, mm", mouths["error_mm"], mouths["intervals"]["error_mm"], "0"),
+        ("skin: L* r", skin.get("lightness", {}).get("r"), bounds.get("lightness_r"), "1"),
+        ("skin: L* slope", skin.get("lightness", {}).get("slope"), bounds.get("lightness_slope"), "1"),
+        ("skin: ITA r", skin.get("ita", {}).get("r"), bounds.get("ita_r"), "1"),
+        ("skin: ITA error, degrees", skin.get("ita_error"), bounds.get("ita_error"), "0"),
+        ("identity: rank-1", face["rank_1"], face["interval"], f"1, chance {face['chance']:.2f}"),
+    ]
+    if not found["run"]:
+        return [*rows, ("recognisable: rank-1", None, None, found["why"])]
+    best = f"1, chance {found['chance']:.2f}, photos themselves {found['of_the_photos']:.2f}"
+    return [*rows, ("recognisable: rank-1", found["rank_1"], found["interval"], best)]

@@ -8,8 +8,9 @@ from importlib.resources import files
 import pandas as pd
 
 from mlanet_lib import charts
+from mlanet_lib.likeness_metrics import headline
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE, PROTOCOLS, YAW_BINS
-from mlanet_lib.page import NOT_RUN, Page, Section, number
+from mlanet_lib.page import NOT_RUN, Estimate, Page, Section, number
 from mlanet_lib.params import FULL
 
 BIN_TITLES = ("0–30°", "30–60°", "60–90°", "balanced mean")
@@ -53,7 +54,7 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def in_a_minute(aflw, florence, rows) -> list[str]:
+def in_a_minute(aflw, florence, rows, likeness=None) -> list[str]:
     """What came out, in a few sentences made from the numbers."""
     lines = []
     if aflw:
@@ -74,6 +75,14 @@ def in_a_minute(aflw, florence, rows) -> list[str]:
         name = "synthetic scans" if is_stand_in(florence) else "MICC Florence's scans"
         ours = number(florence["conditions"]["all"]["mean_mm"])
         lines.append(f"Shape: {ours} mm from {name}, {word} the mean face ({interval(change, 3)}).")
+    if likeness:
+        shape, mouths = likeness["proportions"], likeness["closed_mouths"]
+        low, high = map(number, shape["intervals"]["slope"])
+        lines.append(
+            f"Likeness, {likeness['people']} real people: of what makes a face's proportions another's, the drawings show "
+            f"{number(shape['slope'])} (slope, 95 % {low} to {high}; 1 is all, 0 is one face for everybody); "
+            f"{mouths['drawn_open']} of {mouths['closed']} closed mouths are drawn open."
+        )
     compared = [row for row in rows or [] if "difference" in row]
     if compared:
         names = {
@@ -86,6 +95,47 @@ def in_a_minute(aflw, florence, rows) -> list[str]:
             + f" (against the full network, {compared[0]['seeds']} seeds)."
         )
     return lines
+
+
+def likeness_section(page: Page, likeness: Mapping | None) -> None:
+    """Does it look like the person: the figures of `evaluation_likeness` with their intervals, and every distance."""
+    section = page.section("Likeness: real people")
+    if not likeness:
+        section.not_run("Likeness to real people")
+        return
+    rows = [
+        [name, None if value is None else Estimate(value, *(bounds or ())), best]
+        for name, value, bounds, best in headline(likeness)
+    ]
+    protocol = " ".join(
+        f"{name.replace('_', ' ').capitalize()}: {text}." for name, text in likeness["protocol"].items()
+    )
+    section.table(
+        ["figure", "MLANet", "at best"],
+        rows,
+        f"{likeness['people']} people ({likeness['folder']}). Brackets: 95 % bootstrap interval over people. Crop: "
+        f"{likeness['crop']}; {likeness['undetected']} photos without a detected face were taken whole. Points of the "
+        f"drawing: {likeness['points']}. Weights: {likeness['weights']}. {protocol}",
+    )
+    if not likeness["recognisable"]["run"]:
+        section.not_run("Recognisable", likeness["recognisable"]["why"])
+    floor = likeness["baselines"]["mean face"]["proportions"]
+    changes = ", ".join(f"{name} {_change(likeness, name)}" for name in ("r", "slope"))
+    section.text(
+        f"The mean face in the same poses: r {number(floor['r'])}, slope {number(floor['slope'])}; MLANet minus this, 95 % "
+        f"interval over people: {changes}."
+    )
+    by_distance = likeness["proportions"]["by_distance"].items()
+    section.table(
+        ["distance, over the outer eye corners'", "r", "slope", "true, mean", "drawn, mean"],
+        [[name, *(row[key] for key in ("r", "slope", "truth", "drawn"))] for name, row in by_distance],
+        "Photos of the Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0), from which nothing was learned.",
+    )
+
+
+def _change(likeness: Mapping, name: str) -> str:
+    change = likeness["proportions"]["difference"][name]
+    return f"{change['difference']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
 
 
 def ablation_section(page: Page, rows: Sequence[Mapping] | None) -> None:
