@@ -79,8 +79,8 @@ def in_a_minute(aflw, florence, rows, likeness=None) -> list[str]:
         shape, mouths = likeness["proportions"], likeness["closed_mouths"]
         low, high = map(number, shape["intervals"]["slope"])
         lines.append(
-            f"Likeness, {likeness['people']} real people: of what makes a face's proportions another's, the drawings show "
-            f"{number(shape['slope'])} (slope, 95 % {low} to {high}; 1 is all, 0 is one face for everybody); "
+            f"Likeness, {likeness['people']} real people: where a proportion of the face differs by 1, the drawings' "
+            f"differs by {number(shape['slope'])} (slope, 95 % {low} to {high}; 0 is one face for everybody); "
             f"{mouths['drawn_open']} of {mouths['closed']} closed mouths are drawn open."
         )
     compared = [row for row in rows or [] if "difference" in row]
@@ -122,14 +122,14 @@ def likeness_section(page: Page, likeness: Mapping | None) -> None:
     floor = likeness["baselines"]["mean face"]["proportions"]
     changes = ", ".join(f"{name} {_change(likeness, name)}" for name in ("r", "slope"))
     section.text(
-        f"The mean face in the same poses: r {number(floor['r'])}, slope {number(floor['slope'])}; MLANet minus this, 95 % "
-        f"interval over people: {changes}."
+        f"The mean face in the same poses: r {number(floor['r'])}, slope {number(floor['slope'])}; MLANet minus this, "
+        f"95 % interval over people: {changes}."
     )
     by_distance = likeness["proportions"]["by_distance"].items()
     section.table(
         ["distance, over the outer eye corners'", "r", "slope", "true, mean", "drawn, mean"],
         [[name, *(row[key] for key in ("r", "slope", "truth", "drawn"))] for name, row in by_distance],
-        "Photos of the Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0), from which nothing was learned.",
+        "Photos: Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0); nothing here learned from these.",
     )
 
 
