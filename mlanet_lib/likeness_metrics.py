@@ -5,7 +5,6 @@ those of the Face Research Lab London Set (DeBruine and Jones 2017): 189 points 
 system that gives everybody one face has correlations of about 0 and slopes of 0, and finds people again by chance.
 """
 
-import cv2
 import numpy as np
 
 from mlanet_lib.metrics import bootstrap_interval
@@ -41,6 +40,7 @@ INNER_LIPS = {HAND: (96, 101), DRAWN: (62, 66)}
 CHEEKS = (165, 166, 168, 169)
 EYES_MM = 90.0
 """What the distance of the outer eye corners counts as."""
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 CLOSED_MM, OPEN_MM = 1.0, 2.0
 PATCH = 0.0885
 """Side of a cheek's patch, outer eye distances: 25 px where the set's photos have 1350 (median person: 283 px)."""
@@ -197,9 +197,13 @@ def patch_colour(image: np.ndarray, centres: np.ndarray, side: float, mask: np.n
 
 
 def skin_values(colours: np.ndarray) -> dict[str, np.ndarray]:
-    """RGB (P, 3) in [0, 1], sRGB -> `lightness` (L*), `ita` and `hue` in degrees, each (P,)."""
-    lab = cv2.cvtColor(np.asarray(colours, np.float32).clip(0, 1)[None], cv2.COLOR_RGB2Lab)[0].astype(np.float64)
-    lightness, a, b = lab.T
+    """RGB (P, 3) in [0, 1], sRGB (IEC 61966-2-1), -> of CIE L*a*b* (1976) `lightness` (L*), and `ita` and `hue` in
+    degrees, each (P,)."""
+    encoded = np.asarray(colours, np.float64).clip(0, 1)
+    linear = np.where(encoded > 0.04045, ((encoded + 0.055) / 1.055) ** 2.4, encoded / 12.92)
+    share = linear @ (_TO_XYZ / _TO_XYZ.sum(1, keepdims=True)).T  # of white's X, Y, Z
+    x, y, z = np.where(share > (6 / 29) ** 3, np.cbrt(share), share * (29 / 6) ** 2 / 3 + 4 / 29).T
+    lightness, a, b = 116 * y - 16, 500 * (x - y), 200 * (y - z)
     return {
         "lightness": lightness,
         "ita": np.degrees(np.arctan2(lightness - 50, b)),

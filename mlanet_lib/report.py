@@ -40,7 +40,7 @@ class Inputs:
     `evaluate_florence`; ablation: the rows of `ablation.judge` (JSON list, or a dict with them under "variants");
     history: the training's CSV; params: params.yaml as a mapping; gallery: pictures of faces (`mlanet_lib.gallery`);
     others: further AFLW2000-layout summaries by name (real photos, say); lock: dvc.lock, for the hashes of the data;
-    likeness: the summary of `evaluate_likeness`.
+    likeness: the summary of `evaluate_likeness`; portraits: a picture of its people and their drawings.
     """
 
     aflw2000: Mapping | Path | None = None
@@ -53,6 +53,7 @@ class Inputs:
     others: Mapping[str, Mapping | Path] = field(default_factory=dict)
     lock: Mapping | None = None
     likeness: Mapping | Path | None = None
+    portraits: Path | None = None
 
 
 def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet: report") -> Path:
@@ -79,7 +80,7 @@ def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet:
     ablation_section(page, rows)
     comparison_section(page, aflw)
     _florence(page, florence)
-    likeness_section(page, likeness)
+    likeness_section(page, likeness, inputs.portraits)
     _training(page, history, inputs.gallery)
     _configuration(page, inputs, {"aflw2000": aflw, "florence": florence, "likeness": likeness})
     _missing(page, aflw, florence, rows, history, inputs, others)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 
@@ -97,8 +98,9 @@ def in_a_minute(aflw, florence, rows, likeness=None) -> list[str]:
     return lines
 
 
-def likeness_section(page: Page, likeness: Mapping | None) -> None:
-    """Does it look like the person: the figures of `evaluation_likeness` with their intervals, and every distance."""
+def likeness_section(page: Page, likeness: Mapping | None, portraits: Path | None = None) -> None:
+    """Does it look like the person: the figures of `evaluation_likeness` with their intervals, every distance, and a
+    picture of the people and their drawings."""
     section = page.section("Likeness: real people")
     if not likeness:
         section.not_run("Likeness to real people")
@@ -125,6 +127,12 @@ def likeness_section(page: Page, likeness: Mapping | None) -> None:
         f"The mean face in the same poses: r {number(floor['r'])}, slope {number(floor['slope'])}; MLANet minus this, "
         f"95 % interval over people: {changes}."
     )
+    if portraits is not None:
+        caption = (
+            "Photos, and below each what was read from it: shape and skin under the photo's light, no texture taken "
+            "from it. Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0; changed: cut and scaled)."
+        )
+        section.figure(portraits, caption, "Portraits, and below each its reconstruction")
     by_distance = likeness["proportions"]["by_distance"].items()
     section.table(
         ["distance, over the outer eye corners'", "r", "slope", "true, mean", "drawn, mean"],
