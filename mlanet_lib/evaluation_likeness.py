@@ -32,8 +32,9 @@ MEAN_FACE = "mean face"
 @dataclass(frozen=True, eq=False)
 class LikenessResult:
     """`summary`: JSON-able (see `evaluate_likeness`); `people`: a dict a person: person, gender, ethnicity, the gap of
-    the lips by hand and drawn (mm), L* of the cheeks in the photo and of the albedo; `photos`, `drawings`: (P, S, S, 3)
-    uint8, the neutral photos' crops and what is drawn of them (albedo under the predicted light)."""
+    the lips by hand and drawn (mm), L* of the cheeks in the photo and of the albedo (NaN: none is drawn there);
+    `photos`, `drawings`: (P, S, S, 3) uint8, the neutral photos' crops and what is drawn of them (albedo under the
+    predicted light)."""
 
     summary: dict
     people: list[dict]
@@ -200,7 +201,7 @@ def _rows(portraits, drawn: np.ndarray, photo_skin: np.ndarray, albedo_skin: np.
         "lips_mm": metrics.lip_gaps(portraits.points189).tolist(),
         "lips_drawn_mm": metrics.lip_gaps(drawn).tolist(),
         "lightness": metrics.skin_values(photo_skin)["lightness"].tolist(),
-        "lightness_drawn": metrics.skin_values(np.nan_to_num(albedo_skin))["lightness"].tolist(),
+        "lightness_drawn": metrics.skin_values(albedo_skin)["lightness"].tolist(),
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

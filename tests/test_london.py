@@ -31,6 +31,7 @@ def test_what_is_read(tmp_path):
         ({"points189": None}, "no field points189"),
         ({"points189": POINTS[:, :68]}, r"'points189' is float64 \(3, 68, 2\), not numbers \(3, 189, 2\)"),
         ({"points189": np.full((3, 189, 2), np.nan)}, "'points189' holds numbers that are not finite"),
+        ({"points189": POINTS * 1e9}, "or no pixels"),
         ({"points189": np.full((3, 189, 2), "x")}, "'points189' is <U1"),
         ({"people": np.array([1, 2, 10])}, "'people' is int64"),
         ({"people": np.array(["001", "001", "002"])}, "3 people, 2 of them different; 3 or more are needed"),

@@ -20,6 +20,8 @@ from mlanet_lib.pictures import read_image
 
 MOODS = ("neutral", "smiling")
 N_POINTS = 189
+LARGEST = 1e6
+"""Pixels that a place in a photo has less than."""
 FEWEST = 3
 """People that a line over people needs."""
 
@@ -91,6 +93,6 @@ def _numbers(path: Path, fields: dict, name: str, shape: tuple[int, ...]) -> np.
     value = fields[name]
     if value.dtype.kind not in "iuf" or value.shape != shape:
         raise UserError(f"{path}: field '{name}' is {value.dtype} {value.shape}, not numbers {shape}")
-    if not np.isfinite(value).all() and name != "age":  # which not everybody said
-        raise UserError(f"{path}: field '{name}' holds numbers that are not finite")
+    if not (np.abs(value) < LARGEST).all() and name != "age":  # which not everybody said
+        raise UserError(f"{path}: field '{name}' holds numbers that are not finite or no pixels")
     return value.astype(np.float64)
