@@ -76,9 +76,11 @@ format: setup  ## let ruff repair what lint complains of
 	@ruff check --quiet --fix .
 	@ruff format --quiet .
 
-data: setup  ## make data/ again from code, and put it into the remote inside the repository
+data: setup  ## make data/ again (LONDON=FOLDER: the portraits too), and put it into the remote inside the repository
 	@$(NO_GIT)
+	@dvc pull --quiet data.dvc
 	@mlanet face-model build
+	@$(if $(LONDON),python benchmarks/portraits.py "$(LONDON)",true)
 	@dvc add --quiet data && dvc push --quiet data.dvc
 
 weights: setup  ## ship what `dvc repro` trained on photos (profile open, open_ict), by its face model's name: half precision, into store/

@@ -142,6 +142,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
     network_options(verb)
     verb.set_defaults(run=_evaluate_identity)
+    verb = sets.add_parser("likeness", help="does the face look like the person? portraits with points placed by hand")
+    verb.add_argument("folder", type=a_path, help="NNN_neutral.jpg, NNN_smiling.jpg and labels.npz (data/portraits)")
+    verb.add_argument("--json", type=a_path, metavar="OUT")
+    network_options(verb)
+    verb.set_defaults(run=_evaluate_likeness)
     verb = sets.add_parser("robustness", help="error by covered share and by expression, on aflw2000's photos")
     verb.add_argument("folder", type=a_path)
     verb.add_argument("--json", type=a_path, metavar="OUT")
@@ -263,6 +268,18 @@ def _evaluate_identity(options) -> int:
     if options.json:
         _write_json(options.json, result)
         return 0
+
+
+def _evaluate_likeness(options) -> int:
+    if options.json:
+        _check_json(options)
+    from mlanet_lib import evaluation_likeness
+
+    result = evaluation_likeness.evaluate_likeness(options.folder, cli_options.load_predictor(options))
+    print(evaluation_likeness.summary_text(result))
+    if options.json:
+        _write_json(options.json, result)
+    return 0
 
 
 def _evaluate_robustness(options) -> int:

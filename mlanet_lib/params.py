@@ -39,7 +39,7 @@ class Paths:
 
     bfm: folder of 3DDFA's Model_Shape.mat and Model_Exp.mat, or None; manifest: what photos there are, as `mlanet data
     check` wrote it; training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published
-    layouts; outputs: where stages write.
+    layouts; portraits: people with points placed by hand (`datasets.london`); outputs: where stages write.
     """
 
     bfm: str | None
@@ -47,6 +47,7 @@ class Paths:
     training: str
     aflw2000: str
     florence: str
+    portraits: str
     outputs: str
 
 

@@ -25,6 +25,7 @@ from mlanet_lib.report_study import (
     interval,
     is_stand_in,
     is_synthetic,
+    likeness_section,
     provenance,
 )
 
@@ -38,7 +39,8 @@ class Inputs:
     aflw2000: the JSON summary of `evaluate_aflw2000`; images: its table, a row a photo (CSV); florence: the summary of
     `evaluate_florence`; ablation: the rows of `ablation.judge` (JSON list, or a dict with them under "variants");
     history: the training's CSV; params: params.yaml as a mapping; gallery: pictures of faces (`mlanet_lib.gallery`);
-    others: further AFLW2000-layout summaries by name (real photos, say); lock: dvc.lock, for the hashes of the data.
+    others: further AFLW2000-layout summaries by name (real photos, say); lock: dvc.lock, for the hashes of the data;
+    likeness: the summary of `evaluate_likeness`; portraits: a picture of its people and their drawings.
     """
 
     aflw2000: Mapping | Path | None = None
@@ -50,6 +52,8 @@ class Inputs:
     gallery: Gallery | None = None
     others: Mapping[str, Mapping | Path] = field(default_factory=dict)
     lock: Mapping | None = None
+    likeness: Mapping | Path | None = None
+    portraits: Path | None = None
 
 
 def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet: report") -> Path:
@@ -57,7 +61,7 @@ def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet:
 
     Raises UserError where an input is named but is not there or not readable.
     """
-    aflw, florence = read_json(inputs.aflw2000), read_json(inputs.florence)
+    aflw, florence, likeness = (read_json(value) for value in (inputs.aflw2000, inputs.florence, inputs.likeness))
     ablation, images, history = read_json(inputs.ablation), read_table(inputs.images), read_table(inputs.history)
     others = {name: read_json(value) for name, value in inputs.others.items()}
     rows = ablation.get("variants", []) if isinstance(ablation, Mapping) else ablation
@@ -69,15 +73,16 @@ def build(inputs: Inputs, output: str | Path, title: str = "Hierarchical MLANet:
         _warning(aflw, florence),
         f"Profile {profile or 'unknown'}; {commit()}. Made by mlanet_lib.report.",
     )
-    _headline(page, aflw, florence, others, rows)
+    _headline(page, aflw, florence, others, rows, likeness)
     _gallery_sections(page, inputs.gallery)
     _by_yaw(page, aflw, images)
     _on_the_face(page, inputs.gallery)
     ablation_section(page, rows)
     comparison_section(page, aflw)
     _florence(page, florence)
+    likeness_section(page, likeness, inputs.portraits)
     _training(page, history, inputs.gallery)
-    _configuration(page, inputs, aflw, florence)
+    _configuration(page, inputs, {"aflw2000": aflw, "florence": florence, "likeness": likeness})
     _missing(page, aflw, florence, rows, history, inputs, others)
     return page.write(output)
 
@@ -96,7 +101,7 @@ def _warning(aflw, florence) -> str:
     )
 
 
-def _headline(page: Page, aflw, florence, others, rows) -> None:
+def _headline(page: Page, aflw, florence, others, rows, likeness) -> None:
     section = page.section("Headline")
     cards = []
     if aflw:
@@ -113,7 +118,7 @@ def _headline(page: Page, aflw, florence, others, rows) -> None:
         rmse = number(florence["conditions"]["all"]["mean_mm"])
         cards.append((f"{rmse} mm", f"point-to-plane RMSE, {name}"))
     section.cards(cards)
-    section.points(in_a_minute(aflw, florence, rows))
+    section.points(in_a_minute(aflw, florence, rows, likeness))
     if not aflw:
         section.not_run("Sparse alignment and head pose")
         return
@@ -248,14 +253,14 @@ def _training(page: Page, history: pd.DataFrame | None, gallery: Gallery | None)
         section.figure(figure, caption, "Heat map of learned level weights")
 
 
-def _configuration(page: Page, inputs: Inputs, aflw, florence) -> None:
+def _configuration(page: Page, inputs: Inputs, results: Mapping[str, Mapping | None]) -> None:
     section = page.section("Configuration and versions")
     versions = [["python", platform.python_version()], *([name, version(name)] for name in PACKAGES)]
     section.table(["package", "version"], versions, f"{platform.system()} {platform.machine()}; {commit()}.")
     provenance(section, inputs.params, inputs.lock)
     if inputs.params is not None:
         section.details("params.yaml, the whole effective configuration", dict(inputs.params))
-    for name, value in (("aflw2000", aflw), ("florence", florence)):
+    for name, value in results.items():
         if value:
             section.details(f"{name}: the whole result as JSON", value)
 
@@ -272,6 +277,7 @@ def _missing(page: Page, aflw, florence, rows, history, inputs: Inputs, others) 
         "MICC Florence's scans (gated)": not florence or is_stand_in(florence),
         "Dense and reconstruction protocols of AFLW2000-3D (they need BFM and its correspondence)": not _dense(aflw),
         "PRNet's protocol for Florence (mlanet evaluate florence --form prnet)": True,
+        "Likeness to real people": inputs.likeness is None,
         "Sparse alignment": not aflw,
         "Ablation": not rows,
         "Training curves": history is None,

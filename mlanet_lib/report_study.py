@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 
 from mlanet_lib import charts
+from mlanet_lib.likeness_metrics import headline
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE, PROTOCOLS, YAW_BINS
-from mlanet_lib.page import NOT_RUN, Page, Section, number
+from mlanet_lib.page import NOT_RUN, Estimate, Page, Section, number
 from mlanet_lib.params import FULL
 
 BIN_TITLES = ("0–30°", "30–60°", "60–90°", "balanced mean")
@@ -53,7 +55,7 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def in_a_minute(aflw, florence, rows) -> list[str]:
+def in_a_minute(aflw, florence, rows, likeness=None) -> list[str]:
     """What came out, in a few sentences made from the numbers."""
     lines = []
     if aflw:
@@ -74,6 +76,14 @@ def in_a_minute(aflw, florence, rows) -> list[str]:
         name = "synthetic scans" if is_stand_in(florence) else "MICC Florence's scans"
         ours = number(florence["conditions"]["all"]["mean_mm"])
         lines.append(f"Shape: {ours} mm from {name}, {word} the mean face ({interval(change, 3)}).")
+    if likeness:
+        shape, mouths = likeness["proportions"], likeness["closed_mouths"]
+        low, high = map(number, shape["intervals"]["slope"])
+        lines.append(
+            f"Likeness, {likeness['people']} real people: where a proportion of the face differs by 1, the drawings' "
+            f"differs by {number(shape['slope'])} (slope, 95 % {low} to {high}; 0 is one face for everybody); "
+            f"{mouths['drawn_open']} of {mouths['closed']} closed mouths are drawn open."
+        )
     compared = [row for row in rows or [] if "difference" in row]
     if compared:
         names = {
@@ -86,6 +96,54 @@ def in_a_minute(aflw, florence, rows) -> list[str]:
             + f" (against the full network, {compared[0]['seeds']} seeds)."
         )
     return lines
+
+
+def likeness_section(page: Page, likeness: Mapping | None, portraits: Path | None = None) -> None:
+    """Does it look like the person: the figures of `evaluation_likeness` with their intervals, every distance, and a
+    picture of the people and their drawings."""
+    section = page.section("Likeness: real people")
+    if not likeness:
+        section.not_run("Likeness to real people")
+        return
+    rows = [
+        [name, None if value is None else Estimate(value, *(bounds or ())), best]
+        for name, value, bounds, best in headline(likeness)
+    ]
+    protocol = " ".join(
+        f"{name.replace('_', ' ').capitalize()}: {text}." for name, text in likeness["protocol"].items()
+    )
+    section.table(
+        ["figure", "MLANet", "at best"],
+        rows,
+        f"{likeness['people']} people ({likeness['folder']}). Brackets: 95 % bootstrap interval over people. Crop: "
+        f"{likeness['crop']}; {likeness['undetected']} photos without a detected face were taken whole. Points of the "
+        f"drawing: {likeness['points']}. Weights: {likeness['weights']}. {protocol}",
+    )
+    if not likeness["recognisable"]["run"]:
+        section.not_run("Recognisable", likeness["recognisable"]["why"])
+    floor = likeness["baselines"]["mean face"]["proportions"]
+    changes = ", ".join(f"{name} {_change(likeness, name)}" for name in ("r", "slope"))
+    section.text(
+        f"The mean face in the same poses: r {number(floor['r'])}, slope {number(floor['slope'])}; MLANet minus this, "
+        f"95 % interval over people: {changes}."
+    )
+    if portraits is not None:
+        caption = (
+            "Photos, and below each what was read from it: shape and skin under the photo's light, no texture taken "
+            "from it. Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0; changed: cut and scaled)."
+        )
+        section.figure(portraits, caption, "Portraits, and below each its reconstruction")
+    by_distance = likeness["proportions"]["by_distance"].items()
+    section.table(
+        ["distance, over the outer eye corners'", "r", "slope", "true, mean", "drawn, mean"],
+        [[name, *(row[key] for key in ("r", "slope", "truth", "drawn"))] for name, row in by_distance],
+        "Photos: Face Research Lab London Set (DeBruine and Jones 2017, CC BY 4.0); nothing here learned from these.",
+    )
+
+
+def _change(likeness: Mapping, name: str) -> str:
+    change = likeness["proportions"]["difference"][name]
+    return f"{change['difference']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
 
 
 def ablation_section(page: Page, rows: Sequence[Mapping] | None) -> None:

@@ -54,6 +54,8 @@ def begin(folder: Path, toy_model) -> Future:
 
 
 def _run(project: Path) -> PaperStudy:
+    pulled = run(project, "dvc", "pull", "data.dvc")  # the portraits
+    assert pulled.code == 0, pulled.text
     used = run(project, "mlanet", "profile", "use", "paper")
     assert used.code == 0, used.text
     set_values(project, VALUES)

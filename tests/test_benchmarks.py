@@ -12,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from toy_data import write_toy_split
+from toy_portraits import write_folder
 
 from mlanet_lib import checkpoint
 from mlanet_lib.camera import matrix_to_euler
-from mlanet_lib.datasets import aflw2000, stand_ins
+from mlanet_lib.datasets import aflw2000, london, stand_ins
 from mlanet_lib.datasets.sample import Box, Sample, crop_image
 from mlanet_lib.datasets.synthetic import SyntheticConfig
 from mlanet_lib.detector import Detection
+from mlanet_lib.errors import UserError
 from mlanet_lib.network import MLANet
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor
@@ -293,3 +295,32 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
     text = capsys.readouterr().out.splitlines()
     (angles,) = rows_of("\n".join(text), "pitch")
     assert "200 crops" in text[0] and angles == pytest.approx([4.9, 0.1, 0.1], abs=0.7)
+
+
+def test_portraits(benchmark, tmp_path, monkeypatch, capsys):
+    """Of a folder of three people the two that are asked for, cut to the head; points and crops move along."""
+    module = benchmark("portraits")
+    assert len(module.portrait_people()) == 20 and module.portrait_people()[0] == "001"
+    points = np.random.default_rng(0).uniform(100, 140, (3, 189, 2))
+    photos = np.full((3, 2, 300, 240, 3), 90, np.uint8)
+    photos[:, :, 100:140, 100:140] = 200
+    source = london.read_folder(write_folder(tmp_path / "set", ["001", "002", "003"], points, photos))
+    face = SimpleNamespace(turns=0, crop=lambda: np.array([70.0, 80.0, 100.0, 100.0]))
+    detector = SimpleNamespace(detect=lambda photo: [face])
+    module.make(source, detector, ["001", "003"], tmp_path / "out")
+    monkeypatch.setattr(london, "FEWEST", 2)
+    made = london.read_folder(tmp_path / "out")
+    assert made.people == ["001", "003"] and "CC BY 4.0" in (tmp_path / "out" / "LICENSE.txt").read_text()
+    box = module.head_box(Box(70, 80, 100, 100), 240, 300)
+    assert box == Box(40, 42, 160, 160) and module.head_box(Box(0, 0, 200, 200), 240, 300) == Box(0, 0, 240, 240)
+    np.testing.assert_allclose(made.points189[1], (points[2] - [40, 42]) * 2.5, atol=1e-4)
+    assert made.crops["smiling"][0] == pytest.approx((75, 95, 250, 250))
+    photo = made.photo("003", "neutral")
+    assert photo.shape == (400, 400, 3) and photo[195, 200].min() > 190 and photo[10, 10].max() < 100
+    with pytest.raises(UserError, match="no photos of 004"):
+        module.make(source, detector, ["004"], tmp_path / "none")
+    with pytest.raises(UserError, match="no face found"):
+        module.make(source, SimpleNamespace(detect=lambda photo: []), ["001"], tmp_path / "none")
+    assert not (tmp_path / "none" / "labels.npz").exists()
+    with pytest.raises(SystemExit, match="no such folder"):
+        module.main([str(tmp_path / "nowhere")])

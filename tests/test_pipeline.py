@@ -51,10 +51,12 @@ def test_a_clean_clone_reproduces_the_whole_study(study):
     assert (outputs / "report" / "report.html").stat().st_size < 10_000_000
     headline = (outputs / "report" / "headline.txt").read_text()
     metrics = {path.stem: json.loads(path.read_text()) for path in (outputs / "metrics").glob("*.json")}
-    assert set(metrics) == {"train", "aflw2000", "florence", "ablation"}
+    assert set(metrics) == {"train", "aflw2000", "florence", "likeness", "ablation"}
     nme = metrics["aflw2000"]["sparse_nme"]
     assert nme["images"] == [3, 3, 3, 9]
     assert f"{nme['balanced_mean']:.2f}" in headline and "report: outputs/report/report.html" in headline
+    assert metrics["likeness"]["people"] == 20 and metrics["likeness"]["folder"] == "portraits"
+    assert "likeness, 20 real people" in headline
     assert [row["name"] for row in metrics["ablation"]["variants"]] == list(VARIANTS)
     assert {row["seeds"] for row in metrics["ablation"]["variants"]} == {2}
 

@@ -8,14 +8,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from test_page import read
+from toy_portraits import by_hand
 
 from mlanet_lib import charts, viewer
 from mlanet_lib.errors import UserError
 from mlanet_lib.gallery import Gallery
+from mlanet_lib.likeness_metrics import PROTOCOLS as LIKENESS_PROTOCOLS
+from mlanet_lib.likeness_metrics import closed_mouths, proportions, rank_1, skin
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE, PROTOCOLS
 from mlanet_lib.page import LARGEST
 from mlanet_lib.report import Inputs, build
+from mlanet_lib.systems import write_json
 
 
 def bins(value):
@@ -75,6 +80,49 @@ def ablation():
         {"name": "full", "balanced_mean": 9.5} | shared,
         {"name": "no_attention", "balanced_mean": 9.75} | shared | difference(0.25, -0.1, 0.6, NOT_DISTINGUISHABLE),
     ]
+
+
+@pytest.fixture
+def likeness():
+    """Thirty people whose faces are drawn half-way between theirs and the mean one."""
+    rng = np.random.default_rng(0)
+    people = rng.uniform(0, 100, (68, 2)) + rng.normal(0, 3, (30, 68, 2))
+    skins = rng.uniform(0.3, 0.9, (30, 3))
+    mean = people.mean(0, keepdims=True).repeat(30, 0)
+    rank = rank_1(1 - np.eye(30))
+    return {
+        "proportions": proportions(by_hand(people), (people + mean) / 2, mean),
+        "closed_mouths": closed_mouths(by_hand(people), mean),
+        "skin": skin(skins, skins, np.array(["all"] * 30)),
+        "identity": {"sd": rank, "cosine": rank},
+        "recognisable": {"run": False, "why": "not run: needs the extra"},
+        "baselines": {"mean face": {"proportions": proportions(by_hand(people), mean)}},
+        "people": 30,
+        "undetected": 0,
+        "points": "iBUG's",
+        "crop": "stored",
+        "protocol": LIKENESS_PROTOCOLS,
+        "weights": "best.safetensors",
+        "folder": "portraits",
+    }
+
+
+def test_likeness_to_real_people(aflw, likeness, tmp_path):
+    """With its intervals and its protocol, through JSON as the study writes it; a figure that was not run is said."""
+    write_json(tmp_path / "likeness.json", likeness)
+    Image.new("RGB", (40, 20)).save(tmp_path / "portraits.webp")
+    inputs = Inputs(aflw, likeness=tmp_path / "likeness.json", portraits=tmp_path / "portraits.webp")
+    reader, text = read(build(inputs, tmp_path / "report.html"))
+    slope, (low, high) = likeness["proportions"]["slope"], likeness["proportions"]["intervals"]["slope"]
+    assert 0.4 < slope < 0.6 and f"proportions: slope {slope:.2f} [{low:.2f}, {high:.2f}]" in text
+    assert f"differs by {slope:.2f} (slope, 95 % {low:.2f} to {high:.2f}; 0 is one face for everybody)" in text
+    assert "The mean face in the same poses: r 0.00, slope 0.00" in text
+    assert all(line in text for line in LIKENESS_PROTOCOLS.values()) and "30 people (portraits)" in text
+    assert "recognisable: rank-1 not run" in text and "not run: needs the extra" in text
+    assert all(name in text for name in likeness["proportions"]["by_distance"])
+    assert any("reconstruction" in image["alt"] for image in reader.images)
+    _, text = read(build(Inputs(aflw), tmp_path / "without.html"))
+    assert text.count("Likeness to real people: not run") == 2
 
 
 def test_whole_report(aflw, florence, ablation, toy_model, tmp_path):

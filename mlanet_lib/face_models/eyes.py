@@ -30,8 +30,8 @@ def photographed(photos: london.Photos) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _eye(picture: np.ndarray, points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Median colours of the iris, but for pupil, rim and reflections, and of the sclera, between the lids; NaN where lids
-    and iris leave none of it."""
+    """Median colours of the iris, but for pupil, rim and reflections, and of the sclera, between the lids; NaN where
+    lids and iris leave none of it."""
     rim = points[list(london.IRIS[name])]
     middle = rim.mean(0)
     radius = np.linalg.norm(rim - middle, axis=1).mean()

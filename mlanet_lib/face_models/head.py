@@ -1,7 +1,7 @@
-"""The head that the default face model shows, cut of ICT-FaceKit's published mesh: skin, eyeballs, teeth, gums, sockets.
+"""The head of the default face model, cut of ICT-FaceKit's published mesh: skin, eyeballs, teeth, gums, sockets.
 
-Skin, ears and neck keep all of their published vertices; what one hardly sees (sockets, gums, teeth, the eyeballs' backs)
-is thinned to a tenth or a third. Shells that a film renderer draws transparent, and the eyelashes, are left out.
+Skin, ears and neck keep all of their published vertices; what one hardly sees (sockets, gums, teeth, the eyeballs'
+backs) is thinned to a tenth or a third. Shells that a film renderer draws transparent, and the eyelashes, are left out.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,14 @@ PARTS = {
 }
 SKIN = 11248
 """Vertices of the skin, the first ones."""
-THINNED = {"mouth socket": 500, "eye sockets": 240, "gums and tongue": 700, "teeth": 1400, "left eye": 560, "right eye": 560}
+THINNED = {
+    "mouth socket": 400,
+    "eye sockets": 240,
+    "gums and tongue": 600,
+    "teeth": 2000,
+    "left eye": 560,
+    "right eye": 560,
+}
 """Vertices that are kept of each part beside the skin, the rims of the sockets not counted."""
 EYE_CENTRE, EYE_RADIUS = np.array([31.06, 36.05, 78.92]), 15.38
 """Of the left eyeball, mm (a sphere through its back); the right one is its mirror image."""
@@ -49,8 +56,8 @@ _ISLANDS = {
 
 
 class Head(NamedTuple):
-    """source: (V,) the published vertex that each vertex is (those on the rims of the sockets are there twice, the end of
-    the neck a second time, closed); faces: (F, 3); uv: (V, 2); part: (V,) names of `PARTS` and "end of the neck"."""
+    """source: (V,) the published vertex that each vertex is (those on the rims of the sockets are there twice, those at
+    the end of the neck too, which is closed); faces: (F, 3); uv: (V, 2); part: (V,) names of `PARTS` and "end of the neck"."""
 
     source: np.ndarray
     faces: np.ndarray

@@ -129,7 +129,7 @@ def arkit_name(name: str) -> str:
 
 
 def _check_winding(mean: np.ndarray, triangles: np.ndarray, source: Path) -> None:
-    outwards = mean[triangles].mean(1) - mean[: FACE].mean(0)
+    outwards = mean[triangles].mean(1) - mean[:FACE].mean(0)
     if (obj.normals(mean, triangles) * outwards).sum() <= 0:
         raise UserError(f"{source}: {NEUTRAL}.obj has its faces wound inwards or is mirrored")
 

@@ -1,8 +1,6 @@
-"""The Face Research Lab London Set as the face model's skin is learned from it (DeBruine and Jones 2017, CC BY 4.0).
+"""The photographs that the face model's skin is learned from, of the London Set (`mlanet_lib.datasets.london`).
 
-A folder holds `NNN_neutral.jpg` of each person, 675 x 675 px, and `labels.npz` with `people` (P,) their numbers and
-`points189` (P, 189, 2), the neutral photo's points as the set's authors placed them, in pixels, x right, y down. Only the
-photos of the people whose `use` in london.csv is "skin" are read. The set itself: doi.org/10.6084/m9.figshare.5047666
+Only the neutral photos, 675 x 675 px, of the people whose `use` in london.csv is "skin" are taken.
 """
 
 import csv
@@ -14,11 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlanet_lib.arrays import read_npz
+from mlanet_lib.datasets.london import read_folder
 from mlanet_lib.errors import UserError
-from mlanet_lib.pictures import read_image
 
-POINTS = 189
 # The set's points by what they lie on; the right side of the face first.
 OUTLINE = (*range(134, 145), 112, 113, 114, *range(133, 124, -1), 111, 110, 109)
 """Points around the face, hairline and jaw, in order."""
@@ -53,27 +49,14 @@ def read(folder: str | Path) -> Photos:
 
     A file that is missing, unreadable or not the one that the shipped face model was made from is a UserError.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no folder of the London Set")
+    found = read_folder(folder)
     wanted = {row["person"]: row for row in people() if row["use"] == "skin"}
-    arrays = read_npz(folder / "labels.npz", "labels of the London Set (.npz)")
-    numbers, points = arrays.get("people"), arrays.get("points189")
-    if numbers is None or points is None or points.shape != (len(numbers), POINTS, 2):
-        raise UserError(f"{folder / 'labels.npz'}: no fields people (P,) and points189 (P, {POINTS}, 2)")
-    at = {str(number): k for k, number in enumerate(numbers.tolist())}
-    if missing := sorted(set(wanted) - set(at)):
-        raise UserError(f"{folder / 'labels.npz'}: no points of person {', '.join(missing)}")
-    found = points[[at[name] for name in wanted]].astype(np.float64)
-    if not np.isfinite(found).all():
-        raise UserError(f"{folder / 'labels.npz'}: points that are not finite")
-    pictures = [_picture(folder / f"{name}_neutral.jpg", row["sha256"]) for name, row in wanted.items()]
-    return Photos(list(wanted), np.array([row["ethnicity"] for row in wanted.values()]), found, pictures)
-
-
-def _picture(path: Path, digest: str) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"photo not found: {path}")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise UserError(f"{path}: not the photo that the face model's skin is made from (its sha256 differs)")
-    return read_image(path)
+    if missing := sorted(set(wanted) - set(found.people)):
+        raise UserError(f"{found.folder}: no person {', '.join(missing)} in labels.npz")
+    for name, row in wanted.items():
+        path = found.path(name, "neutral")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            raise UserError(f"{path}: not the photo that the face model's skin is made from (its sha256 differs)")
+    points = found.points189[[found.people.index(name) for name in wanted]].astype(np.float64)
+    groups = np.array([row["ethnicity"] for row in wanted.values()])
+    return Photos(list(wanted), groups, points, [found.photo(name, "neutral") for name in wanted])

@@ -11,14 +11,12 @@ OVERLAP = 0.2
 """How far the closed lips reach into each other, mm: no view passes between them."""
 
 
-def closed(
-    mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: int
-) -> tuple[np.ndarray, np.ndarray]:
+def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (V, 3) mm and identity modes (V, 3, K) with the lips together.
 
-    jaw_open: (V, 3) mm, the mode that opens the jaw: what it moves by more than half of its most is the lower lip's side.
-    skin: the first so many vertices are the skin. Both lips give way alike, half the distance each, less the farther they
-    are from where they meet.
+    jaw_open: (V, 3) mm, the mode that opens the jaw: what it moves by more than half of its most is the lower lip's
+    side. skin: the first so many vertices are the skin. Both lips give way alike, half the distance each, less the
+    farther they are from where they meet.
     """
     drop = -jaw_open[:skin, 1]
     lower = drop > 0.5 * drop.max()
