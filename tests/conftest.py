@@ -47,6 +47,26 @@ def face_model() -> MorphableModel:
 
 
 @pytest.fixture(scope="session")
+def ict_model() -> MorphableModel:
+    """The default face model as it is shipped; tests that need it skip where it is missing."""
+    path = ROOT / "data" / "face_models" / "ict.npz"
+    if not path.is_file():
+        pytest.skip(f"face model not here: {path.relative_to(ROOT)}")
+    return MorphableModel.load(path)
+
+
+@pytest.fixture(scope="session")
+def published_head(shared_data):
+    """ICT-FaceKit's published head (`ict_facekit.Whole`), read once."""
+    from mlanet_lib.face_models import ict_facekit
+
+    archive = shared_data / "ict_facekit" / "FaceXModel.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"real data not here: {archive}")
+    return ict_facekit.whole(archive)
+
+
+@pytest.fixture(scope="session")
 def toy_model() -> MorphableModel:
     """A small ellipsoid 'face' (mm) with 5 identity, 4 expression and 3 albedo modes, for tests of everything else."""
     return toy.build()
