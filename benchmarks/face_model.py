@@ -37,6 +37,8 @@ SIZE, SHOWN = 260, 6
 HAND = 1.5e-5
 """Variance of a point placed by hand, in squared face sizes: (0.4 %)^2. The builder's larger one holds what the model
 misses, too; with this one the fits' identities vary as much as people do (printed below)."""
+NEUTRAL = 0.003
+"""Variance of the activations in these neutral photos: what identity can explain is no expression."""
 COLOUR_NOISE = 0.05
 """Standard deviation of a vertex's colour about the fitted one, and how many vertices say the same: for the prior."""
 ALIKE = 50.0
@@ -75,7 +77,7 @@ def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParame
     basis = np.concatenate([field["identity_basis"], field["expression_basis"]], 2).astype(np.float64)
     count = model.n_identity
     ridge = np.full(basis.shape[2], HAND)
-    ridge[count:] /= ict.EXPRESSIONS
+    ridge[count:] /= NEUTRAL
     width = portraits.photo(portraits.people[0], "neutral").shape[1]
     goal = portraits.points189[:, at.number] / width * [1, -1]
     counts = np.tile(at.counts, (len(goal), 1))

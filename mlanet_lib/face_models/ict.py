@@ -1,8 +1,8 @@
 """The default face model: ICT-FaceKit's head (Li et al. 2020; MIT) with a skin learned from photographs (CC BY 4.0).
 
 `build` makes it from its two sources. Identity modes are ICT-FaceKit's. Their unit is a standard deviation of people:
-14 proportions of 42 people's faces, measured by hand, vary 1.06 times as much as those of random faces of the model
-(benchmarks/place_points.py). The mean face is that of these people: the published neutral head is nobody's mean. Mouths
+14 proportions of 42 people's faces, measured by hand, vary 1.07 times as much as those of random faces of the model
+(benchmarks/place_london_points.py). The mean face is that of these people: the published neutral head is nobody's mean. Mouths
 are closed (`mouth`). The frame is turned so that people who look straight into the camera have a pitch of 0 in the mean.
 """
 
