@@ -2,13 +2,12 @@
 
     python benchmarks/place_london_points.py ICT LONDON
 
-ICT: FaceXModel's folder or archive; LONDON: the set's folder. Only people whose use in london.csv is "skin" are read. Starting
-from ICT-FaceKit's own 68 vertices and the ears, which are placed by hand (they are what tells pitch from the shape of a frontal
-face), the head is fitted to each person's points, each point goes to the median place of the surface that lies under it, and
-so on, by turns. The rows of points.csv are printed for the set "london"; on stderr what the fits leave, and the standard
-deviation over people of 14 proportions against that over random faces of the model, which says what the unit of the identity
-coefficients is.
-"""
+ICT: FaceXModel's folder or archive; LONDON: the set's folder. Only people whose use in london.csv is "skin" are read.
+Starting from ICT-FaceKit's own 68 vertices and the ears, which are placed by hand (they are what tells pitch from the
+shape of a frontal face), the head is fitted to each person's points, each point goes to the median place of the
+surface that lies under it, and so on, by turns. The rows of points.csv are printed for the set "london"; on stderr
+what the fits leave, and the standard deviation over people of 14 proportions against that over random faces of the
+model, which says what the unit of the identity coefficients is."""
 
 import sys
 from pathlib import Path
@@ -26,12 +25,24 @@ from mlanet_lib.surface import Surface
 ROUNDS, NEAR = 5, 3.0
 """Of fitting and placing; px around a point within which the surface is looked for."""
 COUNTS = {1.0: (*range(18, 109), *range(158, 183)), 0.6: range(125, 134), 0.3: (*range(109, 125), *range(185, 189))}
-"""What points count: features; the jaw; ears and the sides of the face, where hair and the outline make them uncertain."""
+"""What points count: features; the jaw; ears and the sides of the face, where hair and the outline make them
+uncertain."""
 # Of the 68 points those that are points of the set, or the middle of two.
 START = {36: (18,), 37: (19, 20), 38: (20, 21), 39: (22,), 42: (23,), 43: (24, 25), 44: (25, 26), 45: (27,), 41: (28,)}
-START |= {40: (30,), 47: (31,), 46: (33,), 48: (87,), 54: (93,), 51: (90,), 57: (106,), 62: (96,), 66: (101,), 33: (55,)}
+START |= {
+    40: (30,),
+    47: (31,),
+    46: (33,),
+    48: (87,),
+    54: (93,),
+    51: (90,),
+    57: (106,),
+    62: (96,),
+    66: (101,),
+    33: (55,),
+}
 START |= {8: (129,)}
-# Placed by hand on the published head, mm, right side: the ear from its top to the lobe; the inner lips where they meet.
+# Placed by hand on the published head, mm, right side: the ear from its top to the lobe; inner lips where they meet.
 EAR = {115: (-86, 36.5, -2), 116: (-92, 24, -14), 117: (-89, 6, -13.5), 118: (-85, -6.5, -7), 119: (-75, -20, 6)}
 UPPER = {96: (0, -33.24, 112.81), 95: (-8.2, -33.1, 111.9), 94: (-16, -33.3, 107.5)}
 LOWER = {101: (0, -34.0, 112.53), 100: (-8.4, -33.8, 111.6), 99: (-16, -34.1, 107.2)}
@@ -106,7 +117,9 @@ def main(source: Path, folder: Path) -> None:
     for _ in range(ROUNDS):
         placed = np.stack(
             [
-                whole.mean[under(mean + basis @ found[k], faces, ScaledOrthographic(*(x[k, None] for x in pose)), marks)]
+                whole.mean[
+                    under(mean + basis @ found[k], faces, ScaledOrthographic(*(x[k, None] for x in pose)), marks)
+                ]
                 for k, marks in enumerate(photos.points[:, used])
             ]
         )
@@ -119,7 +132,9 @@ def main(source: Path, folder: Path) -> None:
         marks, worth = photos.points[:, used] * [1, -1], np.tile(at.counts, (len(photos.points), 1))
         pose, found, fitted = fit_points(at.of(mean), at.of(basis), marks, worth, ridge, 25)
     for number, corners, weight in zip(used, index, weights, strict=True):
-        print(",".join(["london", str(number), *map(str, corners), *(f"{w:.5f}" for w in weight), f"{counts[number]:g}"]))
+        print(
+            ",".join(["london", str(number), *map(str, corners), *(f"{w:.5f}" for w in weight), f"{counts[number]:g}"])
+        )
     report(at, mean, identity, photos, marks, fitted)
 
 
