@@ -1,17 +1,18 @@
 """Albedo learned from photographs: its mean and modes per vertex, display-encoded RGB, as the renderer multiplies them.
 
-Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex v,
-n_p(v) its normal and Y the nine spherical harmonics,
+Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex
+v, n_p(v) its normal and Y the nine spherical harmonics,
 
-    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at once,
+    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at
+    once,
 
-so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape from
-shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's. Colours are
-taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no highlight; left
-and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the mesh) towards the
-person's own tone. Modes are principal components over the people, in standard deviations.
-"""
+so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape
+from shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's.
+Colours are taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no
+highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
+mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ from mlanet_lib.rasterizer import rasterize
 
 MODES = 36
 """Of the skin; the eyes add two of the iris."""
+TONES, WITHIN = 2, 2.0
+"""The first modes, tone and hue, are as wide as it takes to have everybody within so many standard deviations: their
+distribution is far from normal, and a prior must not pull very dark or very light skin to the middle."""
 LUMA = np.array([0.299, 0.587, 0.114])
 BLUR = 0.9
 """Standard deviation, px, of the blur before colours are read: a vertex stands for about 3 x 3 px of the photo."""
@@ -41,9 +45,10 @@ SMOOTH, PULL = 0.02, 2e-4
 
 
 class Fitted(NamedTuple):
-    """P photos and the head fitted to each. photos: `london.Photos`; camera: (P, V, 3) px, the head in the photo's pixels,
-    x right, y up, z towards the camera; marks: (P, K, 2) px, y down, where the fit has the points numbered `used` (K,);
-    places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F, 3)."""
+    """P photos and the head fitted to each. photos: `london.Photos`; camera: (P, V, 3) px, the head in the photo's
+    pixels, x right, y up, z towards the camera; marks: (P, K, 2) px, y down, where the fit has the points numbered
+    `used` (K,); places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F,
+    3)."""
 
     photos: london.Photos
     camera: np.ndarray
@@ -63,7 +68,8 @@ class Observed(NamedTuple):
 
 
 def learn(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (S, 3) and modes (S, 3, MODES) of the first S = count vertices, the skin, and the people's scores (P, MODES)."""
+    """Mean (S, 3) and modes (S, 3, MODES) of the first S = count vertices, the skin, and the people's scores (P,
+    MODES)."""
     observed = observe(fitted, count)
     bare, cheek = _areas(fitted, count)
     albedo, tone = unlit(observed, bare, cheek)
@@ -91,7 +97,7 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
     colour[seen] = np.stack([map_coordinates(c, (at[:, ::-1] - 0.5).T, order=1, mode="nearest") for c in blurred], 1)
     steps = np.linspace(0, 1, 20)[:, None]
     line = points[list(london.HAIR_SIDE)]
-    edge = np.concatenate([a + steps * (b - a) for a, b in zip(line[:-1], line[1:], strict=True)])
+    edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
     low, high = HAIR_MARGIN
     free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
     inside = Outline(points[list(london.OUTLINE)]).contains_points(at)
@@ -186,16 +192,15 @@ def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """(P,) with mean 1: what each person counts, so that a group counts as the square root of its number: the few people
-    of a group are neither lost among the others nor taken for as many."""
+    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many."""
     _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / np.sqrt(count[index])
+    weights = 1 / count[index]
     return weights / weights.mean()
 
 
 def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted principal components of samples (P, S, 3): mean (S, 3), modes (S, 3, count) in standard deviations, and
-    the samples' scores (P, count) in the same. weights: (P,) with mean 1."""
+    """Weighted principal components of samples (P, S, 3): mean (S, 3), modes (S, 3, count) in standard deviations (but
+    see `TONES`), and the samples' scores (P, count) in the same. weights: (P,) with mean 1."""
     mean = np.average(samples, axis=0, weights=weights)
     centred = (samples - mean).reshape(len(samples), -1)
     root = np.sqrt(weights / len(samples))[:, None]
@@ -205,4 +210,6 @@ def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple
     axes = (root * centred).T @ vectors[:, order] / deviation
     axes *= np.where(axes.sum(0) < 0, -1, 1)  # a mode's sign is free: its sum is positive
     scores = centred @ axes / deviation
+    wider = np.where(np.arange(count) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
+    deviation, scores = deviation * wider, scores / wider
     return mean, (axes * deviation).reshape(*mean.shape, -1), scores
