@@ -36,7 +36,9 @@ def test_nobody_is_both_learned_from_and_judged_on():
 
 
 def test_each_group_that_is_judged_on_is_learned_from():
-    groups = {use: {(r["gender"], r["ethnicity"]) for r in london.people() if r["use"] == use} for use in ("skin", "portrait")}
+    groups = {
+        use: {(r["gender"], r["ethnicity"]) for r in london.people() if r["use"] == use} for use in ("skin", "portrait")
+    }
     assert groups["portrait"] <= groups["skin"] and len(groups["portrait"]) >= 8
 
 

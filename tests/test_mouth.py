@@ -48,7 +48,11 @@ def test_both_lips_give_way_alike_and_less_the_farther_they_are(lips):
     assert np.allclose(way[0], way[1] * [1, -1, 1]) and (way[0, ..., 1] <= 0).all() and way[0, 0, 25, 1] < -0.3
     assert (np.diff(np.abs(way[0, :9, 25, 1])) < 0).all()
     far = np.abs(mean[: 2 * LIP, 1]) > 3 * mouth.REACH + 0.5
-    assert far.any() and not way.reshape(-1, 3)[far].any() and np.array_equal(modes[: 2 * LIP][far], identity[: 2 * LIP][far])
+    assert (
+        far.any()
+        and not way.reshape(-1, 3)[far].any()
+        and np.array_equal(modes[: 2 * LIP][far], identity[: 2 * LIP][far])
+    )
 
 
 def test_only_heights_on_the_skin_change(lips):

@@ -128,10 +128,10 @@ def test_where_nothing_is_seen_the_tone_is_taken():
     assert np.allclose(found, tone)
 
 
-def test_a_group_counts_as_the_root_of_its_number():
-    weights = skin.group_weights(np.array(["a"] * 9 + ["b"]))
+def test_groups_count_alike_however_many_they_are():
+    weights = skin.group_weights(np.array(["a"] * 9 + ["b"] + ["c"] * 2))
     assert weights.mean() == pytest.approx(1) and np.ptp(weights[:9]) == 0
-    assert 9 * weights[0] / weights[9] == pytest.approx(3)
+    assert weights[:9].sum() == pytest.approx(weights[9]) == pytest.approx(weights[10:].sum())
 
 
 def test_modes_are_principal_components_in_standard_deviations():
@@ -141,10 +141,21 @@ def test_modes_are_principal_components_in_standard_deviations():
     mean, modes, scores = skin.modes(samples, weights, PEOPLE - 1)
     assert np.allclose(mean, (weights[:, None, None] * samples).mean(0))
     gram = np.einsum("sck,scl->kl", modes, modes)
-    assert np.abs(gram - np.diag(np.diag(gram))).max() < 1e-9
-    assert (np.diff(np.diag(gram)) <= 0).all() and modes.sum((0, 1)).min() >= 0
-    assert np.allclose(scores.T @ (weights[:, None] * scores) / PEOPLE, np.eye(PEOPLE - 1))  # sd 1, uncorrelated
+    assert np.abs(gram - np.diag(np.diag(gram))).max() < 1e-9 and modes.sum((0, 1)).min() >= 0
     assert np.allclose(mean + np.einsum("sck,pk->psc", modes, scores), samples)
+    spread = scores.T @ (weights[:, None] * scores) / PEOPLE
+    assert np.allclose(spread[skin.TONES :, skin.TONES :], np.eye(PEOPLE - 1 - skin.TONES))  # uncorrelated, sd 1
+    assert (np.diff(np.diag(gram)[skin.TONES :]) <= 0).all()
+
+
+def test_everybodys_tone_is_within_two_standard_deviations():
+    tones = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.1])[:, None, None]
+    samples = np.random.default_rng(0).normal(tones, 0.01, (10, 30, 3))
+    mean, modes, scores = skin.modes(samples, np.ones(10), 5)
+    assert np.abs(scores[:, 0]).max() == pytest.approx(skin.WITHIN) and scores[:, 0].argmin() == 9
+    assert np.abs((mean - skin.WITHIN * modes[..., 0]) - samples[9]).mean() < 0.02
+    assert np.abs(scores[:, : skin.TONES]).max() <= skin.WITHIN + 1e-9
+    assert np.allclose(np.square(scores[:, skin.TONES :]).mean(0), 1)
 
 
 def test_few_modes_keep_most_of_what_people_differ_in(made_up):
