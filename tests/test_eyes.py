@@ -59,7 +59,7 @@ def portrait(iris, sclera, lids: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
         turn = np.linspace(0, 2 * np.pi, 9)[:8]
         points[list(london.IRIS[name])] = [column, 60] + 20 * np.stack([np.cos(turn), np.sin(turn)], 1)
         around = np.stack([-50 * np.cos(turn), -50 * lids * np.sin(turn)], 1)
-        points[list(london.LIDS[name])] = around + [column, 60]
+        points[list(london.LIDS[name])] = around + np.array([column, 60])
     return picture, points
 
 

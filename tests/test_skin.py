@@ -171,7 +171,7 @@ def photographed():
     """One person, a hill, in a photo 120 px wide whose red grows to the right; a second hill, to the right, lies behind
     it by half. The hand-placed outline is a circle of 48 px, its upper half the hairline; other points lie inside."""
     points, faces = hill()
-    camera = np.concatenate([points + [60, -60, 0], 0.5 * points * [1, 1, 0.1] + [95, -60, -60]])
+    camera = np.concatenate([points + np.array([60, -60, 0]), 0.5 * points * [1, 1, 0.1] + [95, -60, -60]])
     angle = np.linspace(np.pi, 0, 17), np.linspace(0, -np.pi, 11)[1:-1]
     marks = np.zeros((189, 2))
     for index, turn in ((london.HAIR_SIDE, angle[0]), (range(133, 124, -1), angle[1])):

@@ -1,5 +1,7 @@
 """The head's texture map: borders, islands, and the band that is laid around the face's square."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
 
 def tube(*counts: int) -> np.ndarray:
     """Triangles between rings of so many vertices, each ring as many as the one before it or half of them, outwards
-    and counter-clockwise where they are seen as circles; the same seen in a mirror through the rings' first vertices."""
+    and counter-clockwise where they are circles; its own mirror image through the rings' first vertices."""
     faces, first = [], 0
-    for count, following in zip(counts[:-1], counts[1:], strict=True):
+    for count, following in pairwise(counts):
         near, far = first + np.arange(count), first + count + np.arange(following)
         step, half = count // following, np.arange(following) < following / 2
         a, b, c, d = near[::step], np.roll(near[::step], -1), far, np.roll(far, -1)
@@ -111,4 +113,4 @@ def test_what_is_no_band_is_refused():
 def test_folds_that_cannot_be_opened_are_counted():
     points, faces, uv = cowl(rings=3)  # the face lies outside of the rectangle
     with pytest.raises(ValueError, match=r"\d+ triangles of the texture map stay folded"):
-        unwrapping.around(points, faces, uv + [2, 0], 0.93)
+        unwrapping.around(points, faces, uv + np.array([2, 0]), 0.93)
