@@ -33,7 +33,8 @@ def test_an_eye_has_a_dark_pupil_an_iris_and_a_white(name):
 def test_the_iris_is_lightest_around_the_pupil_and_darkest_at_its_rim():
     _, share = eyes.painted(meridian("left eye"), "left eye", IRIS, SCLERA)
     place = share.argmax()
-    assert eyes.PUPIL < ANGLES[place] < eyes.PUPIL + 5
+    assert eyes.PUPIL < ANGLES[place] < eyes.PUPIL + 5 and share[place] > 1.2
+    assert share[ANGLES < eyes.LIMBUS - 1][-1] < 0.7
     assert (np.diff(share[place:]) <= 0).all() and (np.diff(share[: place + 1]) >= 0).all()
 
 

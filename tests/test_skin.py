@@ -18,7 +18,7 @@ def made_up():
     """People whose colour is tone * pattern * E(n): what is observed, the albedo, the cheek (bare skin like the rest)
     and the tones. The pattern, a blotch in red a person, does not follow the normal; on the cheeks there is none."""
     rng = np.random.default_rng(0)
-    normal = rng.normal(size=(PEOPLE, COUNT, 3)) * [0.5, 0.5, 0.2] + [0, 0, 1]
+    normal = rng.normal(size=(COUNT, 3)) * [0.5, 0.5, 0.2] + [0, 0, 1] + 0.1 * rng.normal(size=(PEOPLE, COUNT, 3))
     normal /= np.linalg.norm(normal, axis=2, keepdims=True)
     tone = np.array([0.85, 0.65, 0.55]) * np.linspace(0.35, 1, PEOPLE)[:, None]
     cheek = np.arange(COUNT) < 200
@@ -60,12 +60,11 @@ def test_the_light_is_one_in_the_mean_over_the_cheeks(made_up):
 
 def test_what_is_not_bare_skin_says_nothing_about_the_light(made_up):
     observed, albedo, cheek, _ = made_up
-    beard = observed.normal[..., 1].mean(0) < np.quantile(observed.normal[..., 1].mean(0), 0.3)
-    beard &= ~cheek
-    colour = np.where(beard[None, :, None], 0.5 * observed.colour, observed.colour)
+    beard = ~cheek & (observed.normal[..., 1].mean(0) < -0.2)  # where the face looks down
+    colour = np.where(beard[:, None], 0.85 * observed.colour, observed.colour)
     found, _ = skin.unlit(observed._replace(colour=colour), ~beard, cheek)
     assert np.abs(found[:, ~beard] / albedo[:, ~beard] - 1).max() < 0.05
-    assert np.allclose(found[:, beard] / albedo[:, beard], 0.5, atol=0.03)  # its own colour stays
+    assert np.allclose(found[:, beard] / albedo[:, beard], 0.85, atol=0.03)  # its own colour stays
 
 
 def test_hair_and_highlights_are_not_trusted():
@@ -190,7 +189,7 @@ def test_colours_are_read_where_the_vertices_are_seen(photographed):
     first = np.arange(882) < 441
     sure = found.weight[0] == 1
     expected = 2 * (camera[:, 0] - 0.5) / 255
-    assert sure[first].sum() > 50 and np.abs(found.colour[0, sure, 0] - expected[sure]).max() < 0.005
+    assert sure[first].sum() > 50 and np.abs(found.colour[0, sure, 0] - expected[sure]).max() < 0.001
     away = np.linalg.norm(camera[:, :2] - [60, -60], axis=1)
     assert (found.weight[0, away > 48] == 0).all()
     hair = (camera[:, 1] > -60) & (away > 48 - skin.HAIR_MARGIN[0])
