@@ -133,6 +133,12 @@ def test_groups_count_alike_however_many_they_are():
     assert weights[:9].sum() == pytest.approx(weights[9]) == pytest.approx(weights[10:].sum())
 
 
+def test_who_names_two_groups_belongs_half_to_each():
+    weights = skin.group_weights(np.array(["a", "a", "a/b"]))
+    expected = np.array([1 / 2.5, 1 / 2.5, (1 / 2.5 + 1 / 0.5) / 2])
+    assert np.allclose(weights, expected / expected.mean())
+
+
 def test_modes_are_principal_components_in_standard_deviations():
     rng = np.random.default_rng(0)
     weights = skin.group_weights(np.array(["a"] * 9 + ["b"] * 3))
