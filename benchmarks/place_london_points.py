@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from mlanet_lib import likeness_metrics
 from mlanet_lib.alignment import ScaledOrthographic
-from mlanet_lib.face_models import head, ict, ict_facekit, london, mouth
+from mlanet_lib.face_models import closing, head, ict, ict_facekit, london
 from mlanet_lib.fitting import fit_points
 from mlanet_lib.surface import Surface
 
@@ -98,7 +98,7 @@ def main(source: Path, folder: Path) -> None:
     """Place the points, print their rows, and compare how much people and the model vary."""
     whole, photos = ict_facekit.whole(source), london.read(folder)
     jaw = whole.expression[..., whole.expression_names.index("jawOpen")]
-    mean, identity = mouth.closed(whole.mean, whole.identity, jaw, head.SKIN)
+    mean, identity = closing.closed(whole.mean, whole.identity, jaw, head.SKIN)
     faces = whole.triangles[(whole.triangles < head.SKIN).all(1)]
     counts = np.zeros(photos.points.shape[1])
     for weight, numbers in COUNTS.items():

@@ -24,14 +24,14 @@ def photographed(photos: london.Photos) -> tuple[np.ndarray, np.ndarray]:
     irises, scleras = [], []
     for picture, points in zip(photos.pictures, photos.points, strict=True):
         found = [_eye(picture, points, name) for name in london.IRIS]
-        irises.append(np.mean([iris for iris, _ in found], axis=0))
+        irises.append(np.nanmean([iris for iris, _ in found], axis=0))
         scleras += [white for _, white in found if np.isfinite(white).all()]
     return np.array(irises), np.mean(scleras, axis=0)
 
 
 def _eye(picture: np.ndarray, points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Median colours of the iris, but for pupil, rim and reflections, and of the sclera, between the lids; NaN where
-    lids and iris leave none of it."""
+    the lids leave none of it."""
     rim = points[list(london.IRIS[name])]
     middle = rim.mean(0)
     radius = np.linalg.norm(rim - middle, axis=1).mean()
@@ -44,7 +44,7 @@ def _eye(picture: np.ndarray, points: np.ndarray, name: str) -> tuple[np.ndarray
     colour = picture[pixels[:, 1], pixels[:, 0]] / 255
     iris = (away > 0.5) & (away < 0.85) & (colour @ LUMA < 0.62)
     white = away > 1.25
-    return np.median(colour[iris], 0), np.median(colour[white], 0) if white.any() else np.full(3, np.nan)
+    return tuple(np.median(colour[part], 0) if part.any() else np.full(3, np.nan) for part in (iris, white))
 
 
 def painted(points: np.ndarray, name: str, iris: np.ndarray, sclera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

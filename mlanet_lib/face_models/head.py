@@ -7,6 +7,7 @@ backs) is thinned to a tenth or a third. Shells that a film renderer draws trans
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from mlanet_lib.coarse import cells, joined
 from mlanet_lib.face_model import farthest_points
@@ -97,8 +98,10 @@ def _thinned(points, triangles, owner, name: str, count: int) -> tuple[np.ndarra
         angle = eye_angle(points[inner], name)
         front, back = inner[angle < 60], inner[angle >= 60]
         inner = np.concatenate([front, back[farthest_points(points[back], count - len(front))]])
-    else:
-        inner = inner[farthest_points(points[inner], count)]
+    else:  # one side, and its mirror image
+        half = inner[points[inner, 0] > -1e-3]
+        chosen = half[farthest_points(points[half], count // 2)]
+        inner = np.union1d(chosen, inner[cKDTree(points[inner]).query(points[chosen] * [-1, 1, 1])[1]])
     kept = np.sort(np.concatenate([rim, inner]))
     return kept, joined(own, cells(points, own, kept))
 

@@ -3,8 +3,8 @@
 `build` makes it from its two sources. Identity modes are ICT-FaceKit's. Their unit is a standard deviation of people:
 14 proportions of 42 people's faces, measured by hand, vary 1.07 times as much as those of random faces of the model
 (benchmarks/place_london_points.py). The mean face is that of these people: the published neutral head is nobody's
-mean. Mouths are closed (`mouth`). The frame is turned so that people who look straight into the camera have a pitch of
-0 in the mean."""
+mean. Mouths are closed (`closing`). The frame is turned so that people who look straight into the camera have a pitch
+of 0 in the mean."""
 
 import csv
 from importlib.resources import files
@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from mlanet_lib.alignment import ScaledOrthographic, mean_rotation
 from mlanet_lib.camera import euler_to_matrix, matrix_to_euler
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import eyes, head, ict_facekit, london, mouth, skin
+from mlanet_lib.face_models import closing, eyes, head, ict_facekit, london, skin
 from mlanet_lib.fitting import fit_points
 
 NAME = "ict"
@@ -66,11 +66,14 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
     published, photos = ict_facekit.whole(ict), london.read(london_set)
     cut = head.cut(published.mean, published.triangles, published.uv)
     jaw = published.expression[..., published.expression_names.index("jawOpen")]
-    mean, identity = mouth.closed(published.mean, published.identity, jaw, head.SKIN)
+    mean, identity = closing.closed(published.mean, published.identity, jaw, head.SKIN)
     mean, identity, expression = (field[cut.source] for field in (mean, identity, published.expression))
     sets = {name: points(name) for name in ("3ddfa", "ibug", "london")}
     people = fit_people(photos.points, sets["london"], mean, identity, expression)
     mean = people.mean
+    blinks = [published.expression_names.index(f"eyeBlink{side}") for side in ("Left", "Right")]
+    eyeballs = np.isin(cut.part, list(london.IRIS))
+    expression[..., blinks] *= closing.shut(mean, expression[..., blinks].sum(2), cut.faces, eyeballs)
     learned = _learned(photos, people, sets["london"], cut, mean, np.concatenate([identity, expression], 2))
     albedo = _coloured(learned, photos, cut, published.mean[cut.source])
     pitch = matrix_to_euler(torch.from_numpy(mean_rotation(people.pose.rotation)))[:1]

@@ -212,6 +212,6 @@ def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple
     axes = (root * centred).T @ vectors[:, order] / deviation
     axes *= np.where(axes.sum(0) < 0, -1, 1)  # a mode's sign is free: its sum is positive
     scores = centred @ axes / deviation
-    wider = np.where(np.arange(count) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
+    wider = np.where(np.arange(len(order)) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
     deviation, scores = deviation * wider, scores / wider
     return mean, (axes * deviation).reshape(*mean.shape, -1), scores

@@ -36,6 +36,8 @@ def around(points: np.ndarray, faces: np.ndarray, uv: np.ndarray, height: float)
     along = np.concatenate([[0], np.cumsum(np.abs(np.diff(corners, axis=0)).sum(1))]) / (2 + 2 * height)
     far = np.stack([np.interp(turn % 1, along, corners[:, k]) for k in (0, 1)], 1)
     placed, band = uv.copy(), np.setdiff1d(np.unique(faces), inside)
+    if len(band) == len(outside):
+        raise ValueError("a band without vertices between its borders cannot be laid out")
     placed[band] = (near + depth[:, None] * (far - near))[band]
     return _unfolded(placed, points, faces, np.setdiff1d(band, outside))
 

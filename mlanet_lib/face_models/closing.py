@@ -1,12 +1,15 @@
-"""The neutral mouth closed: mean face and identity modes keep the lips together, so that only expressions open them."""
+"""The neutral mouth closed, for everybody, and lids that shut: lips and lids of the mean face and of the modes."""
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
+
+from mlanet_lib.rasterizer import rasterize
 
 CONTACT = 1.0
 """Vertices of one lip so near to one of the other, mm, are where the lips meet."""
-ACROSS, REACH = 1.5, 6.0
-"""Over how far along the mouth the lips' distance is averaged, and how far from it they give way, mm."""
+ACROSS, REACH, ROUNDS = 1.5, 6.0, 4
+"""Over how far along the mouth the lips' distance is averaged, and how far from it they give way, mm; how often."""
 OVERLAP = 0.2
 """How far the closed lips reach into each other, mm: no view passes between them."""
 
@@ -24,6 +27,13 @@ def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: i
     upper_lip = upper_lip[np.abs(mean[upper_lip, 1] - mean[lower_lip, 1].max()) < 15]
     near, partner = cKDTree(mean[upper_lip]).query(mean[lower_lip])
     pairs = np.stack([upper_lip[partner], lower_lip], 1)[near < CONTACT]
+    for _ in range(ROUNDS):
+        mean, identity = _nearer(mean, identity, pairs, lower, skin)
+    return mean, identity
+
+
+def _nearer(mean: np.ndarray, identity: np.ndarray, pairs: np.ndarray, lower: np.ndarray, skin: int):
+    """One round: what the lips are apart at the pairs (N, 2) of vertices, upper and lower, is taken from both."""
     middle = mean[pairs].mean(1)
     fields = np.concatenate([mean[:, 1, None], identity[:, 1]], 1)
     apart = fields[pairs[:, 0]] - fields[pairs[:, 1]]
@@ -37,3 +47,24 @@ def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: i
     mean[moved, 1] += give * gap[:, 0]
     identity[moved, 1] += give[:, None] * gap[:, 1:]
     return mean, identity
+
+
+def shut(mean: np.ndarray, blinks: np.ndarray, faces: np.ndarray, eyeballs: np.ndarray) -> float:
+    """The least factor, in steps of 0.05, with which the blinks' modes hide the eyeballs of the mean face from the
+    front.
+
+    mean: (V, 3) mm; blinks: (V, 3), the sum of both eyes' modes; faces: (F, 3); eyeballs: (V,) bool. Where twice the
+    published blink does not do, ValueError.
+    """
+    for factor in np.arange(1.0, 2.01, 0.05):
+        shape = mean + factor * blinks
+        low = shape.min(0)
+        screen = np.column_stack(
+            [(shape[:, 0] - low[0]) * 3, (low[1] - shape[:, 1]) * 3, shape[:, 2].max() - shape[:, 2]]
+        )
+        size = (int(np.ptp(screen[:, 1])) + 1, int(np.ptp(screen[:, 0])) + 1)
+        screen[:, 1] -= screen[:, 1].min()
+        drawn = rasterize(torch.from_numpy(screen[None]).float(), torch.from_numpy(faces), *size).face_index.numpy()
+        if not eyeballs[faces[drawn[drawn >= 0], 0]].any():
+            return float(factor)
+    raise ValueError("the lids do not shut")
