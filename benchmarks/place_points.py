@@ -21,7 +21,7 @@ from mlanet_lib.datasets.crops import IBUG_LABELS, read_archive
 from mlanet_lib.face_model import MorphableModel, landmark_twins
 from mlanet_lib.face_models import ict_facekit
 from mlanet_lib.files import atomic_path
-from mlanet_lib.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.fitting import BLOCK, fit_landmarks, fit_points, landmark_basis
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
 from mlanet_lib.profiles import find_root, read_yaml
 from mlanet_lib.surface import Surface
@@ -141,10 +141,10 @@ def calibrated(
 
     points: (N, 68, 2) pixels, y down, of faces turned every way; weights: (N, 68). In each round all faces are fitted,
     and each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its
-    labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`): what
-    all faces have in common is for the points to explain. Left and right are moved alike: mirror images are averaged on
-    the mean face. `stay`: what a move over the size of a face costs, beside the mean squared NME: it keeps points from
-    drifting together, which pose and shape could follow.
+    labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`, of
+    identity and expression alike): what all faces have in common is for the points to explain. Left and right are
+    moved alike: mirror images are averaged on the mean face. `stay`: what a move over the size of a face costs, beside
+    the mean squared NME: it keeps points from drifting together, which pose and shape could follow.
     """
     points = np.asarray(points, np.float64)
     weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
@@ -153,27 +153,36 @@ def calibrated(
     mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
     rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
     for _ in range(rounds):
-        fit = fit_landmarks(model, points, weights, ridge)
-        residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
+        pose, coefficients, fitted = _fits(model, points, weights, ridge)
+        residual = np.linalg.norm(fitted - points, axis=2) / size[:, None]
         trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
         places = np.empty((68, 3))
         for k in range(68):
             vertices, corners = np.unique(patch(start, k), return_inverse=True)
-            drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
+            drawn, corners = _drawn(model, vertices, pose, coefficients), corners.reshape(-1, 3)
             places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
         model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2)
     return model
 
 
-def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.ndarray:
-    """(N, M, 2): where vertices of the model lie in the pictures of orthographic fits, y down."""
-    shape, identity, expression = (
+def _fits(model: MorphableModel, points: np.ndarray, weights: np.ndarray, ridge: float):
+    """Scale (N,), rotation (N, 3, 3) and offset (N, 2), coefficients (N, Ki + Ke) and points (N, 68, 2), y down."""
+    blocks, (mean, basis) = [], landmark_basis(model)
+    for at in (slice(i, i + BLOCK) for i in range(0, len(points), BLOCK)):
+        pose, *found = fit_points(mean, basis, points[at] * [1, -1], weights[at], ridge)
+        blocks.append((*pose, *found))
+    *pose, coefficients, fitted = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return pose, coefficients, fitted * [1, -1]
+
+
+def _drawn(model: MorphableModel, vertices: np.ndarray, pose, coefficients: np.ndarray) -> np.ndarray:
+    """(N, M, 2): where vertices of the model lie in the pictures of the fits, y down."""
+    mean, *bases = (
         field[vertices].detach().cpu().double().numpy()
         for field in (model.mean, model.identity_basis, model.expression_basis)
     )
-    for basis, coefficients in ((identity, fit.identity), (expression, fit.expression)):
-        shape = shape + np.einsum("vcm,nm->nvc", basis, coefficients)
-    scale, rotation, offset = fit.pose
+    scale, rotation, offset = pose
+    shape = mean + np.einsum("vcm,nm->nvc", np.concatenate(bases, 2), coefficients)
     turned = scale[:, None, None] * (shape @ np.swapaxes(rotation, 1, 2))
     return (turned[..., :2] + offset[:, None]) * [1, -1]
 
