@@ -108,8 +108,10 @@ def sample_expression(rng: np.random.Generator, names: list[str], count: int) ->
 
 
 def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Identity (count, Ki) and albedo (count, Ka) coefficients of `count` people, standard normal, cut at 2.5 sd."""
-    return tuple(np.clip(rng.standard_normal((count, n)), -2.5, 2.5) for n in (model.n_identity, model.n_albedo))
+    """Identity (count, Ki) and albedo (count, Ka) coefficients of `count` people, standard normal, cut at 2.5 standard
+    deviations, albedo at 2: nobody's skin that the default face model learned from lies beyond."""
+    identity, albedo = (rng.standard_normal((count, n)) for n in (model.n_identity, model.n_albedo))
+    return np.clip(identity, -2.5, 2.5), np.clip(albedo, -2.0, 2.0)
 
 
 def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from mlanet_lib.camera import euler_to_matrix, matrix_to_euler
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_models import eyes, head, ict_facekit, london, mouth, skin
 from mlanet_lib.fitting import fit_points
-from mlanet_lib.surface import Surface
 
 NAME = "ict"
 NOISE = 5.6e-5
@@ -69,8 +68,7 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
     jaw = published.expression[..., published.expression_names.index("jawOpen")]
     mean, identity = mouth.closed(published.mean, published.identity, jaw, head.SKIN)
     mean, identity, expression = (field[cut.source] for field in (mean, identity, published.expression))
-    outside = cut.faces[(cut.faces < head.SKIN).all(1)]
-    sets = {name: place(published.mean[cut.source], outside, name) for name in ("3ddfa", "ibug", "london")}
+    sets = {name: points(name) for name in ("3ddfa", "ibug", "london")}
     people = fit_people(photos.points, sets["london"], mean, identity, expression)
     mean = symmetric(mean + identity @ people.shift, published.mean[cut.source])
     learned = _learned(photos, people, sets["london"], cut, mean, np.concatenate([identity, expression], 2))
@@ -95,25 +93,26 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
     )
 
 
-def place(mean: np.ndarray, faces: np.ndarray, name: str) -> Points:
-    """The points of a label set ("3ddfa", "ibug" or "london") in points.csv, at the nearest places of the published
-    head's skin: mean (V, 3) mm, faces (F, 3)."""
+def points(name: str) -> Points:
+    """The points of a label set ("3ddfa", "ibug" or "london") in points.csv. Their vertices are of the skin, which the
+    published head and the built one count alike. A set that is not there is a ValueError."""
     lines = (files(__package__) / "points.csv").read_text(encoding="utf-8").splitlines()
     rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#")) if row["set"] == name]
-    near = Surface(mean, faces).closest(np.array([[float(row[axis]) for axis in "xyz"] for row in rows]))
-    number, counts = (np.array([row[key] for row in rows], float) for key in ("point", "weight"))
-    return Points(faces[near.face_index], near.barycentric, number.astype(int), counts)
+    if not rows:
+        raise ValueError(f"points.csv has no set {name!r}")
+    weights = np.array([[float(row[f"weight_{corner}"]) for corner in "abc"] for row in rows])
+    index = np.array([[int(row[corner]) for corner in "abc"] for row in rows])
+    numbers = np.array([int(row["point"]) for row in rows])
+    return Points(index, weights, numbers, np.array([float(row["counts"]) for row in rows]))
 
 
-def fit_people(
-    points: np.ndarray, at: Points, mean: np.ndarray, identity: np.ndarray, expression: np.ndarray
-) -> People:
-    """Pose, identity and expression of people from their points (P, N, 2) pixels, y down; mean (V, 3) mm and modes
+def fit_people(marks: np.ndarray, at: Points, mean: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> People:
+    """Pose, identity and expression of people from their points, `marks` (P, N, 2) pixels, y down; mean (V, 3) mm and modes
     (V, 3, K). The prior is `NOISE` against one standard deviation of identity; the mean moves to the people's."""
     basis = np.concatenate([at.of(identity), at.of(expression)], 2)
     count, ridge = identity.shape[2], np.full(basis.shape[2], NOISE)
     ridge[count:] /= EXPRESSIONS
-    goal, counts = points[:, at.number] * [1, -1], np.tile(at.counts, (len(points), 1))
+    goal, counts = marks[:, at.number] * [1, -1], np.tile(at.counts, (len(marks), 1))
     shift = np.zeros(count)
     for _ in range(ROUNDS):
         pose, found, _ = fit_points(at.of(mean) + at.of(identity) @ shift, basis, goal, counts, ridge, iterations=20)

@@ -29,6 +29,9 @@ from mlanet_lib.rasterizer import rasterize
 
 MODES = 36
 """Of the skin; the eyes add two of the iris."""
+TONES, WITHIN = 2, 2.0
+"""The first modes, tone and hue, are as wide as it takes to have everybody within so many standard deviations: their
+distribution is far from normal, and a prior must not pull very dark or very light skin to the middle."""
 LUMA = np.array([0.299, 0.587, 0.114])
 BLUR = 0.9
 """Standard deviation, px, of the blur before colours are read: a vertex stands for about 3 x 3 px of the photo."""
@@ -186,16 +189,15 @@ def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """(P,) with mean 1: what each person counts, so that a group counts as the square root of its number: the few people
-    of a group are neither lost among the others nor taken for as many."""
+    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many."""
     _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / np.sqrt(count[index])
+    weights = 1 / count[index]
     return weights / weights.mean()
 
 
 def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted principal components of samples (P, S, 3): mean (S, 3), modes (S, 3, count) in standard deviations, and
-    the samples' scores (P, count) in the same. weights: (P,) with mean 1."""
+    """Weighted principal components of samples (P, S, 3): mean (S, 3), modes (S, 3, count) in standard deviations (but
+    see `TONES`), and the samples' scores (P, count) in the same. weights: (P,) with mean 1."""
     mean = np.average(samples, axis=0, weights=weights)
     centred = (samples - mean).reshape(len(samples), -1)
     root = np.sqrt(weights / len(samples))[:, None]
@@ -205,4 +207,6 @@ def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple
     axes = (root * centred).T @ vectors[:, order] / deviation
     axes *= np.where(axes.sum(0) < 0, -1, 1)  # a mode's sign is free: its sum is positive
     scores = centred @ axes / deviation
+    wider = np.where(np.arange(count) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
+    deviation, scores = deviation * wider, scores / wider
     return mean, (axes * deviation).reshape(*mean.shape, -1), scores
