@@ -27,7 +27,7 @@ from mlanet_lib.profiles import find_root, read_yaml
 from mlanet_lib.surface import Surface
 
 TABLE = Path("mlanet_lib/face_models/points.csv")
-COLUMNS = ("set", "point", "x", "y", "z", "weight")
+COLUMNS = ("set", "point", "a", "b", "c", "weight_a", "weight_b", "weight_c", "counts")
 SEED, HELD_OUT = 0, 500
 REACH = 12.0
 """Farthest that a point may lie from the one it replaces, mm."""
@@ -42,6 +42,10 @@ TURNED, CONTOUR_JAW = 12.0, 0.02
 JAWLINE = {0: 1278, 1: 1272, 2: 12, 3: 1834, 4: 243, 5: 781, 6: 2199, 7: 1447}
 JAWLINE |= {9: 3661, 10: 4390, 11: 3022, 12: 2484, 13: 4036, 14: 2253, 15: 3490, 16: 3496}
 """ICT's README: vertices for the jaw of labels like 3DDFA's, which stays on the head, in place of Multi-PIE's."""
+INNER_LIPS = {60: 5702, 61: 5711, 62: 5533, 63: 6216, 64: 6207, 65: 6470, 66: 5517, 67: 5966}
+"""iBUG's inner lips, at vertices of the lips' edges, where closed lips meet: people's points say so, dlib's do not."""
+CORNERS = {48: 87, 54: 93}
+"""iBUG's corners of the mouth, which dlib's points have too far inside, and the same points of the London Set."""
 
 
 class Labelled(NamedTuple):
@@ -219,32 +223,53 @@ def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
     return place
 
 
-def london_rows(folder: Path, ict: Path) -> list[list]:
+def london_rows(folder: Path, ict: Path) -> list[list[str]]:
     """STUB: the rows `london`, of the set's 189 points those that lie on the face, from its neutral photos. To come."""
     raise NotImplementedError("the rows of the London Set's points are not made here yet: leave LONDON out")
 
 
-def rows_of(name: str, model: MorphableModel, used: Labelled, others: Labelled) -> list[list]:
+def row(name: str, point: int, vertices, weights, counts: float = 1) -> list[str]:
+    """A row of the table: a point between three vertices of ICT-FaceKit's head."""
+    numbers = (f"{weight:.5f}".rstrip("0").rstrip(".") for weight in weights)
+    return [name, str(point), *(str(int(vertex)) for vertex in vertices), *numbers, f"{counts:g}"]
+
+
+def rows_of(name: str, model: MorphableModel, used: Labelled, others: Labelled) -> list[list[str]]:
     """The rows of a label set. Says how near the fits to other faces come before the move and after it."""
     moved = calibrated(model, used.points, used.weights)
     for text, one in (("before", model), ("after", moved)):
         fitted = fit_landmarks(one, others.points, others.weights, ridge=1e-3).points
         nme = by_yaw(sparse_nme(fitted, others.points), others.yaw)
         print(f"{name}, {text}: " + " / ".join(f"{nme[key]:.2f}" for key in YAW_BINS) + " %", flush=True)
-    return [[name, k, *(f"{x:.2f}" for x in place), 1] for k, place in enumerate(landmark_basis(moved)[0])]
+    places = zip(moved.landmark_index.tolist(), moved.landmark_weights.tolist(), strict=True)
+    return [row(name, k, *place) for k, place in enumerate(places)]
 
 
-def write(path: Path, made: dict[str, list[list]]) -> None:
-    """Put the rows of the label sets in `made` into the table; its remarks and the other sets' rows stay."""
+def with_lips(rows: list[list[str]], london: list[list[str]]) -> list[list[str]]:
+    """iBUG's rows with the inner lips and the corners of the mouth where people have them (`INNER_LIPS`, `CORNERS`)."""
+    found = {int(one[1]): one for one in rows}
+    found |= {point: row("ibug", point, [vertex] * 3, [1, 0, 0]) for point, vertex in INNER_LIPS.items()}
+    by_hand = {int(one[1]): one for one in london}
+    found |= {point: ["ibug", str(point), *by_hand[other][2:]] for point, other in CORNERS.items()}
+    return [found[point] for point in sorted(found)]
+
+
+def read(path: Path) -> tuple[list[str], dict[str, list[list[str]]]]:
+    """The table's remarks, and its rows by label set."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    remarks = [line for line in lines if line.startswith("#")]
-    rows = list(csv.reader(line for line in lines if not line.startswith("#")))[1:]
-    names = list(dict.fromkeys([*(row[0] for row in rows), *made]))
+    sets: dict[str, list[list[str]]] = {}
+    for one in list(csv.reader(line for line in lines if not line.startswith("#")))[1:]:
+        sets.setdefault(one[0], []).append(one)
+    return [line for line in lines if line.startswith("#")], sets
+
+
+def write(path: Path, remarks: list[str], sets: dict[str, list[list[str]]]) -> None:
+    """Write the table."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for name in names:
-        writer.writerows(made.get(name) or [row for row in rows if row[0] == name])
+    for rows in sets.values():
+        writer.writerows(rows)
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join([*remarks, text.getvalue()]), encoding="utf-8")
 
@@ -258,13 +283,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     root = find_root(__file__)
     left_out = read_yaml(root / "profiles" / "open.yaml")["data"]["sources"]["aflw_crops"]["leave_out"]
-    made = {} if options.london is None else {"london": london_rows(options.london, options.ict)}
+    remarks, sets = read(root / TABLE)
+    if options.london:
+        sets["london"] = london_rows(options.london, options.ict)
     head = published_head(options.ict)
     outline = head.contents()["landmark_index"]
     outline[list(JAWLINE)] = list(JAWLINE.values())
-    made["3ddfa"] = rows_of("3ddfa", head.replace(landmark_index=outline), *of_3ddfa(options.crops, left_out))
-    made["ibug"] = rows_of("ibug", head, *of_ibug(options.crops, left_out))
-    write(options.out or root / TABLE, made)
+    sets["3ddfa"] = rows_of("3ddfa", head.replace(landmark_index=outline), *of_3ddfa(options.crops, left_out))
+    sets["ibug"] = with_lips(rows_of("ibug", head, *of_ibug(options.crops, left_out)), sets["london"])
+    write(options.out or root / TABLE, remarks, sets)
 
 
 if __name__ == "__main__":

@@ -117,13 +117,13 @@ def frame_differences(
     return np.swapaxes(fitted, 1, 2) @ np.asarray(rotations, np.float64)
 
 
-def bfm_rotation(model: MorphableModel, points: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+def bfm_rotation(model: MorphableModel, points: np.ndarray, rotations: np.ndarray, **options) -> np.ndarray:
     """(3, 3) R0, the fixed rotation from a face model's frame to that of the Basel Face Model: R_BFM = R_model R0.
 
-    The mean of `frame_differences` over faces (arguments as there), for `MorphableModel(bfm_rotation=...)`. It is to be
-    taken from training photos, never from a benchmark's.
+    The mean of `frame_differences` over faces (arguments and options as there), for `MorphableModel(bfm_rotation=...)`.
+    It is to be taken from training photos, never from a benchmark's.
     """
-    return mean_rotation(frame_differences(model, points, rotations))
+    return mean_rotation(frame_differences(model, points, rotations, **options))
 
 
 def _project(pose, shape, focal):

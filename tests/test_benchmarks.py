@@ -303,7 +303,8 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
     module.main([str(folder), "--face-model", str(tmp_path / "model.npz"), "--count", "200"])
     text = capsys.readouterr().out.splitlines()
     (angles,) = rows_of("\n".join(text), "pitch")
-    assert "200 crops" in text[0] and angles == pytest.approx([4.9, 0.1, 0.1], abs=0.7)
+    own = matrix_to_euler(face_model.bfm_rotation[None])[0].tolist()  # of many more crops
+    assert "200 crops" in text[0] and angles == pytest.approx(own, abs=0.7) and 4 < own[0] < 8
 
 
 def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
@@ -314,8 +315,8 @@ def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
     moved[[18, 25], 1] += 3
     moved[[48, 54], 0] += [-3, 3]
     other = module.placed(face_model, moved)
-    points = points_of(other, faces(other, 90, seed=3, size=0.4))
-    found = module.calibrated(face_model, points, ridge=1e-4, rounds=3)
+    points = points_of(other, faces(other, 60, seed=3, size=0.3))
+    found = module.calibrated(face_model, points, ridge=1e-3, rounds=3)
     before, after, wanted = (landmark_basis(model)[0] for model in (face_model, found, other))
     changed = [18, 25, 48, 54]
     distance = np.linalg.norm(after - wanted, axis=1)
@@ -354,13 +355,16 @@ def test_the_crops_that_points_are_placed_by(benchmark, shared_data):
 def test_the_table_of_points_keeps_what_is_not_made_again(benchmark, tmp_path):
     module, path = benchmark("place_points"), tmp_path / "points.csv"
     text = (ROOT / module.TABLE).read_text()
-    path.write_text(text)
-    rows = [["3ddfa", k, f"{k}.00", "1.00", "-2.50", 1] for k in range(68)]
-    module.write(path, {"3ddfa": rows})
-    ours, theirs = path.read_text().splitlines(), text.splitlines()
-    assert ours[:4] == theirs[:4] and ours[72:] == theirs[72:] and ours[5] == "3ddfa,1,1.00,1.00,-2.50,1"
-    module.write(path, {"3ddfa": [line.split(",") for line in theirs[4:72]]})
+    remarks, sets = module.read(ROOT / module.TABLE)
+    assert {name: len(rows) for name, rows in sets.items()} == {"3ddfa": 68, "ibug": 68, "london": 145}
+    module.write(path, remarks, sets)
     assert path.read_text() == text
+    assert module.with_lips([["ibug", str(k), *"abcdefg"] for k in range(68)], sets["london"])[60:] == sets["ibug"][60:]
+    assert module.with_lips(sets["ibug"], sets["london"]) == sets["ibug"]  # as it is, mouth corners too
+    sets["3ddfa"] = [module.row("3ddfa", k, [1, 2, k], [0.25, 0.00004, 0.74996]) for k in range(68)]
+    module.write(path, remarks, sets)
+    ours, theirs = path.read_text().splitlines(), text.splitlines()
+    assert ours[:4] == theirs[:4] and ours[72:] == theirs[72:] and ours[9] == "3ddfa,5,1,2,5,0.25,0.00004,0.74996,1"
 
 
 def test_portraits(benchmark, tmp_path, monkeypatch, capsys):

@@ -160,9 +160,7 @@ def test_auto_takes_shipped_weights_first(project, network, toy_model):
     with pytest.raises(UserError, match="make repro"):
         Predictor.load()
     save(project / "outputs" / "train" / "best.safetensors", network, toy_model)
-    with pytest.raises(
-        UserError, match=r"best\.safetensors: its face model 'toy' is not here .*nothing here"
-    ):
+    with pytest.raises(UserError, match=r"best\.safetensors: its face model 'toy' is not here .*nothing here"):
         Predictor.load()
     toy_model.save(project / "data" / "face_models" / "toy.npz")
     stored = type(toy_model).load(project / "data" / "face_models" / "toy.npz")
@@ -232,9 +230,7 @@ def test_weights_are_shipped_by_their_face_model_s_name(project, network, stored
 def test_weights_of_another_face_model_are_refused(project, network, toy_model):
     toy_model.save(project / "data" / "face_models" / "toy.npz")
     save(project / "w.safetensors", network, toy_model, face_model={"name": "toy", "fingerprint": "0" * 64})
-    with pytest.raises(
-        UserError, match=r"w\.safetensors was trained with face model .*: name weights of this"
-    ):
+    with pytest.raises(UserError, match=r"w\.safetensors was trained with face model .*: name weights of this"):
         Predictor.load(project / "w.safetensors")
 
 
