@@ -4,12 +4,12 @@
     python benchmarks/face_model.py portraits FOLDER OUT.jpg
     python benchmarks/face_model.py scan HEAD.obj LANDMARKS.json [--unit m]
 
-people: twelve people drawn from the prior, from three sides, in two lights. portraits: the face model fitted to portraits
-(layout of `mlanet_lib.datasets.london`): pose, identity and expression to the points placed by hand, then one light for all
-(one studio) and albedo to the colours; printed are the Likeness protocol's figures of these fits, and six are drawn. scan:
-the identity nearest to a head scan, pose and scale free: root mean square distance of the scan's points within 95 mm of the
-nose tip from the surface. The face model is data/face_models/ict.npz, or `--face-model FILE`.
-"""
+people: twelve people drawn from the prior, from three sides, in two lights. portraits: the face model fitted to
+portraits (layout of `mlanet_lib.datasets.london`): pose, identity and expression to the points placed by hand, then
+one light for all (one studio) and albedo to the colours; printed are the Likeness protocol's figures of these fits,
+and six are drawn. scan: the identity nearest to a head scan, pose and scale free: root mean square distance of the
+scan's points within 95 mm of the nose tip from the surface. The face model is data/face_models/ict.npz, or
+`--face-model FILE`."""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,8 @@ SIZE, SHOWN = 260, 6
 HAND = 1.5e-5
 """Variance of a point placed by hand, in squared face sizes: (0.4 %)^2. The builder's larger one holds what the model
 misses, too; with this one the fits' identities vary as much as people do (printed below)."""
+NEUTRAL = 0.003
+"""Variance of the activations in these neutral photos: what identity can explain is no expression."""
 COLOUR_NOISE = 0.05
 """Standard deviation of a vertex's colour about the fitted one, and how many vertices say the same: for the prior."""
 ALIKE = 50.0
@@ -75,7 +77,7 @@ def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParame
     basis = np.concatenate([field["identity_basis"], field["expression_basis"]], 2).astype(np.float64)
     count = model.n_identity
     ridge = np.full(basis.shape[2], HAND)
-    ridge[count:] /= ict.EXPRESSIONS
+    ridge[count:] /= NEUTRAL
     width = portraits.photo(portraits.people[0], "neutral").shape[1]
     goal = portraits.points189[:, at.number] / width * [1, -1]
     counts = np.tile(at.counts, (len(goal), 1))
@@ -104,7 +106,13 @@ def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceP
     modes = model.albedo_basis.double().numpy()[: head.SKIN]
     coefficients, light = np.zeros((len(photos), model.n_albedo)), ambient(1, 1.0).double()
     normals = torch.from_numpy(seen.normal)
-    basis = torch.stack([irradiance(normals, torch.eye(9)[k].reshape(1, 9, 1).repeat(len(normals), 1, 3).double())[..., 0] for k in range(9)], -1).numpy()
+    basis = torch.stack(
+        [
+            irradiance(normals, torch.eye(9)[k].reshape(1, 9, 1).repeat(len(normals), 1, 3).double())[..., 0]
+            for k in range(9)
+        ],
+        -1,
+    ).numpy()
     for _ in range(8):
         shade = basis @ light[0, :, 0].numpy()
         for k in range(len(photos)):
@@ -117,7 +125,9 @@ def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceP
         albedo = base + np.einsum("vcm,km->kvc", modes, coefficients)
         drawn = (basis[:, :, None] * albedo[..., None]).reshape(-1, 9)
         heavy = np.repeat(seen.weight[..., None], 3, 2).reshape(-1)
-        found = np.linalg.solve((drawn * heavy[:, None]).T @ drawn, (drawn * heavy[:, None]).T @ seen.colour.reshape(-1))
+        found = np.linalg.solve(
+            (drawn * heavy[:, None]).T @ drawn, (drawn * heavy[:, None]).T @ seen.colour.reshape(-1)
+        )
         light = torch.from_numpy(np.repeat(found[None, :, None], 3, 2))
     return faces.replace(
         albedo=torch.from_numpy(coefficients).float(), lighting=light.float().repeat(len(photos), 1, 1)
@@ -136,7 +146,9 @@ def portraits(model: MorphableModel, folder: Path, out: Path) -> None:
     shape = likeness_metrics.proportions(found.points189, marks)
     print("proportions: r {r:.2f}, slope {slope:.2f}".format(**shape))
     for name, row in shape["by_distance"].items():
-        print(f"  {name:18} r {row['r']:.2f} slope {row['slope']:.2f} by hand {row['truth']:.3f} drawn {row['drawn']:.3f}")
+        print(
+            f"  {name:18} r {row['r']:.2f} slope {row['slope']:.2f} by hand {row['truth']:.3f} drawn {row['drawn']:.3f}"
+        )
     mouths = likeness_metrics.closed_mouths(found.points189, marks)
     print("closed mouths: {drawn_open} of {closed} drawn open, error {error_mm:.2f} mm".format(**mouths))
     print(f"identity: standard deviation over people {faces.identity.std(0).mean():.2f}")
@@ -146,8 +158,10 @@ def portraits(model: MorphableModel, folder: Path, out: Path) -> None:
         print(f"{name}: " + "r {r:.2f}, slope {slope:.2f}, difference {mean_difference:+.1f}".format(**colour[name]))
     print(f"ITA error {colour['ita_error']:.1f} degrees")
     for group, row in colour["by_group"].items():
-        print(f"  {group:12} {row['people']:2} people, L* {row['photo_lightness']:.0f} -> {row['albedo_lightness']:.0f}, "
-              f"ITA {row['photo_ita']:.0f} -> {row['albedo_ita']:.0f}")
+        print(
+            f"  {group:12} {row['people']:2} people, L* {row['photo_lightness']:.0f} -> {row['albedo_lightness']:.0f}, "
+            f"ITA {row['photo_ita']:.0f} -> {row['albedo_ita']:.0f}"
+        )
     furthest = faces.albedo[:, :2].abs().max(0).values.tolist()
     print("largest coefficients of the first two modes: " + ", ".join(f"{value:.2f}" for value in furthest))
     rows = []
@@ -202,7 +216,10 @@ def scan(model: MorphableModel, head_scan: Path, marks: Path, unit: str, ridge: 
         move = similarity(goal, np.einsum("nk,nkc->nc", weights, shape[corners]))
     distance = np.linalg.norm(move.apply(goal) - Surface(shape, faces).closest(move.apply(goal)).points, axis=1)
     error = float(np.sqrt((distance**2).mean()) / move.scale)
-    print(f"{model.name}: {len(goal):,} points, RMSE {error:.2f} mm, coefficients {np.sqrt((identity**2).mean()):.2f} (rms)")
+    print(
+        f"{model.name}: {len(goal):,} points, RMSE {error:.2f} mm, "
+        f"coefficients {np.sqrt((identity**2).mean()):.2f} (root mean square)"
+    )
     return error
 
 

@@ -23,8 +23,8 @@ from mlanet_lib.lighting import ambient
 from mlanet_lib.parameters import FaceParameters
 
 EXPRESSION_VARIANCE = 0.1
-"""Of an activation (ARKit's, in [0, 1]) in photos of all kinds: most are 0, few 1. The ridge of expressions is divided by
-it; a model whose expressions are counted in standard deviations (BFM's) has 1."""
+"""Of an activation (ARKit's, in [0, 1]) in photos of all kinds: most are 0, few 1. The ridge of expressions is divided
+by it; a model whose expressions are counted in standard deviations (BFM's) has 1."""
 BLOCK = 256  # samples fitted at once: bounds memory
 
 

@@ -56,8 +56,9 @@ _ISLANDS = {
 
 
 class Head(NamedTuple):
-    """source: (V,) the published vertex that each vertex is (those on the rims of the sockets are there twice, those at
-    the end of the neck too, which is closed); faces: (F, 3); uv: (V, 2); part: (V,) names of `PARTS` and "end of the neck"."""
+    """source: (V,) the published vertex that each vertex is (those on the rims of the sockets are there twice, those
+    at the end of the neck too, which is closed); faces: (F, 3); uv: (V, 2); part: (V,) names of `PARTS` and "end of
+    the neck"."""
 
     source: np.ndarray
     faces: np.ndarray

@@ -1,10 +1,10 @@
 """The default face model: ICT-FaceKit's head (Li et al. 2020; MIT) with a skin learned from photographs (CC BY 4.0).
 
 `build` makes it from its two sources. Identity modes are ICT-FaceKit's. Their unit is a standard deviation of people:
-14 proportions of 42 people's faces, measured by hand, vary 1.06 times as much as those of random faces of the model
-(benchmarks/place_points.py). The mean face is that of these people: the published neutral head is nobody's mean. Mouths
-are closed (`mouth`). The frame is turned so that people who look straight into the camera have a pitch of 0 in the mean.
-"""
+14 proportions of 42 people's faces, measured by hand, vary 1.07 times as much as those of random faces of the model
+(benchmarks/place_london_points.py). The mean face is that of these people: the published neutral head is nobody's
+mean. Mouths are closed (`mouth`). The frame is turned so that people who look straight into the camera have a pitch of
+0 in the mean."""
 
 import csv
 from importlib.resources import files
@@ -107,8 +107,9 @@ def points(name: str) -> Points:
 
 
 def fit_people(marks: np.ndarray, at: Points, mean: np.ndarray, identity: np.ndarray, expression: np.ndarray) -> People:
-    """Pose, identity and expression of people from their points, `marks` (P, N, 2) pixels, y down; mean (V, 3) mm and modes
-    (V, 3, K). The prior is `NOISE` against one standard deviation of identity; the mean moves to the people's."""
+    """Pose, identity and expression of people from their points, `marks` (P, N, 2) pixels, y down; mean (V, 3) mm and
+    modes (V, 3, K). The prior is `NOISE` against one standard deviation of identity; the mean moves to the
+    people's."""
     basis = np.concatenate([at.of(identity), at.of(expression)], 2)
     count, ridge = identity.shape[2], np.full(basis.shape[2], NOISE)
     ridge[count:] /= EXPRESSIONS

@@ -1,17 +1,18 @@
 """Albedo learned from photographs: its mean and modes per vertex, display-encoded RGB, as the renderer multiplies them.
 
-Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex v,
-n_p(v) its normal and Y the nine spherical harmonics,
+Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex
+v, n_p(v) its normal and Y the nine spherical harmonics,
 
-    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at once,
+    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at
+    once,
 
-so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape from
-shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's. Colours are
-taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no highlight; left
-and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the mesh) towards the
-person's own tone. Modes are principal components over the people, in standard deviations.
-"""
+so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape
+from shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's.
+Colours are taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no
+highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
+mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -44,9 +45,10 @@ SMOOTH, PULL = 0.02, 2e-4
 
 
 class Fitted(NamedTuple):
-    """P photos and the head fitted to each. photos: `london.Photos`; camera: (P, V, 3) px, the head in the photo's pixels,
-    x right, y up, z towards the camera; marks: (P, K, 2) px, y down, where the fit has the points numbered `used` (K,);
-    places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F, 3)."""
+    """P photos and the head fitted to each. photos: `london.Photos`; camera: (P, V, 3) px, the head in the photo's
+    pixels, x right, y up, z towards the camera; marks: (P, K, 2) px, y down, where the fit has the points numbered
+    `used` (K,); places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F,
+    3)."""
 
     photos: london.Photos
     camera: np.ndarray
@@ -66,7 +68,8 @@ class Observed(NamedTuple):
 
 
 def learn(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (S, 3) and modes (S, 3, MODES) of the first S = count vertices, the skin, and the people's scores (P, MODES)."""
+    """Mean (S, 3) and modes (S, 3, MODES) of the first S = count vertices, the skin, and the people's scores (P,
+    MODES)."""
     observed = observe(fitted, count)
     bare, cheek = _areas(fitted, count)
     albedo, tone = unlit(observed, bare, cheek)
@@ -94,7 +97,7 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
     colour[seen] = np.stack([map_coordinates(c, (at[:, ::-1] - 0.5).T, order=1, mode="nearest") for c in blurred], 1)
     steps = np.linspace(0, 1, 20)[:, None]
     line = points[list(london.HAIR_SIDE)]
-    edge = np.concatenate([a + steps * (b - a) for a, b in zip(line[:-1], line[1:], strict=True)])
+    edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
     low, high = HAIR_MARGIN
     free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
     inside = Outline(points[list(london.OUTLINE)]).contains_points(at)
