@@ -40,8 +40,8 @@ class Mirror:
         distance, twin = cKDTree(mean).query(mean * flip)
         if (far := np.quantile(distance, 1 - _STRAY)) > _TWIN_DISTANCE:
             raise UserError(
-                f"face model {model.name!r} is not symmetric (vertices lie {far:.1f} mm from their mirror images'): train "
-                "without mirroring (train.augment.mirror: 0)"
+                f"face model {model.name!r} is not symmetric (vertices lie {far:.1f} mm from their mirror images'): "
+                "train without mirroring (train.augment.mirror: 0)"
             )
         exact = distance <= _EXACT
         chosen = exact if exact.mean() > _MOST else np.ones(len(mean), bool)
