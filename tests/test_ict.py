@@ -63,7 +63,7 @@ def test_points_keep_their_order_on_the_skin(face_model, labels):
     assert (np.diff(x[:17]) > 0).all() and (np.diff(x[17:27]) > 0).all()  # from the subject's right to the left
     assert (np.diff(y[27:31]) < 0).all() and y[8] == y.min() and z[30] == z.max()
     assert y[17:27].min() > y[36:48].max() > y[33] > y[51] > y[57] > y[8]
-    assert y[51] > y[62] > y[57] and y[51] > y[66] > y[57] and abs(y[62] - y[66]) < 1  # closed lips
+    assert y[51] > y[62] > y[57] and y[51] > y[66] > y[57] and abs(y[62] - y[66]) < 2.5  # closed lips
     assert x[36] < x[39] < 0 < x[42] < x[45] and x[48] < x[60] < x[64] < x[54]
     skin = face_model.faces.numpy()
     surface = Surface(face_model.mean.double().numpy(), skin[(skin < SKIN).all(1)])
