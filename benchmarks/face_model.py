@@ -22,6 +22,7 @@ from mlanet_lib import likeness_metrics, views
 from mlanet_lib.alignment import similarity
 from mlanet_lib.camera import DEFAULT_FOCAL
 from mlanet_lib.datasets import london
+from mlanet_lib.datasets.sample import Box, crop_image
 from mlanet_lib.datasets.scans import read_scan, seen_from_outside
 from mlanet_lib.datasets.synthetic import sample_people
 from mlanet_lib.face_model import MorphableModel
@@ -66,7 +67,7 @@ def people(model: MorphableModel, out: Path, seed: int = 0) -> None:
     for number in range(12):
         face = FaceParameters.neutral(model, 1).replace(identity=identity[number, None], albedo=albedo[number, None])
         for yaw, light in ((0, LIGHTS[0]), (40, LIGHTS[1]), (85, LIGHTS[0])):
-            seen = views.framed(model, face.replace(lighting=light), yaw, whole=True)
+            seen = views.framed(model, face.replace(lighting=light), yaw, whole=yaw > 60)
             rows[number // 3].append(views.textured(model, seen, SIZE))
     save(rows, out)
 
@@ -166,18 +167,21 @@ def portraits(model: MorphableModel, folder: Path, out: Path) -> None:
     print("largest coefficients of the first two modes: " + ", ".join(f"{value:.2f}" for value in furthest))
     rows = []
     for k in np.linspace(0, len(photos) - 1, SHOWN).round().astype(int):
-        face, side = faces[int(k)], (SIZE, SIZE)
-        flat = face.replace(lighting=ambient(1, 1.0))
-        pictures = [np.asarray(Image.fromarray(photos[k]).resize(side)), views.textured(model, face, SIZE)]
-        pictures += [clay(model, face), views.textured(model, views.framed(model, face, 40), SIZE)]
+        low, high = found.points189[k].min(0), found.points189[k].max(0)
+        side = 1.05 * (high - low).max()
+        box = Box(*((low + high) / 2 - side / 2), side, side)
+        face, flat = faces[int(k)], faces[int(k)].replace(lighting=ambient(1, 1.0))
+        whole = [photos[k], views.textured(model, face, width), clay(model, face, width)]
+        pictures = [crop_image(picture, box, SIZE) for picture in whole]
+        pictures.append(views.textured(model, views.framed(model, face, 40), SIZE))
         rows.append([*pictures, views.textured(model, views.framed(model, flat), SIZE)])
     save(rows, out)
 
 
-def clay(model: MorphableModel, face: FaceParameters) -> np.ndarray:
+def clay(model: MorphableModel, face: FaceParameters, size: int) -> np.ndarray:
     """The shape alone, as the photo shows it."""
     grey = model.replace(albedo_mean=np.tile(views.CLAY, (model.n_vertices, 1)), albedo_basis=model.albedo_basis * 0)
-    return views.textured(grey, face.replace(lighting=LIGHTS[1]), SIZE)
+    return views.textured(grey, face.replace(lighting=LIGHTS[1]), size)
 
 
 def cheek_colours(model, faces: FaceParameters, found: london.Portraits, photos: list) -> tuple[np.ndarray, np.ndarray]:

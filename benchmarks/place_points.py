@@ -1,12 +1,13 @@
 """Where the rows `3ddfa` and `ibug` of mlanet_lib/face_models/points.csv come from:
 
-    python benchmarks/place_points.py CROPS_FOLDER ICT [LONDON]
+    python benchmarks/place_points.py CROPS_FOLDER ICT
 
 The 68 points of ICT-FaceKit's neutral head are moved, over its surface, to where two label sets of AFLW's crops have
 them (`calibrated`). CROPS_FOLDER: `images.zip`, `labels.npz` (3DDFA's definition) and `labels_ibug68.npz` (iBUG's), as
 `mlanet_lib.datasets.crops` reads them; crops that `leave_out` in profiles/open.yaml lists are left out, photos of the
-benchmark that AFLW holds twice. ICT: the folder or archive FaceXModel. Without LONDON, the London Set's folder, the
-rows `london` stay as they are. Prints what the points' move leaves of the fits' NME on other crops. About 20 minutes.
+benchmark that AFLW holds twice. ICT: the folder or archive FaceXModel. The rows `london` stay as they are:
+benchmarks/place_london_points.py makes them. Prints what the points' move leaves of the fits' NME on other crops. About
+ten minutes.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from mlanet_lib.datasets.crops import IBUG_LABELS, read_archive
 from mlanet_lib.face_model import MorphableModel, landmark_twins
 from mlanet_lib.face_models import ict_facekit
 from mlanet_lib.files import atomic_path
-from mlanet_lib.fitting import BLOCK, fit_landmarks, fit_points, landmark_basis
+from mlanet_lib.fitting import LandmarkFit, fit_landmarks, landmark_basis
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
 from mlanet_lib.profiles import find_root, read_yaml
 from mlanet_lib.surface import Surface
@@ -157,35 +158,26 @@ def calibrated(
     mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
     rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
     for _ in range(rounds):
-        pose, coefficients, fitted = _fits(model, points, weights, ridge)
-        residual = np.linalg.norm(fitted - points, axis=2) / size[:, None]
+        fit = fit_landmarks(model, points, weights, ridge, variance=1.0)
+        residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
         trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
         places = np.empty((68, 3))
         for k in range(68):
             vertices, corners = np.unique(patch(start, k), return_inverse=True)
-            drawn, corners = _drawn(model, vertices, pose, coefficients), corners.reshape(-1, 3)
+            drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
             places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
         model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2)
     return model
 
 
-def _fits(model: MorphableModel, points: np.ndarray, weights: np.ndarray, ridge: float):
-    """Scale (N,), rotation (N, 3, 3) and offset (N, 2), coefficients (N, Ki + Ke) and points (N, 68, 2), y down."""
-    blocks, (mean, basis) = [], landmark_basis(model)
-    for at in (slice(i, i + BLOCK) for i in range(0, len(points), BLOCK)):
-        pose, *found = fit_points(mean, basis, points[at] * [1, -1], weights[at], ridge)
-        blocks.append((*pose, *found))
-    *pose, coefficients, fitted = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return pose, coefficients, fitted * [1, -1]
-
-
-def _drawn(model: MorphableModel, vertices: np.ndarray, pose, coefficients: np.ndarray) -> np.ndarray:
-    """(N, M, 2): where vertices of the model lie in the pictures of the fits, y down."""
+def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.ndarray:
+    """(N, M, 2): where vertices of the model lie in the pictures of orthographic fits, y down."""
     mean, *bases = (
         field[vertices].detach().cpu().double().numpy()
         for field in (model.mean, model.identity_basis, model.expression_basis)
     )
-    scale, rotation, offset = pose
+    scale, rotation, offset = fit.pose
+    coefficients = np.concatenate([fit.identity, fit.expression], 1)
     shape = mean + np.einsum("vcm,nm->nvc", np.concatenate(bases, 2), coefficients)
     turned = scale[:, None, None] * (shape @ np.swapaxes(rotation, 1, 2))
     return (turned[..., :2] + offset[:, None]) * [1, -1]
@@ -221,11 +213,6 @@ def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
             if len(free) == 3:
                 break  # the inner solution is the triangle's best
     return place
-
-
-def london_rows(folder: Path, ict: Path) -> list[list[str]]:
-    """STUB: the rows `london`, of the set's 189 points those that lie on the face, from its neutral photos. To come."""
-    raise NotImplementedError("the rows of the London Set's points are not made here yet: leave LONDON out")
 
 
 def row(name: str, point: int, vertices, weights, counts: float = 1) -> list[str]:
@@ -278,14 +265,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("crops", type=Path, metavar="CROPS_FOLDER")
     parser.add_argument("ict", type=Path, metavar="ICT")
-    parser.add_argument("london", type=Path, metavar="LONDON", nargs="?")
     parser.add_argument("--out", type=Path, help=f"a copy of {TABLE} to write instead of it")
     options = parser.parse_args(arguments)
     root = find_root(__file__)
     left_out = read_yaml(root / "profiles" / "open.yaml")["data"]["sources"]["aflw_crops"]["leave_out"]
     remarks, sets = read(root / TABLE)
-    if options.london:
-        sets["london"] = london_rows(options.london, options.ict)
     head = published_head(options.ict)
     outline = head.contents()["landmark_index"]
     outline[list(JAWLINE)] = list(JAWLINE.values())

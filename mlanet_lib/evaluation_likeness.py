@@ -63,7 +63,8 @@ def evaluate_likeness(folder: str | Path, system, seed: int = 0) -> LikenessResu
 
     The summary holds `proportions`, `closed_mouths`, `skin` and `identity` (by `sd`, `cosine`) as the functions of
     `likeness_metrics` give them, `recognisable` (the same, or `run`: False and `why`), `baselines` (the mean face in
-    the predicted poses: `proportions`, `closed_mouths`), `people`, `undetected`, `points`, `crop`, `protocol` (by
+    the predicted poses: `proportions`, `closed_mouths`), `pose` (the mean over the neutral photos, degrees of the face
+    model's frame: all look straight into the camera, so that 0 is expected), `people`, `undetected`, `points`, `crop`, `protocol` (by
     figure), `weights`, `folder`. A system without identity coefficients is a UserError.
     """
     if not hasattr(system, "predict_crops"):
@@ -89,6 +90,7 @@ def evaluate_likeness(folder: str | Path, system, seed: int = 0) -> LikenessResu
                 "closed_mouths": metrics.closed_mouths(hand, mean, seed),
             }
         },
+        "pose": dict(zip(("pitch", "yaw", "roll"), neutral.parameters.pose_degrees().mean(0).tolist(), strict=True)),
         "people": len(portraits.people),
         "undetected": neutral.undetected + smiling.undetected,
         "points": "iBUG's" if "ibug_index" in model.contents() else "the face model's only ones, not placed as iBUG's",
@@ -225,6 +227,8 @@ def summary_text(result: LikenessResult) -> str:
     ]
     for name, row in data["proportions"]["by_distance"].items():
         lines.append(f"{name:<28}" + "".join(f"{row[key]:7.2f}" for key in ("r", "slope", "truth", "drawn")))
+    straight = ", ".join(f"{axis} {value:+.1f}" for axis, value in data["pose"].items())
+    lines += ["", f"mean pose of the neutral photos (looking straight: 0 is expected): {straight} degrees"]
     lines += ["", f"{'skin by group':<28}{'people':>7}{'L*':>7}{'drawn':>7}{'ITA':>7}{'drawn':>7}"]
     for name, row in data["skin"].get("by_group", {}).items():
         keys = ("photo_lightness", "albedo_lightness", "photo_ita", "albedo_ita")

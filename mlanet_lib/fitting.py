@@ -59,10 +59,12 @@ def fit_landmarks(
     coefficients: np.ndarray | None = None,
     progress: bool = False,
     labels: str = "3ddfa",
+    variance: float = EXPRESSION_VARIANCE,
 ) -> LandmarkFit:
     """Fit pose, identity and expression to points (N, 68, 2), y down; weights: (N, 68) >= 0.
 
     labels: the definition that the points follow, one of `face_model.LABEL_SETS`; the fitted points follow it too.
+    variance: of activations, where the model's expressions are ARKit's.
     focal: None for scaled orthography, in any pixels; else the camera's in picture widths, and the points are in
     picture widths too, [0, 1] inside. coefficients: (N, Ki + Ke) where the shapes are known: then the pose alone is
     fitted. Starts from the mean shape's best orthographic pose, then Gauss-Newton on everything at once. Points that
@@ -80,7 +82,7 @@ def fit_landmarks(
         basis = basis[..., :0]
     ridge = np.full(basis.shape[2], float(ridge))
     if coefficients is None and "jawOpen" in model.expression_names:
-        ridge[model.n_identity :] /= EXPRESSION_VARIANCE
+        ridge[model.n_identity :] /= variance
     blocks = []
     for i in tqdm(range(0, len(points), BLOCK), "fitting", unit="block", disable=not progress):
         at = slice(i, i + BLOCK)

@@ -192,9 +192,11 @@ def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many."""
-    _, index, count = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / count[index]
+    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many. Who names two
+    groups ("east_asian/white") belongs half to each."""
+    names = [str(group).split("/") for group in groups]
+    size = {name: sum((name in own) / len(own) for own in names) for own in names for name in own}
+    weights = np.array([np.mean([1 / size[name] for name in own]) for own in names])
     return weights / weights.mean()
 
 
