@@ -6,7 +6,7 @@ import torch
 
 from mlanet_lib.face_model import landmark_twins
 from mlanet_lib.face_models import ict
-from mlanet_lib.face_models.head import EYE_CENTRE, EYE_RADIUS, SKIN
+from mlanet_lib.face_models.head import SKIN
 from mlanet_lib.surface import Surface
 
 SETS = ("3ddfa", "ibug")
@@ -88,7 +88,6 @@ def test_proportions_are_human(face_model):
     assert 1.15 < (p[27, 1] - p[8, 1]) / eyes < 1.5 and 0.48 < (p[27, 1] - p[33, 1]) / eyes < 0.66
 
 
-@pytest.mark.xfail(reason="the mean head came out a fifth too small: fits without scale let the mean's size drift")
 def test_the_head_is_as_large_as_heads_are(face_model):
     p = landmarks(face_model, "ibug")
     assert 80 < p[45, 0] - p[36, 0] < 105 and 28 < p[42, 0] - p[39, 0] < 42 and 100 < p[27, 1] - p[8, 1] < 135  # mm
@@ -123,13 +122,9 @@ def test_every_expression_is_named_by_arkit_and_visible(face_model):
         assert other in face_model.expression_names
 
 
-def test_eyes_lie_behind_the_lids_and_albedo_is_a_face(face_model):
+def test_albedo_is_a_face_with_eyes_between_the_lids(face_model):
     points, albedo = face_model.mean.double().numpy(), face_model.albedo_mean.numpy()
     assert albedo.min() >= 0 and albedo.max() <= 1
-    rim = landmarks(face_model)[42:48]
-    centre = points[SKIN:][np.argsort(np.linalg.norm(points[SKIN:] - rim.mean(0), axis=1))[:200]].mean(0)
-    assert np.linalg.norm(centre - EYE_CENTRE) < 2 * EYE_RADIUS  # moved with the mean, turned with the head
-
     def colour(places):
         return albedo[[((points[:SKIN] - place) ** 2).sum(1).argmin() for place in np.atleast_2d(places)]].mean(0)
 
@@ -138,8 +133,11 @@ def test_eyes_lie_behind_the_lids_and_albedo_is_a_face(face_model):
     lip, brow = colour(marks[[50, 52, 57]]), colour(marks[[19, 24]])
     assert cheek[0] > cheek[1] > cheek[2] and np.abs(cheek - forehead).max() < 0.15
     assert lip[0] / lip[1] > cheek[0] / cheek[1] * 1.05 and brow.mean() < 0.85 * forehead.mean()
-    pupil = points[SKIN:, 2] > points[SKIN:, 2].max() - 200
-    assert albedo[SKIN:][pupil].mean(1).min() < 0.12
+    for rim in (marks[36:42], marks[42:48]):
+        near = SKIN + np.flatnonzero(np.linalg.norm(points[SKIN:] - rim.mean(0), axis=1) < 9)
+        pupil = near[albedo[near].mean(1) < 0.1]
+        assert len(pupil) and np.abs((points[pupil].mean(0) - rim.mean(0))[:2]).max() < 4  # between the lids
+        assert albedo[near].mean(1).max() > 0.45  # the sclera
 
 
 def test_the_texture_has_no_fold(face_model):
