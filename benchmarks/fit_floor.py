@@ -23,7 +23,7 @@ def main(folder: str, face_model: str = "data/face_models/ict.npz") -> None:
     samples, model = aflw2000.read_folder(folder), MorphableModel.load(face_model)
     yaw = np.array([sample.pose_degrees[1] for sample in samples])
     points = np.stack([to_crop(sample.landmarks, sample.crop()) for sample in samples])
-    print(f"{model.name}, {len(samples)} photos; NME % 0-30 / 30-60 / 60-90, balanced, over images; rms of coefficients")
+    print(f"{model.name}, {len(samples)} photos; NME % 0-30 / 30-60 / 60-90, balanced, over images; coefficients (rms)")
     for focal in (None, DEFAULT_FOCAL):
         for variance in (1.0, EXPRESSION_VARIANCE):
             for ridge in (1e-4, 1e-3, 1e-2):

@@ -64,9 +64,8 @@ def evaluate_likeness(folder: str | Path, system, seed: int = 0) -> LikenessResu
     The summary holds `proportions`, `closed_mouths`, `skin` and `identity` (by `sd`, `cosine`) as the functions of
     `likeness_metrics` give them, `recognisable` (the same, or `run`: False and `why`), `baselines` (the mean face in
     the predicted poses: `proportions`, `closed_mouths`), `pose` (the mean over the neutral photos, degrees of the face
-    model's frame: all look straight into the camera, so that 0 is expected), `people`, `undetected`, `points`, `crop`, `protocol` (by
-    figure), `weights`, `folder`. A system without identity coefficients is a UserError.
-    """
+    model's frame: all look straight into the camera, so that 0 is expected), `people`, `undetected`, `points`, `crop`,
+    `protocol` (by figure), `weights`, `folder`. A system without identity coefficients is a UserError. """
     if not hasattr(system, "predict_crops"):
         raise UserError("the system under test predicts no parameters of faces")
     portraits = london.read_folder(folder)
