@@ -125,6 +125,7 @@ def test_every_expression_is_named_by_arkit_and_visible(face_model):
 def test_albedo_is_a_face_with_eyes_between_the_lids(face_model):
     points, albedo = face_model.mean.double().numpy(), face_model.albedo_mean.numpy()
     assert albedo.min() >= 0 and albedo.max() <= 1
+
     def colour(places):
         return albedo[[((points[:SKIN] - place) ** 2).sum(1).argmin() for place in np.atleast_2d(places)]].mean(0)
 
