@@ -76,20 +76,20 @@ format: setup  ## let ruff repair what lint complains of
 	@ruff check --quiet --fix .
 	@ruff format --quiet .
 
-data: setup  ## make data/ again (LONDON=FOLDER: the portraits too), and put it into the remote inside the repository
+data: setup  ## make data/ again of LONDON=FOLDER (and ICT=FOLDER or archive, else fetched), and put it into the remote in here
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc
-	@mlanet face-model build
-	@$(if $(LONDON),python benchmarks/portraits.py "$(LONDON)",true)
+	@mlanet face-model build $(if $(ICT),--ict "$(ICT)") $(if $(LONDON),--london "$(LONDON)")
+	@python benchmarks/portraits.py "$(LONDON)"
 	@dvc add --quiet data && dvc push --quiet data.dvc
 
-weights: setup  ## ship what `dvc repro` trained on photos (profile open, open_ict), by its face model's name: half precision, into store/
+weights: setup  ## ship what `dvc repro` trained on photos (profile open), by its face model's name: half precision, into store/
 	@if grep -q '^profile: embedded' params.yaml; then \
 		echo "make weights: shipped weights have seen photos, and this is the profile embedded: mlanet profile use open" >&2; exit 2; fi
 	@$(NO_GIT)
 	@dvc pull --quiet weights.dvc
 	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
-		if [ "$$shipped" = anthropometric.safetensors ]; then python tests/test_encoder_export.py; fi
+		if [ "$$shipped" = ict.safetensors ]; then python tests/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
 lab: setup  ## open JupyterLab on the notebooks

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print R0, its angles, and how far single crops are from it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", metavar="CROPS_FOLDER")
-    parser.add_argument("--face-model", default="data/face_models/anthropometric.npz")
+    parser.add_argument("--face-model", default="data/face_models/ict.npz")
     parser.add_argument("--count", type=int, default=1500)
     parser.add_argument("--yaw", type=float, default=60.0)
     parser.add_argument("--agreement", type=float, default=6.0)

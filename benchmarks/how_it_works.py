@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from mlanet_lib import attention, charts, export, figures, losses, renderer, views
 from mlanet_lib.datasets.sample import Box, crop_image
-from mlanet_lib.face_models.identity import mode_names
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Face, Predictor
@@ -81,7 +80,8 @@ def numbers(predictor: Predictor, face: FaceParameters) -> figures.Figure:
     figure.axes[0].set_title("each level's weight")
     figure.set_figwidth(9)
     figure.get_layout_engine().set(rect=(0, 0, 0.57, 1))
-    groups = (("expression", predictor.model.expression_names, "1 = full"), ("identity", mode_names(), "sd"))
+    modes = [f"mode {k}" for k in range(predictor.model.n_identity)]
+    groups = (("expression", predictor.model.expression_names, "1 = full"), ("identity", modes, "sd"))
     for (group, labels, unit), colour, low in zip(groups, charts.COLOURS[1:], (0.63, 0.15), strict=False):
         axis, values = figure.add_axes((0.725, low, 0.27, 0.34)), getattr(face, group)[0]
         order = values.abs().argsort(descending=True)[:6]

@@ -30,7 +30,7 @@ from mlanet_lib.profiles import find_root
 from mlanet_lib.training import BEST, HISTORY, LAST, TrainConfig, fit
 
 FILES = (BEST, LAST, HISTORY)
-MODEL = find_root(__file__) / "data" / "face_models" / "anthropometric.npz"
+MODEL = find_root(__file__) / "data" / "face_models" / "ict.npz"
 
 
 def train(folder: Path, out: Path, steps: int) -> None:

@@ -25,9 +25,10 @@ from mlanet_lib.augmentation import AugmentConfig, augment, random_numbers
 from mlanet_lib.datasets.crops import read_archive
 from mlanet_lib.datasets.packing import pack
 from mlanet_lib.datasets.sample import to_crop
-from mlanet_lib.face_models.anthropometric import build
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.training_data import TrainingData, visiting_order
 
+MODEL = "data/face_models/ict.npz"
 NEEDED = 300
 """Images a second that forward and backward passes of a small network take on two cores, about."""
 
@@ -87,7 +88,7 @@ def main() -> None:
         )
         rates[f"plain Dataset + DataLoader, {options.workers} workers"] = rate(images for images, _ in loader)
 
-        data = TrainingData(packed, build(), options.size)
+        data = TrainingData(packed, MorphableModel.load(MODEL), options.size)
         rows = visiting_order(data.kind, 0, 0).split(options.batch)
         generator, config = torch.Generator().manual_seed(0), AugmentConfig()
         rates["TrainingData.batch"] = rate(data.batch(part).images for part in rows)

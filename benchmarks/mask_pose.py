@@ -18,11 +18,11 @@ from torch import Tensor
 
 from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import anthropometric
 from mlanet_lib.lighting import ambient, directional
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import EDGES, render_face
 
+MODEL = "data/face_models/ict.npz"
 OVERSAMPLING = 8
 NAMES = ("x mm", "y mm", "z mm", "roll deg", "yaw deg")
 UNITS = torch.tensor([10.0, 10.0, 100.0, 5.0, 5.0])  # a step of the optimizer in each
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=80, help="of the descent (default 80)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    model, size = anthropometric.build(), options.size
+    model, size = MorphableModel.load(MODEL), options.size
     true = torch.tensor([[0.0, 0.0, 0.0, *TRUE_ANGLES]])
     start = true + torch.tensor([PERTURBATION])
     with torch.no_grad():

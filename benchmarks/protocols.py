@@ -29,7 +29,7 @@ from mlanet_lib.renderer import turned
 from mlanet_lib.surface import Surface
 from mlanet_lib.views import LANDMARK_CHAINS, textured
 
-MODEL = "data/face_models/anthropometric.npz"
+MODEL = "data/face_models/ict.npz"
 SIZE = 300
 TRUTH, GUESS, BOX = COLOURS[4], COLOURS[2], COLOURS[0]
 YAW, PITCH = (-80, -40, 0, 40, 80), (25, 20, 0, -15)

@@ -103,7 +103,7 @@ def check_face_model(path: str | Path, metadata: dict, model) -> None:
     if made_with["fingerprint"] != model.fingerprint:
         raise UserError(
             f"{path} was trained with face model '{made_with['name']}' ({made_with['fingerprint'][:12]}), not with "
-            f"'{model.name}' ({model.fingerprint[:12]})"
+            f"'{model.name}' ({model.fingerprint[:12]}): name weights of this face model, or train anew"
         )
 
 

@@ -160,14 +160,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("export", help="a trained encoder -> one file for ONNX runtimes or torch.export")
     cli_export.add_options(verb)
 
-    verb = verbs.add_parser("face-model", help="build, fetch, convert or check a face model")
+    verb = verbs.add_parser("face-model", help="build, convert or check a face model")
     actions = verb.add_subparsers(required=True, metavar="ACTION")
     cli_face_model.add_actions(actions)
 
     verb = verbs.add_parser("data", help="check that the data are here and whole")
     cli_data.add_actions(verb.add_subparsers(required=True, metavar="ACTION"))
 
-    verb = verbs.add_parser("profile", help="embedded, open, open_ict or paper: what params.yaml says")
+    verb = verbs.add_parser("profile", help="embedded, open or paper: what params.yaml says")
     actions = verb.add_subparsers(required=True, metavar="ACTION")
     verb = actions.add_parser("use", help="write a profile into params.yaml")
     verb.add_argument("name")

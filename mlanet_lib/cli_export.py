@@ -8,7 +8,7 @@ from mlanet_lib.cli_options import a_path
 
 def add_options(verb) -> None:
     """Add the options to the parser of `export`."""
-    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
+    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: ict)")
     verb.add_argument("--out", required=True, type=a_path, metavar="FILE", help="FILE.onnx, or FILE.pt2 (torch.export)")
     verb.set_defaults(run=_export)
 

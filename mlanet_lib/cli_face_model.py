@@ -1,4 +1,4 @@
-"""The verb `mlanet face-model`: build, fetch, convert and check face models. Heavy imports are in the actions."""
+"""The verb `mlanet face-model`: build, convert and check face models. Heavy imports are in the actions."""
 
 import sys
 from pathlib import Path
@@ -7,30 +7,30 @@ from mlanet_lib.cli_options import a_path
 from mlanet_lib.errors import UserError
 from mlanet_lib.outputs import check_target
 
-ANTHROPOMETRIC = "data/face_models/anthropometric.npz"
-LICENSED = Path("licensed/face_models")
-CONVERTERS = ("ict_facekit", "bfm2009")
+DEFAULT = "data/face_models/ict.npz"
+CONVERTERS = ("bfm2009",)
+NO_LONDON = (
+    "--london FOLDER is missing: the skin is learned from the Face Research Lab London Set "
+    "(doi.org/10.6084/m9.figshare.5047666, CC BY 4.0), a folder of 62 people's photos, NNN_neutral.jpg and "
+    "NNN_smiling.jpg, with labels.npz, as mlanet_lib/datasets/london.py has it. The built model comes with the data: "
+    "dvc pull data.dvc"
+)
 
 
 def add_actions(actions) -> None:
     """Add the actions to the subparsers of `face-model`."""
-    verb = actions.add_parser("build", help="write the anthropometric face model (needs no download)")
-    verb.add_argument("--out", type=a_path, default=Path(ANTHROPOMETRIC), metavar="FILE")
+    verb = actions.add_parser("build", help="make the default face model again, of ICT-FaceKit and the London Set")
+    verb.add_argument("--ict", type=a_path, metavar="FOLDER|ARCHIVE", help="FaceXModel (default: fetched, 417 MB; MIT)")
+    verb.add_argument("--london", type=a_path, metavar="FOLDER", help="photos and labels.npz of the London Set")
+    verb.add_argument("--out", type=a_path, default=Path(DEFAULT), metavar="FILE", help=f"(default: {DEFAULT})")
     verb.set_defaults(run=_build)
-    verb = actions.add_parser("fetch", help="ICT-FaceKit's face model (MIT, 417 MB): download, check, convert")
-    verb.add_argument("kind", choices=("ict",), metavar="KIND", help="ict")
-    verb.add_argument("--from", dest="source", type=a_path, metavar="FOLDER|ARCHIVE", help="a copy: no download")
-    verb.add_argument("--cut", choices=("face", "narrow", "head"), default="face", help="how much of the head")
-    verb.add_argument("--jawline", choices=("substitute", "multipie"), default="substitute", help="points 0-16")
-    verb.add_argument("--out", type=a_path, metavar="FILE", help=f"(default: {LICENSED}/ict_facekit.npz)")
-    verb.set_defaults(run=_fetch)
     verb = actions.add_parser("convert", help=f"another face model -> the project's format ({', '.join(CONVERTERS)})")
     verb.add_argument("kind", metavar="KIND")
     verb.add_argument("source", type=a_path)
     verb.add_argument("--out", type=a_path, required=True, metavar="FILE")
     verb.set_defaults(run=_convert)
     verb = actions.add_parser("check", help="say what a face model, a folder or an archive of one holds or lacks")
-    verb.add_argument("file", type=a_path, nargs="?", default=Path(ANTHROPOMETRIC), metavar="PATH")
+    verb.add_argument("file", type=a_path, nargs="?", default=Path(DEFAULT), metavar="PATH")
     verb.set_defaults(run=_check)
 
 
@@ -50,32 +50,24 @@ def _save(model, path: Path) -> None:
 
 
 def _build(options) -> None:
-    check_target(options.out)
-    from mlanet_lib.face_models import anthropometric
-
-    _save(anthropometric.build(), options.out)
-
-
-def _fetch(options) -> None:
-    check_target(options.out or LICENSED / "ict_facekit.npz", [options.source] if options.source else ())
+    check_target(options.out, [path for path in (options.ict, options.london) if path])
+    if options.london is None:
+        raise UserError(NO_LONDON)
     from mlanet_lib import fetch
-    from mlanet_lib.face_models import ict_facekit
+    from mlanet_lib.datasets import london
+    from mlanet_lib.face_models import ict
 
-    found = ict_facekit.read(options.source or fetch.ict_facekit())
-    if changed := found.changed():
-        print(f"mlanet: note: not as published: {', '.join(changed)}", file=sys.stderr)
-    model = ict_facekit.convert(found, options.cut, options.jawline)
-    _save(model, options.out or LICENSED / f"{model.name}.npz")
-    print("ICT-FaceKit has no albedo: it is carried over from the anthropometric model.")
+    london.read_folder(options.london)  # what is wrong with it is said before anything is fetched
+    _save(ict.build(options.ict or fetch.ict_facekit(), options.london), options.out)
 
 
 def _convert(options) -> None:
     if options.kind not in CONVERTERS:
         raise UserError(f"no converter for {options.kind!r} here; present: {', '.join(CONVERTERS)}")
     check_target(options.out, [options.source])
-    from importlib import import_module
+    from mlanet_lib.face_models import bfm2009
 
-    _save(import_module(f"mlanet_lib.face_models.{options.kind}").convert(options.source), options.out)
+    _save(bfm2009.convert(options.source, albedo_from=DEFAULT), options.out)
 
 
 def _check(options) -> int:

@@ -35,7 +35,7 @@ def an_angle(text: str) -> float:
 
 def network_options(verb: argparse.ArgumentParser) -> None:
     """Add the options that `load_predictor` reads."""
-    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: anthropometric)")
+    verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: ict)")
     verb.add_argument("--mirrored", action="store_true", help="mean over crop and mirror image: nearer, half as fast")
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
     verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")

@@ -24,9 +24,13 @@ def coarse(model: MorphableModel, count: int) -> MorphableModel:
     kept = np.sort(farthest_points(np.concatenate([mean, _COLOUR * colour], 1), count))
     cell = cells(mean, faces, kept)
     corners = joined(faces, cell)
-    nearest = model.landmark_index.cpu().numpy()[np.arange(68), model.landmark_weights.cpu().numpy().argmax(1)]
-    smaller = {name: value[kept] for name, value in model.contents().items() if name in _PER_VERTEX}
-    points = {"landmark_index": cell[nearest], "landmark_weights": None}
+    contents = model.contents()
+    smaller = {name: value[kept] for name, value in contents.items() if name in _PER_VERTEX}
+    points = {}
+    for name in ("landmark", "ibug") if "ibug_index" in contents else ("landmark",):
+        index, weights = (getattr(model, f"{name}_{field}").cpu().numpy() for field in ("index", "weights"))
+        nearest = cell[index[np.arange(68), weights.argmax(1)]]
+        points |= {f"{name}_index": np.repeat(nearest[:, None], 3, 1), f"{name}_weights": np.tile([1, 0, 0], (68, 1))}
     return model.replace(**smaller, **points, faces=corners).to(model.mean)
 
 

@@ -42,6 +42,6 @@ def fetch(title: str, url: str, hashes: Mapping[str, str], folder: Path) -> Path
                 reason = "another file is there" if type(error) is ValueError else type(error).__name__
                 raise UserError(
                     f"{title}: {url}{name} could not be fetched ({reason}); {done} of {len(hashes)} files are in "
-                    f"{folder} and will not be fetched again. Without a network: --from FOLDER|ARCHIVE"
+                    f"{folder} and will not be fetched again. Without a network: --ict FOLDER|ARCHIVE"
                 ) from error
     return folder

@@ -7,7 +7,7 @@ x_k: the model's point k, z towards the camera; size: sqrt(w h) of the points' b
 NME and `ridge` is the variance of a point's noise in that unit (1e-4: 1 % of the face), a and e being counted in
 standard deviations. kappa = 0 is scaled orthography, kappa = 1 / focal the perspective camera of `mlanet_lib.camera`
 with s = focal / t_z. What a fit leaves is the floor that a model and its definition of the points put under any network
-that predicts it. `calibrated` moves the points to where labels have them.
+that predicts it.
 """
 
 from typing import NamedTuple
@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 
 from mlanet_lib.alignment import ScaledOrthographic, mean_rotation, rotation_vector, scaled_orthographic
 from mlanet_lib.camera import DEFAULT_FOCAL
-from mlanet_lib.face_model import MorphableModel, landmark_twins
-from mlanet_lib.face_models.landmarks import patch, placed
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.lighting import ambient
 from mlanet_lib.parameters import FaceParameters
 
@@ -81,7 +80,7 @@ def fit_landmarks(
     if coefficients is not None:
         shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
         basis = basis[..., :0]
-    ridge = np.full(basis.shape[2], ridge)
+    ridge = np.full(basis.shape[2], float(ridge))
     if coefficients is None and "jawOpen" in model.expression_names:
         ridge[model.n_identity :] /= variance
     blocks = []
@@ -120,13 +119,13 @@ def frame_differences(
     return np.swapaxes(fitted, 1, 2) @ np.asarray(rotations, np.float64)
 
 
-def bfm_rotation(model: MorphableModel, points: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+def bfm_rotation(model: MorphableModel, points: np.ndarray, rotations: np.ndarray, **options) -> np.ndarray:
     """(3, 3) R0, the fixed rotation from a face model's frame to that of the Basel Face Model: R_BFM = R_model R0.
 
-    The mean of `frame_differences` over faces (arguments as there), for `MorphableModel(bfm_rotation=...)`. It is to be
-    taken from training photos, never from a benchmark's.
+    The mean of `frame_differences` over faces (arguments and options as there), for `MorphableModel(bfm_rotation=...)`.
+    It is to be taken from training photos, never from a benchmark's.
     """
-    return mean_rotation(frame_differences(model, points, rotations))
+    return mean_rotation(frame_differences(model, points, rotations, **options))
 
 
 def _project(pose, shape, focal):
@@ -185,84 +184,3 @@ def fit_points(
         )
         coefficients = coefficients + step[:, 6:]
     return pose, coefficients, _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)[0]
-
-
-def calibrated(
-    model: MorphableModel,
-    points: np.ndarray,
-    weights: np.ndarray | None = None,
-    ridge: float = 1e-2,
-    rounds: int = 6,
-    reach_mm: float = 12.0,
-    stay: float = 0.05,
-) -> MorphableModel:
-    """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
-
-    points: (N, 68, 2) pixels, y down, of faces turned every way; weights: (N, 68). In each round all faces are fitted,
-    and each point goes to the place of the surface, within `reach_mm` of where it was at first, that lies nearest to
-    its labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`):
-    what all faces have in common is for the points to explain. Left and right are moved alike: mirror images
-    are averaged on the mean face. `stay`: what a move over the size of a face costs, beside the mean squared NME: it
-    keeps points from drifting together, which pose and shape could follow.
-    """
-    points = np.asarray(points, np.float64)
-    weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
-    size = np.sqrt(np.ptp(points, axis=1).prod(1))
-    start, twins = model, landmark_twins()
-    mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
-    rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
-    for _ in range(rounds):
-        fit = fit_landmarks(model, points, weights, ridge)
-        residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
-        trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
-        places = np.empty((68, 3))
-        for k in range(68):
-            vertices, corners = np.unique(patch(start, k, reach_mm), return_inverse=True)
-            drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
-            places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
-        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2, reach_mm)
-    return model
-
-
-def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.ndarray:
-    """(N, M, 2): where vertices of the model lie in the pictures of the fits, y down."""
-    mean, identity, expression = (
-        field[vertices].detach().cpu().double().numpy()
-        for field in (model.mean, model.identity_basis, model.expression_basis)
-    )
-    shape = (
-        mean + np.einsum("vcm,nm->nvc", identity, fit.identity) + np.einsum("vcm,nm->nvc", expression, fit.expression)
-    )
-    return _project(fit.pose, shape, fit.focal)[0] * [1, -1]
-
-
-def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
-    """(3,) mm on the mean face: the point of the triangles `corners` with the least cost.
-
-    mean: (M, 3) mm; drawn: (N, M, 2) their pictures; labels: (N, 2); trust: (N,); home: (3,) mm.
-
-    sum_n trust_n |q_n - label_n|^2 + rest |x - home|^2 is quadratic in the barycentrics: solved in each triangle, and
-    on its edges where the solution lies outside.
-    """
-    best, place = np.inf, home
-    scale = np.sqrt(trust)[:, None, None]
-    rows = np.concatenate([(drawn * scale).transpose(0, 2, 1).reshape(-1, len(mean)), np.sqrt(rest) * mean.T])
-    goal = np.concatenate([(labels * scale[:, 0]).ravel(), np.sqrt(rest) * home])
-    gram, moment, constant = rows.T @ rows, rows.T @ goal, goal @ goal
-    for triangle in corners:
-        for free in ((0, 1, 2), (0, 1), (1, 2), (2, 0)):
-            at = triangle[list(free)]
-            edges = np.eye(len(at))[:, 1:] - np.eye(len(at))[:, :1]  # barycentrics = e_0 + edges t
-            matrix = edges.T @ gram[np.ix_(at, at)] @ edges
-            t = np.linalg.lstsq(matrix, edges.T @ (moment[at] - gram[at, at[0]]), rcond=None)[0]
-            weights = np.eye(len(at))[0] + edges @ t
-            if len(free) == 2:
-                weights = np.clip(weights, 0, 1)
-            elif weights.min() < 0:
-                continue
-            cost = weights @ gram[np.ix_(at, at)] @ weights - 2 * moment[at] @ weights + constant
-            if cost < best:
-                best, place = cost, weights @ mean[at]
-            if len(free) == 3:
-                break  # the inner solution is the triangle's best
-    return place

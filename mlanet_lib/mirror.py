@@ -19,6 +19,8 @@ from mlanet_lib.lighting import mirrored as mirrored_light
 from mlanet_lib.parameters import FaceParameters
 
 _TWIN_DISTANCE = 2.0  # mm: how far a vertex of the mean face may lie from the mirror image of its twin
+_STRAY = 0.01  # share of the vertices that may lie farther away: a model may keep others of its gums on either side
+_EXACT, _MOST = 0.1, 0.9  # mm: where so large a share of the vertices has a twin so near, the others have no say
 _RESIDUAL = 0.1  # of a mode's length: how much of it the mirrored modes may miss, root mean square over the modes
 
 
@@ -36,16 +38,18 @@ class Mirror:
         mean = model.mean.detach().cpu().double().numpy()
         flip = np.array([-1.0, 1.0, 1.0])
         distance, twin = cKDTree(mean).query(mean * flip)
-        if distance.max() > _TWIN_DISTANCE:
+        if (far := np.quantile(distance, 1 - _STRAY)) > _TWIN_DISTANCE:
             raise UserError(
-                f"face model {model.name!r} is not symmetric (a vertex lies {distance.max():.1f} mm from its mirror "
-                "image's): train without mirroring (train.augment.mirror: 0)"
+                f"face model {model.name!r} is not symmetric (vertices lie {far:.1f} mm from their mirror images'): "
+                "train without mirroring (train.augment.mirror: 0)"
             )
+        exact = distance <= _EXACT
+        chosen = exact if exact.mean() > _MOST else np.ones(len(mean), bool)
         maps = {}
         for name, sign in (("identity", flip), ("expression", flip), ("albedo", np.ones(3))):
             basis = getattr(model, f"{name}_basis").detach().cpu().double().numpy()
-            flat = basis.reshape(-1, basis.shape[2])
-            target = (basis[twin] * sign[:, None]).reshape(flat.shape)
+            flat = basis[chosen].reshape(-1, basis.shape[2])
+            target = (basis[twin[chosen]] * sign[:, None]).reshape(flat.shape)
             gram = flat.T @ flat
             matrix = np.linalg.lstsq(gram, flat.T @ target, rcond=1e-10)[0]
             missed = np.linalg.norm(flat @ matrix - target) / np.linalg.norm(target)

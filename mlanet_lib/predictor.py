@@ -23,7 +23,7 @@ from mlanet_lib.views import overlay_in_photo
 
 FACE_MODELS = ("data/face_models", "licensed/face_models")
 AXES = ("pitch", "yaw", "roll")
-SHIPPED, STANDARD = "weights", "anthropometric"
+SHIPPED, STANDARD = "weights", "ict"
 TRAINED_HERE = "outputs/train/best.safetensors"
 
 
@@ -85,7 +85,11 @@ class Predictor:
         """
         path = named_weights(weights)
         metadata = checkpoint.read_metadata(path)
-        model = MorphableModel.load(face_model or find_face_model(metadata["face_model"]["name"]))
+        try:
+            face_model = face_model or find_face_model(metadata["face_model"]["name"])
+        except UserError as error:
+            raise UserError(f"{path}: its {error}") from error
+        model = MorphableModel.load(face_model)
         network, metadata = checkpoint.load_network(path, model, device)
         # convolutions on the CPU want this layout: otherwise they bring the weights into it for every batch
         network.to(memory_format=torch.channels_last)
@@ -228,7 +232,7 @@ class Predictor:
 
 
 def named_weights(weights: str | Path = "auto", root: Path | None = None) -> Path:
-    """The checkpoint at a path, the shipped one of a name (`anthropometric`), or for "auto" `find_weights`.
+    """The checkpoint at a path, the shipped one of a name (`ict`), or for "auto" `find_weights`.
 
     UserError, with the names that there are, for a path or a name that is none.
     """
@@ -243,7 +247,7 @@ def named_weights(weights: str | Path = "auto", root: Path | None = None) -> Pat
 
 
 def find_weights(root: Path | None = None) -> Path:
-    """The shipped weights whose face model is here, `anthropometric` before the others; else those of training here;
+    """The shipped weights whose face model is here, `ict` before the others; else those of training here;
     else shipped ones, and whoever loads them is told where to get the face model. UserError says what to run."""
     root = root or find_root(_home())
     shipped, trained = shipped_weights(root), root / TRAINED_HERE
@@ -274,8 +278,12 @@ def find_face_model(name: str, root: Path | None = None) -> Path:
     for path in _face_model_paths(name, root or find_root(_home())):
         if path.is_file():
             return path
-    run = "mlanet face-model fetch ict" if name.startswith("ict_facekit") else "dvc pull data.dvc"
-    raise UserError(f"face model {name!r} is not here ({' or '.join(FACE_MODELS)}/{name}.npz): run {run}")
+    advice = "nothing here makes it: name other weights, or train anew (make repro)"
+    if name == STANDARD:
+        advice = "run dvc pull data.dvc"
+    elif name.startswith("bfm2009"):
+        advice = "run mlanet face-model convert bfm2009"
+    raise UserError(f"face model {name!r} is not here ({' or '.join(FACE_MODELS)}/{name}.npz): {advice}")
 
 
 def _face_model_paths(name: str, root: Path) -> list[Path]:

@@ -26,9 +26,9 @@ NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "head
 heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
 OF_ONE_FACE_MODEL = ("identity", "expression", "albedo")
 """The heads whose weights mean something else with another face model. Pose's and light's do not: all face models lie
-in one frame, and translation counts from where a model's own mean face fills the crop. An ICT-FaceKit network that
-begins with the anthropometric weights of `embedded` has, before its first step, an NME of 11.5 % on 400 AFLW crops with
-the heads of pose and light and 21.4 % without; the weights it came from have 10.8 %."""
+in one frame, and translation counts from where a model's own mean face fills the crop. A network of ICT-FaceKit's
+face that began with weights of another face model had, before its first step, an NME of 11.5 % on 400 AFLW crops with
+the heads of pose and light and 21.4 % without; the weights it came from had 10.8 %."""
 
 
 def write_history(path: str | Path, history: list[dict]) -> None:

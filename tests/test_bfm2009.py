@@ -5,15 +5,18 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
 from toy_bfm import rows, toy_bfm, write_3ddfa, write_deep3d, write_expression, write_info, write_original
 
+from mlanet_lib.alignment import rotation_vector
 from mlanet_lib.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.datasets import aflw2000
 from mlanet_lib.datasets.sample import BfmFit
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_models import bfm2009, bfm2009_files
-from mlanet_lib.face_models.bfm2009 import RawBfm, convert, identify
+from mlanet_lib.face_models.bfm2009 import RawBfm, carried_albedo, convert, identify
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,43 @@ def test_albedo_is_carried_over_where_there_is_none(toy, toy_model, tmp_path):
     model = convert(folder, albedo_from=painted)
     assert (model.albedo_mean - painted.albedo_mean).abs().max() < 0.01
     assert model.n_albedo == 3 and model.name == "bfm2009_3ddfa"
+    painted.save(tmp_path / "painted.npz")
+    assert convert(folder, albedo_from=tmp_path / "painted.npz").fingerprint == model.fingerprint
+    for missing, named in ((None, "none is named"), (tmp_path / "away.npz", r"away\.npz")):
+        with pytest.raises(UserError, match=rf"no scaled texture modes, and no face model .*{named} .*dvc pull"):
+            convert(folder, albedo_from=missing)
+
+
+def own_points(model):
+    return model.landmarks(model.mean[None])[0].numpy()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    scale=st.floats(0.01, 100),
+    vector=st.tuples(*[st.floats(-3, 3)] * 3),
+    shift=st.tuples(*[st.floats(-500, 500)] * 3),
+)
+def test_a_model_gets_its_own_colours_back_in_any_frame_and_unit(toy_model, scale, vector, shift):
+    def moved(points):
+        return scale * points.astype(float) @ rotation_vector(np.array(vector)).T + shift
+
+    colour, modes = carried_albedo(toy_model, moved(toy_model.mean.numpy()), moved(own_points(toy_model)))
+    assert np.abs(colour - toy_model.albedo_mean.numpy()).max() < 1e-4
+    assert np.abs(modes - toy_model.albedo_basis.numpy()).max() < 1e-4
+
+
+def test_between_vertices_the_colour_is_interpolated(toy_model):
+    corners = toy_model.faces[100].numpy()
+    weights = np.array([0.2, 0.5, 0.3])
+    place = weights @ toy_model.mean.numpy()[corners]
+    _, modes = carried_albedo(toy_model, place[None], own_points(toy_model))
+    assert np.allclose(modes[0], np.einsum("k,kcm->cm", weights, toy_model.albedo_basis.numpy()[corners]), atol=1e-5)
+
+
+def test_points_on_a_line_carry_nothing_over(toy_model):
+    with pytest.raises(ValueError, match="line"):
+        carried_albedo(toy_model, toy_model.mean.numpy(), np.linspace([0, 0, 0], [1, 1, 1], 68))
 
 
 def test_identify_says_what_there_is(toy, tmp_path):

@@ -153,7 +153,7 @@ def portrait(request, tmp_path):
         folder = request.getfixturevalue("shared_data")
         return folder / "portraits" / "001_smiling.jpg", folder / "face_detector"
     except pytest.skip.Exception:
-        model = MorphableModel.load(ROOT / "data" / "face_models" / "anthropometric.npz")
+        model = MorphableModel.load(ROOT / "data" / "face_models" / "ict.npz")
         Image.fromarray(views.textured(model, FaceParameters.neutral(model, 1), 400)).save(tmp_path / "mean.png")
         return tmp_path / "mean.png", tmp_path
 
@@ -161,7 +161,7 @@ def portrait(request, tmp_path):
 @pytest.fixture
 def project(tmp_path):
     """A project with the one notebook, so that the checkout's own stays as it is."""
-    if not (ROOT / "weights" / "anthropometric.safetensors").is_file():
+    if not (ROOT / "weights" / "ict.safetensors").is_file():
         pytest.skip("the shipped weights are not pulled: dvc pull weights.dvc")
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "00_explore.ipynb", tmp_path / "notebooks")

@@ -17,6 +17,7 @@ import torch
 import trimesh
 from PIL import Image
 from toy_data import write_toy_split
+from toy_portraits import write_folder
 
 from mlanet_lib import checkpoint, pictures
 from mlanet_lib.cli import main
@@ -179,7 +180,12 @@ def test_face_model_not_pulled(photo, project, tmp_path, capsys, monkeypatch):
     weights = (project / "weights" / "toy.safetensors").read_bytes()
     (tmp_path / "weights" / "toy.safetensors").write_bytes(weights)
     monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
-    refused(["reconstruct", photo, "--cropped", "--out", tmp_path / "o"], capsys, "dvc pull data.dvc")
+    command = ["reconstruct", photo, "--cropped", "--out", tmp_path / "o"]
+    refused(command, capsys, "toy.safetensors", "face model 'toy' is not here", "name other weights, or train anew")
+    tensors, metadata = checkpoint.read(tmp_path / "weights" / "toy.safetensors")
+    metadata["face_model"] = {"name": "ict", "fingerprint": "0" * 64}
+    checkpoint.save(tmp_path / "weights" / "ict.safetensors", tensors, metadata)
+    refused(command, capsys, "ict.safetensors", "dvc pull data.dvc")
 
 
 def test_no_face_is_said(shared_data, photo, tmp_path, capsys, monkeypatch):
@@ -239,12 +245,27 @@ def test_face_model_check_and_convert(project, tmp_path, capsys):
     refused(["face-model", "convert", "flame", tmp_path, "--out", tmp_path / "x.npz"], capsys, "flame")
 
 
-def test_face_model_build_writes_the_same_twice(tmp_path, toy_model, capsys, monkeypatch):
-    monkeypatch.setattr("mlanet_lib.face_models.anthropometric.build", lambda: toy_model)  # its own tests build it
-    for name in ("a.npz", "b.npz"):
-        assert main(["face-model", "build", "--out", str(tmp_path / name)]) == 0
-    assert "toy, 357 vertices" in capsys.readouterr().out
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+def test_face_model_build_passes_its_sources_on(tmp_path, toy_model, capsys, monkeypatch):
+    asked, photos = [], np.zeros((3, 2, 64, 64, 3), np.uint8)
+    london = write_folder(tmp_path / "london", ["001", "002", "003"], np.full((3, 189, 2), 30.0), photos)
+    monkeypatch.setattr("mlanet_lib.face_models.ict.build", lambda *sources: asked.append(sources) or toy_model)
+    monkeypatch.setattr("mlanet_lib.fetch.ict_facekit", lambda: tmp_path / "cache")  # test_fetch has the download
+    start = ["face-model", "build", "--london", str(london)]
+    assert main([*start, "--ict", str(tmp_path / "FaceXModel"), "--out", str(tmp_path / "a.npz")]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(start) == 0
+    assert asked == [(tmp_path / "FaceXModel", london), (tmp_path / "cache", london)]
+    out = capsys.readouterr().out
+    assert "data/face_models/ict.npz: toy, 357 vertices" in out
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "data" / "face_models" / "ict.npz").read_bytes()
+
+
+def test_face_model_build_says_what_is_missing_before_it_fetches(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mlanet_lib.fetch.ict_facekit", lambda: pytest.fail("fetched"))
+    out = tmp_path / "ict.npz"
+    refused(["face-model", "build", "--out", out], capsys, "--london", "62 people", "labels.npz", "m9.figshare.5047666")
+    refused(["face-model", "build", "--london", tmp_path / "none", "--out", out], capsys, "none: no such folder")
+    assert not out.exists()
 
 
 def test_data_check(tmp_path, toy_model, capsys, monkeypatch):
@@ -253,11 +274,11 @@ def test_data_check(tmp_path, toy_model, capsys, monkeypatch):
     (tmp_path / "dvc.yaml").write_text("")
     monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
     refused(["data", "check"], capsys, "dvc pull data.dvc")
-    toy_model.save(tmp_path / "data" / "face_models" / "anthropometric.npz")
+    toy_model.save(tmp_path / "data" / "face_models" / "ict.npz")
     assert main(["data", "check"]) == 0
     out = capsys.readouterr().out
     assert "toy, 357 vertices" in out and "not here yet" in out
-    (tmp_path / "data" / "face_models" / "anthropometric.npz").write_bytes(b"cut")
+    (tmp_path / "data" / "face_models" / "ict.npz").write_bytes(b"cut")
     refused(["data", "check"], capsys, "not a readable face model")
 
 

@@ -197,7 +197,7 @@ def answers(weights: Path) -> dict[str, np.ndarray]:
 
 def shipped() -> Path:
     """The shipped weights that the golden file is of, if they are pulled; else the test is skipped."""
-    path = ROOT / "weights" / "anthropometric.safetensors"
+    path = ROOT / "weights" / "ict.safetensors"
     if not path.is_file():
         pytest.skip("the shipped weights are not pulled: dvc pull weights.dvc")
     return path

@@ -60,7 +60,7 @@ def unit_is_refused(path, tmp_path):
     marks = json.loads((folder / "m.json").read_text()) | {"unit": "m"}
     (tmp_path / "m.json").write_text(json.dumps(marks))
     scan = read_scan(folder / "h.obj", tmp_path / "m.json", "m")
-    check_size(scan, MorphableModel.load(find_face_model("anthropometric")))
+    check_size(scan, MorphableModel.load(find_face_model("ict")))
     assert scan.look == "texture"
 
 

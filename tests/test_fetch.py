@@ -55,7 +55,7 @@ def test_a_broken_download_goes_on_where_it_was(served, tmp_path, capsys):
     for name in ("a.obj", "b.obj"):
         (folder / name).write_bytes(FILES[name])
     cache = tmp_path / "cache"
-    with pytest.raises(UserError, match=r"c\.json .* 2 of 3 files .*--from"):
+    with pytest.raises(UserError, match=r"c\.json .* 2 of 3 files .*--ict"):
         fetch.fetch("Model", url, HASHES, cache)
     (folder / "c.json").write_bytes(FILES["c.json"])
     requests.clear()
@@ -73,7 +73,7 @@ def test_a_file_with_another_hash_is_not_kept(served, tmp_path):
 
 
 def test_no_network_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="--from") as caught:
+    with pytest.raises(UserError, match="--ict") as caught:
         fetch.fetch("Model", "http://127.0.0.1:9/", HASHES, tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -123,7 +123,6 @@ def test_the_skin_is_its_own_mirror_image(ict_model, mesh):
     assert np.abs(uv - (uv[twin] * [-1, 1] + [1, 0])).max() < 0.05
 
 
-@pytest.mark.xfail(strict=True, reason="sockets and gums are thinned unlike left and right: up to 3.5 mm")
 def test_faces_can_be_mirrored(ict_model):
     Mirror.of(ict_model)
 
@@ -195,7 +194,6 @@ def test_an_open_mouth_shows_its_inside(ict_model, part):
     assert (owner[laughing] == "teeth").mean() > 0.004
 
 
-@pytest.mark.xfail(strict=True, reason="lids of the people's mean face are farther apart than eyeBlink's way")
 def test_shut_eyes_show_nothing(ict_model, part):
     owner = part[ict_model.faces.numpy()[:, 2]]
     (shut,) = shown(ict_model, faces_of(ict_model, (0, 0), expressions=STATES["eyes shut"]))

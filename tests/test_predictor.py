@@ -160,7 +160,7 @@ def test_auto_takes_shipped_weights_first(project, network, toy_model):
     with pytest.raises(UserError, match="make repro"):
         Predictor.load()
     save(project / "outputs" / "train" / "best.safetensors", network, toy_model)
-    with pytest.raises(UserError, match=r"dvc pull data\.dvc"):
+    with pytest.raises(UserError, match=r"best\.safetensors: its face model 'toy' is not here .*nothing here"):
         Predictor.load()
     toy_model.save(project / "data" / "face_models" / "toy.npz")
     stored = type(toy_model).load(project / "data" / "face_models" / "toy.npz")
@@ -182,13 +182,13 @@ def stored(project, toy_model):
 
 
 def test_shipped_weights_are_asked_for_by_name(project, network, stored, monkeypatch):
-    for name in ("zebra", "toy", "anthropometric"):
+    for name in ("zebra", "toy", "ict"):
         save(project / "weights" / f"{name}.safetensors", network, stored)
-    assert list(shipped_weights()) == ["anthropometric", "toy", "zebra"]
+    assert list(shipped_weights()) == ["ict", "toy", "zebra"]
     assert Predictor.load("toy").path == project / "weights" / "toy.safetensors"
     monkeypatch.chdir(project / "weights")
     assert Predictor.load("zebra.safetensors").path.name == "zebra.safetensors"  # a path is a path
-    line = r"checkpoint not found: zebar \(shipped, by name: anthropometric, toy, zebra\)"
+    line = r"checkpoint not found: zebar \(shipped, by name: ict, toy, zebra\)"
     with pytest.raises(UserError, match=line):
         Predictor.load("zebar")
 
@@ -198,17 +198,17 @@ def test_a_name_where_nothing_is_shipped(project):
         Predictor.load("toy")
 
 
-def test_auto_takes_anthropometric_and_else_weights_whose_face_model_is_here(project, network, stored):
+def test_auto_takes_the_default_models_and_else_weights_whose_face_model_is_here(project, network, stored):
     save(project / "weights" / "another.safetensors", network, stored)
     save(project / "weights" / "toy.safetensors", network, stored)
     assert find_weights().stem == "toy"  # there is no another.npz
-    save(project / "weights" / "anthropometric.safetensors", network, stored)
+    save(project / "weights" / "ict.safetensors", network, stored)
     assert find_weights().stem == "toy"
     (project / "licensed" / "face_models").mkdir(parents=True)
-    for name in ("another", "anthropometric"):
+    for name in ("another", "ict"):
         shutil.copy(project / "data" / "face_models" / "toy.npz", project / "licensed" / "face_models" / f"{name}.npz")
-    assert find_weights().stem == "anthropometric"
-    (project / "weights" / "anthropometric.safetensors").unlink()
+    assert find_weights().stem == "ict"
+    (project / "weights" / "ict.safetensors").unlink()
     assert find_weights().stem == "another"
 
 
@@ -230,8 +230,24 @@ def test_weights_are_shipped_by_their_face_model_s_name(project, network, stored
 def test_weights_of_another_face_model_are_refused(project, network, toy_model):
     toy_model.save(project / "data" / "face_models" / "toy.npz")
     save(project / "w.safetensors", network, toy_model, face_model={"name": "toy", "fingerprint": "0" * 64})
-    with pytest.raises(UserError, match="was trained with face model"):
+    with pytest.raises(UserError, match=r"w\.safetensors was trained with face model .*: name weights of this"):
         Predictor.load(project / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("anthropometric", "name other weights, or train anew"),  # the default before this one
+        ("ict", r"dvc pull data\.dvc"),
+        ("bfm2009_3ddfa", "mlanet face-model convert bfm2009"),
+    ],
+)
+def test_weights_whose_face_model_is_not_here_say_what_to_do(project, network, toy_model, name, advice):
+    path = project / "weights" / "old.safetensors"
+    save(path, network, toy_model, face_model={"name": name, "fingerprint": "0" * 64})
+    with pytest.raises(UserError, match=rf"old\.safetensors: its face model '{name}' is not here .*{advice}") as caught:
+        Predictor.load("old")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_detected_face_is_looked_at_twice(toy, photo):

@@ -56,7 +56,7 @@ def test_root_is_found_from_a_subfolder_and_from_the_environment(project, tmp_pa
 
 def test_the_committed_parameters_are_the_embedded_profile():
     assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles" / "embedded.yaml").read_bytes()
-    assert set(profile_names(ROOT)) >= {"embedded", "open", "open_ict", "paper"}
+    assert set(profile_names(ROOT)) >= {"embedded", "open", "paper"}
 
 
 @pytest.mark.parametrize("name", ["open", "paper"])
@@ -99,7 +99,7 @@ def test_edits_by_hand_are_not_dropped_without_being_asked(project):
 
 
 def test_unknown_profile_or_key_is_a_clear_line(project):
-    with pytest.raises(UserError, match="no profile 'papr'; choose one of embedded, open, open_ict, paper"):
+    with pytest.raises(UserError, match="no profile 'papr'; choose one of embedded, open, paper"):
         use_profile("papr", project)
     (project / "profiles" / "mine.yaml").write_text("profile: mine\ntrain: {lrr: 1}\n")
     with pytest.raises(UserError, match=r"profiles/mine.yaml: train.lrr is unknown, did you mean lr\?"):
@@ -108,13 +108,17 @@ def test_unknown_profile_or_key_is_a_clear_line(project):
 
 def test_a_profile_builds_on_another(project):
     before = (project / "params.yaml").read_bytes()
-    use_profile("open_ict", project)
+    (project / "profiles" / "further.yaml").write_text(
+        "base: open\nprofile: further\nface_model: {path: licensed/face_models/mine.npz}\n"
+        "network: {start: weights/ict.safetensors}\ntrain: {steps: 800, lr: 1.0e-3}\n"
+    )
+    use_profile("further", project)
     text = (project / "params.yaml").read_text()
-    values, own = read_yaml(project / "params.yaml"), read_yaml(project / "profiles" / "open_ict.yaml")
+    values, own = read_yaml(project / "params.yaml"), read_yaml(project / "profiles" / "further.yaml")
     on_open = yaml_of(profile_text("open", project))
     now, was = dict(walk(values)), dict(walk(on_open))
     changed = {key for key in now if not isinstance(now[key], dict) and now[key] != was.get(key)}
-    assert changed == {"profile", "face_model.path", "network.start", "train.steps", "train.lr", "train.warmup"}
+    assert changed == {"profile", "face_model.path", "network.start", "train.steps", "train.lr"}
     assert all(now[key] == dict(walk(own))[key] for key in changed)
     assert values["ablation"]["variants"] == on_open["ablation"]["variants"]  # of open, none of its own
     params = load_params(project / "params.yaml")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mlanet_lib.alignment import similarity
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_models import bfm2009_files as files
 from mlanet_lib.face_models.bfm2009_raw import RawBfm, columns, faces, index, landmarks, sigmas
+from mlanet_lib.surface import Surface
 
-__all__ = ["MODES", "RawBfm", "convert", "cylindrical", "identify", "outward"]
+__all__ = ["MODES", "RawBfm", "carried_albedo", "convert", "cylindrical", "identify", "outward"]
 MODES = {"deep3d": (80, 64, 80), "original": (80, 64, 80), "3ddfa": (199, 29, 80), "original_3ddfa": (199, 29, 80)}
 """Identity, expression and albedo modes that are kept, where nothing else is asked for."""
 _SMALLEST, _LARGEST = 80.0, 500.0  # height of a face or head, mm
@@ -48,7 +50,7 @@ def convert(
     identity: int | None = None,
     expression: int | None = None,
     albedo: int | None = None,
-    albedo_from: MorphableModel | None = None,
+    albedo_from: MorphableModel | str | Path | None = None,
 ) -> MorphableModel:
     """BFM 2009 as a `MorphableModel`: mm, modes per standard deviation, RGB in [0, 1], triangles wound outward.
 
@@ -57,11 +59,11 @@ def convert(
     199 and 29, so that the labels of 300W-LP fit). `original` is cut as Deep3D cuts it, and like Deep3D leaves out
     the mean of the expressions; 3DDFA's adds it.
 
-    Where the files have no scaled texture modes (3DDFA's), the albedo is carried over from `albedo_from` (the
-    anthropometric model) by nearest surface point. BFM has no UVs: they are a cylindrical projection of the mean face
-    round a vertical axis behind it, which folds inside nostrils and lips. Expression modes are principal components
-    without a meaning of their own, `bfm_expression_00` and so on. Files that are missing, wrong or do not fit together
-    are a UserError that says which.
+    Where the files have no scaled texture modes (3DDFA's), the albedo is carried over from `albedo_from`, a face model
+    or its file (`carried_albedo`). BFM has no UVs: they are a cylindrical projection of the mean face round a vertical
+    axis behind it, which folds inside nostrils and lips. Expression modes are principal components without a meaning of
+    their own, `bfm_expression_00` and so on. Files that are missing, wrong or do not fit together are a UserError that
+    says which.
     """
     source = Path(source)
     parts, shape = _complete(source)
@@ -78,12 +80,10 @@ def convert(
     bases = {name: raw[name][..., : wanted[name]] for name in wanted if name in raw}
     colour = raw.get("colour")
     if "albedo" not in bases:
-        from mlanet_lib.face_models import anthropometric, transfer
-
-        other = anthropometric.build() if albedo_from is None else albedo_from
-        carried_mean, carried_basis = transfer.albedo(other, mean, mean[points])
+        other = albedo_from if isinstance(albedo_from, MorphableModel) else _model_with_albedo(albedo_from, source)
+        carried_mean, carried_basis = carried_albedo(other, mean, mean[points])
         colour = carried_mean if colour is None else colour
-        bases["albedo"] = np.asarray(carried_basis)[..., : wanted["albedo"]]
+        bases["albedo"] = carried_basis[..., : wanted["albedo"]]
     return MorphableModel(
         mean=mean,
         identity_basis=bases["identity"],
@@ -96,6 +96,33 @@ def convert(
         expression_names=[f"bfm_expression_{k:02d}" for k in range(bases["expression"].shape[2])],
         name=f"bfm2009_{shape}",
     )
+
+
+def carried_albedo(source: MorphableModel, mean: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Albedo of `source` at the vertices of another mean face: (V, 3) display-encoded RGB and modes (V, 3, Ka).
+
+    mean: (V, 3), any unit and frame; landmarks: (68, 3), the same face's Multi-PIE points. A similarity brings these
+    onto the source's (Umeyama 1991); there each vertex takes what the source has at the nearest point of its mean
+    surface, interpolated in the triangle. Not finite or collinear points are a ValueError.
+    """
+    own, faces = source.mean.double(), source.faces.numpy()
+    to_source = similarity(landmarks, source.landmarks(own[None])[0].numpy())
+    nearest = Surface(own.numpy(), faces).closest(to_source.apply(mean))
+    corners, weights = faces[nearest.face_index], nearest.barycentric
+    colour = np.einsum("vk,vkc->vc", weights, source.albedo_mean.double().numpy()[corners])
+    modes = np.zeros((*colour.shape, source.n_albedo))
+    for corner in range(3):
+        modes += weights[:, corner, None, None] * source.albedo_basis.double().numpy()[corners[:, corner]]
+    return colour, modes
+
+
+def _model_with_albedo(path: str | Path | None, source: Path) -> MorphableModel:
+    if path is None or not Path(path).is_file():
+        raise UserError(
+            f"{source} holds no scaled texture modes, and no face model is here to take the albedo from: "
+            f"{path or 'none is named'} (dvc pull data.dvc)"
+        )
+    return MorphableModel.load(path)
 
 
 def outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Colours of what the skin leaves open: eyes from the same photographs, teeth, gums and sockets in one colour each."""
 
 import numpy as np
-from matplotlib.path import Path as Outline
 
 from mlanet_lib.face_models import london
 from mlanet_lib.face_models.head import eye_angle
@@ -39,7 +38,9 @@ def _eye(picture: np.ndarray, points: np.ndarray, name: str) -> tuple[np.ndarray
     pixels = np.stack([columns, rows], -1).reshape(-1, 2) + 0.5
     away = np.linalg.norm(pixels - middle, axis=1) / radius
     pixels, away = pixels[away < 2.6], away[away < 2.6]
-    between = Outline(points[list(london.LIDS[name])]).contains_points(pixels, radius=-1.0)
+    lids = points[list(london.LIDS[name])]
+    inwards = lids.mean(0) - lids
+    between = london.inside(pixels, lids + inwards / np.linalg.norm(inwards, axis=1, keepdims=True))
     pixels, away = pixels[between].astype(int), away[between]
     colour = picture[pixels[:, 1], pixels[:, 0]] / 255
     iris = (away > 0.5) & (away < 0.85) & (colour @ LUMA < 0.62)

@@ -60,3 +60,13 @@ def read(folder: str | Path) -> Photos:
     points = found.points189[[found.people.index(name) for name in wanted]].astype(np.float64)
     groups = np.array([row["ethnicity"] for row in wanted.values()])
     return Photos(list(wanted), groups, points, [found.photo(name, "neutral") for name in wanted])
+
+
+def inside(points: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of points (N, 2) lie within a closed line (K, 2), by the even-odd rule."""
+    found = np.zeros(len(points), bool)
+    for (x, y), (u, v) in zip(outline, np.roll(outline, -1, 0), strict=True):
+        level = (points[:, 1] < y) != (points[:, 1] < v)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found ^= level & (points[:, 0] < x + (points[:, 1] - y) / (v - y) * (u - x))
+    return found

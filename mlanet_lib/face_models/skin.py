@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.path import Path as Outline
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.sparse import coo_matrix, csc_matrix, diags
@@ -100,7 +99,7 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
     edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
     low, high = HAIR_MARGIN
     free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
-    inside = Outline(points[list(london.OUTLINE)]).contains_points(at)
+    inside = london.inside(at, points[list(london.OUTLINE)])
     weight[seen] = free * inside * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
     return colour, normal, weight
 

@@ -1,0 +1,282 @@
+"""Where the rows `3ddfa` and `ibug` of mlanet_lib/face_models/points.csv come from:
+
+    python benchmarks/place_points.py CROPS_FOLDER ICT
+
+The 68 points of ICT-FaceKit's neutral head are moved, over its surface, to where two label sets of AFLW's crops have
+them (`calibrated`). CROPS_FOLDER: `images.zip`, `labels.npz` (3DDFA's definition) and `labels_ibug68.npz` (iBUG's), as
+`mlanet_lib.datasets.crops` reads them; crops that `leave_out` in profiles/open.yaml lists are left out, photos of the
+benchmark that AFLW holds twice. ICT: the folder or archive FaceXModel. The rows `london` stay as they are:
+benchmarks/place_london_points.py makes them. Prints what the points' move leaves of the fits' NME on other crops. About
+ten minutes.
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mlanet_lib.datasets.crops import IBUG_LABELS, read_archive
+from mlanet_lib.face_model import MorphableModel, landmark_twins
+from mlanet_lib.face_models import ict_facekit
+from mlanet_lib.files import atomic_path
+from mlanet_lib.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
+from mlanet_lib.profiles import find_root, read_yaml
+from mlanet_lib.surface import Surface
+
+TABLE = Path("mlanet_lib/face_models/points.csv")
+COLUMNS = ("set", "point", "a", "b", "c", "weight_a", "weight_b", "weight_c", "counts")
+SEED, HELD_OUT = 0, 500
+REACH = 12.0
+"""Farthest that a point may lie from the one it replaces, mm."""
+PER_BIN, AGREEMENT = 1000, 6.0
+"""Of 3DDFA's labels: crops taken in each yaw bin; largest mean distance, %, of estimated from hand-annotated points."""
+IBUG_COUNTS = {12.0: 350, 25.0: 200, 40.0: 150}
+"""Of iBUG's: crops taken of those turned by at most so many degrees, and by more than the row before."""
+DISAGREEMENT, SPREAD = 4.0, 1.0
+"""Of iBUG's: largest mean distance from 3DDFA's points, %, and least mean spread of several starts, px, not taken."""
+TURNED, CONTOUR_JAW = 12.0, 0.02
+"""Degrees beyond which iBUG's jaw follows the contour in the picture, and what it counts there."""
+JAWLINE = {0: 1278, 1: 1272, 2: 12, 3: 1834, 4: 243, 5: 781, 6: 2199, 7: 1447}
+JAWLINE |= {9: 3661, 10: 4390, 11: 3022, 12: 2484, 13: 4036, 14: 2253, 15: 3490, 16: 3496}
+"""ICT's README: vertices for the jaw of labels like 3DDFA's, which stays on the head, in place of Multi-PIE's."""
+INNER_LIPS = {60: 5702, 61: 5711, 62: 5533, 63: 6216, 64: 6207, 65: 6470, 66: 5517, 67: 5966}
+"""iBUG's inner lips, at vertices of the lips' edges, where closed lips meet: people's points say so, dlib's do not."""
+CORNERS = {48: 87, 54: 93}
+"""iBUG's corners of the mouth, which dlib's points have too far inside, and the same points of the London Set."""
+
+
+class Labelled(NamedTuple):
+    """points (N, 68, 2) px, y down, of faces turned by yaw (N,) degrees, and what each counts in a fit (N, 68)."""
+
+    points: np.ndarray
+    yaw: np.ndarray
+    weights: np.ndarray
+
+
+def published_head(source: str | Path) -> MorphableModel:
+    """ICT-FaceKit's face (its first 9,409 vertices) in its own frame, all grey, with the points that it names."""
+    whole, keep = ict_facekit.whole(source), ict_facekit.FACE
+    return MorphableModel(
+        mean=whole.mean[:keep],
+        identity_basis=whole.identity[:keep],
+        expression_basis=whole.expression[:keep],
+        albedo_mean=np.full((keep, 3), 0.5),
+        albedo_basis=np.zeros((keep, 3, 1)),
+        faces=whole.triangles[(whole.triangles < keep).all(1)],
+        uv=whole.uv[:keep],
+        landmark_index=ict_facekit.read(source).indices["idx_to_landmark_verts"],
+        expression_names=whole.expression_names,
+        name="ict_facekit",
+    )
+
+
+def of_3ddfa(folder: Path, left_out: list[str]) -> tuple[Labelled, Labelled]:
+    """Crops with 3DDFA's points, as many of each yaw bin; and others."""
+    samples = [s for s in read_archive(folder) if s.agreement <= AGREEMENT and s.name not in left_out]
+    yaw = np.array([sample.pose_degrees[1] for sample in samples])
+    order = np.random.default_rng(SEED).permutation(len(samples))
+    groups = [order[yaw_bin(yaw[order]) == b] for b in range(len(YAW_BINS))]
+    points = np.stack([sample.landmarks for sample in samples])
+    parts = (np.concatenate([group[part] for group in groups]) for part in (slice(PER_BIN), slice(-HELD_OUT, None)))
+    return tuple(Labelled(points[rows], yaw[rows], np.ones((len(rows), 68))) for rows in parts)
+
+
+def of_ibug(folder: Path, left_out: list[str]) -> tuple[Labelled, Labelled]:
+    """Crops with iBUG's points, most of them nearly frontal; and others."""
+    with np.load(folder / IBUG_LABELS) as ibug, np.load(folder / "labels.npz") as labels:
+        points, names, yaw = ibug["landmarks68"].astype(float), labels["names"], labels["yaw_degrees"]
+        sure = np.isfinite(points).all((1, 2)) & (ibug["disagreement"] < DISAGREEMENT)
+        sure &= (ibug["spread"].mean(1) < SPREAD) & (np.abs(yaw) < max(IBUG_COUNTS))
+    order = np.flatnonzero(sure)
+    np.random.default_rng(SEED).shuffle(order)
+    order, aside = order[~np.isin(names[order], left_out)], np.abs(yaw)
+    used, least = [], -1.0
+    for most, count in IBUG_COUNTS.items():
+        used.append(order[(aside[order] > least) & (aside[order] <= most)][:count])
+        least = most
+    used = np.concatenate(used)
+    parts = (used, order[~np.isin(order, used)][:HELD_OUT])
+    weights = np.ones(points.shape[:2])
+    weights[np.ix_(aside > TURNED, np.arange(17))] = CONTOUR_JAW
+    return tuple(Labelled(points[rows], yaw[rows].astype(float), weights[rows]) for rows in parts)
+
+
+def patch(model: MorphableModel, point: int, reach: float = REACH) -> np.ndarray:
+    """(F', 3) the triangles around landmark `point` that are connected with it within `reach` mm: no eyeball behind a
+    lid, no teeth behind a lip."""
+    mean, faces = model.mean.detach().cpu().double().numpy(), model.faces.cpu().numpy()
+    start = int(model.landmark_index[point, model.landmark_weights[point].argmax()])
+    near = faces[(np.linalg.norm(mean[faces] - mean[start], axis=2) <= reach).all(1)]
+    reached = np.zeros(len(mean), bool)
+    reached[start] = True
+    while True:
+        touched = near[reached[near].any(1)]
+        if not len(touched):
+            return faces[(faces == start).any(1)]
+        if reached[touched].all():
+            return touched
+        reached[touched] = True
+
+
+def placed(model: MorphableModel, places: np.ndarray, reach: float = REACH) -> MorphableModel:
+    """The model with its points at the places of its own mean surface nearest to `places`, (68, 3) mm, each within
+    `patch` of the point it replaces."""
+    mean = model.mean.detach().cpu().double().numpy()
+    index, weights = np.empty((68, 3), np.int64), np.empty((68, 3))
+    for k, place in enumerate(places):
+        triangles = patch(model, k, reach)
+        near = Surface(mean, triangles).closest(place[None])
+        index[k], weights[k] = triangles[near.face_index[0]], near.barycentric[0]
+    return model.replace(landmark_index=index, landmark_weights=weights)
+
+
+def calibrated(
+    model: MorphableModel,
+    points: np.ndarray,
+    weights: np.ndarray | None = None,
+    ridge: float = 1e-2,
+    rounds: int = 6,
+    stay: float = 0.05,
+) -> MorphableModel:
+    """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
+
+    points: (N, 68, 2) pixels, y down, of faces turned every way; weights: (N, 68). In each round all faces are fitted,
+    and each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its
+    labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`, of
+    identity and expression alike): what all faces have in common is for the points to explain. Left and right are
+    moved alike: mirror images are averaged on the mean face. `stay`: what a move over the size of a face costs, beside
+    the mean squared NME: it keeps points from drifting together, which pose and shape could follow.
+    """
+    points = np.asarray(points, np.float64)
+    weights = np.ones(points.shape[:2]) if weights is None else np.broadcast_to(weights, points.shape[:2])
+    size = np.sqrt(np.ptp(points, axis=1).prod(1))
+    start, twins = model, landmark_twins()
+    mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
+    rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
+    for _ in range(rounds):
+        fit = fit_landmarks(model, points, weights, ridge, variance=1.0)
+        residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
+        trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
+        places = np.empty((68, 3))
+        for k in range(68):
+            vertices, corners = np.unique(patch(start, k), return_inverse=True)
+            drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
+            places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
+        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2)
+    return model
+
+
+def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.ndarray:
+    """(N, M, 2): where vertices of the model lie in the pictures of orthographic fits, y down."""
+    mean, *bases = (
+        field[vertices].detach().cpu().double().numpy()
+        for field in (model.mean, model.identity_basis, model.expression_basis)
+    )
+    scale, rotation, offset = fit.pose
+    coefficients = np.concatenate([fit.identity, fit.expression], 1)
+    shape = mean + np.einsum("vcm,nm->nvc", np.concatenate(bases, 2), coefficients)
+    turned = scale[:, None, None] * (shape @ np.swapaxes(rotation, 1, 2))
+    return (turned[..., :2] + offset[:, None]) * [1, -1]
+
+
+def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
+    """(3,) mm on the mean face: the point of the triangles `corners` with the least cost.
+
+    mean: (M, 3) mm; drawn: (N, M, 2) their pictures; labels: (N, 2); trust: (N,); home: (3,) mm.
+
+    sum_n trust_n |q_n - label_n|^2 + rest |x - home|^2 is quadratic in the barycentrics: solved in each triangle, and
+    on its edges where the solution lies outside.
+    """
+    best, place = np.inf, home
+    scale = np.sqrt(trust)[:, None, None]
+    rows = np.concatenate([(drawn * scale).transpose(0, 2, 1).reshape(-1, len(mean)), np.sqrt(rest) * mean.T])
+    goal = np.concatenate([(labels * scale[:, 0]).ravel(), np.sqrt(rest) * home])
+    gram, moment, constant = rows.T @ rows, rows.T @ goal, goal @ goal
+    for triangle in corners:
+        for free in ((0, 1, 2), (0, 1), (1, 2), (2, 0)):
+            at = triangle[list(free)]
+            edges = np.eye(len(at))[:, 1:] - np.eye(len(at))[:, :1]  # barycentrics = e_0 + edges t
+            matrix = edges.T @ gram[np.ix_(at, at)] @ edges
+            t = np.linalg.lstsq(matrix, edges.T @ (moment[at] - gram[at, at[0]]), rcond=None)[0]
+            weights = np.eye(len(at))[0] + edges @ t
+            if len(free) == 2:
+                weights = np.clip(weights, 0, 1)
+            elif weights.min() < 0:
+                continue
+            cost = weights @ gram[np.ix_(at, at)] @ weights - 2 * moment[at] @ weights + constant
+            if cost < best:
+                best, place = cost, weights @ mean[at]
+            if len(free) == 3:
+                break  # the inner solution is the triangle's best
+    return place
+
+
+def row(name: str, point: int, vertices, weights, counts: float = 1) -> list[str]:
+    """A row of the table: a point between three vertices of ICT-FaceKit's head."""
+    numbers = (f"{weight:.5f}".rstrip("0").rstrip(".") for weight in weights)
+    return [name, str(point), *(str(int(vertex)) for vertex in vertices), *numbers, f"{counts:g}"]
+
+
+def rows_of(name: str, model: MorphableModel, used: Labelled, others: Labelled) -> list[list[str]]:
+    """The rows of a label set. Says how near the fits to other faces come before the move and after it."""
+    moved = calibrated(model, used.points, used.weights)
+    for text, one in (("before", model), ("after", moved)):
+        fitted = fit_landmarks(one, others.points, others.weights, ridge=1e-3).points
+        nme = by_yaw(sparse_nme(fitted, others.points), others.yaw)
+        print(f"{name}, {text}: " + " / ".join(f"{nme[key]:.2f}" for key in YAW_BINS) + " %", flush=True)
+    places = zip(moved.landmark_index.tolist(), moved.landmark_weights.tolist(), strict=True)
+    return [row(name, k, *place) for k, place in enumerate(places)]
+
+
+def with_lips(rows: list[list[str]], london: list[list[str]]) -> list[list[str]]:
+    """iBUG's rows with the inner lips and the corners of the mouth where people have them (`INNER_LIPS`, `CORNERS`)."""
+    found = {int(one[1]): one for one in rows}
+    found |= {point: row("ibug", point, [vertex] * 3, [1, 0, 0]) for point, vertex in INNER_LIPS.items()}
+    by_hand = {int(one[1]): one for one in london}
+    found |= {point: ["ibug", str(point), *by_hand[other][2:]] for point, other in CORNERS.items()}
+    return [found[point] for point in sorted(found)]
+
+
+def read(path: Path) -> tuple[list[str], dict[str, list[list[str]]]]:
+    """The table's remarks, and its rows by label set."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    sets: dict[str, list[list[str]]] = {}
+    for one in list(csv.reader(line for line in lines if not line.startswith("#")))[1:]:
+        sets.setdefault(one[0], []).append(one)
+    return [line for line in lines if line.startswith("#")], sets
+
+
+def write(path: Path, remarks: list[str], sets: dict[str, list[list[str]]]) -> None:
+    """Write the table."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for rows in sets.values():
+        writer.writerows(rows)
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([*remarks, text.getvalue()]), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("crops", type=Path, metavar="CROPS_FOLDER")
+    parser.add_argument("ict", type=Path, metavar="ICT")
+    parser.add_argument("--out", type=Path, help=f"a copy of {TABLE} to write instead of it")
+    options = parser.parse_args(arguments)
+    root = find_root(__file__)
+    left_out = read_yaml(root / "profiles" / "open.yaml")["data"]["sources"]["aflw_crops"]["leave_out"]
+    remarks, sets = read(root / TABLE)
+    head = published_head(options.ict)
+    outline = head.contents()["landmark_index"]
+    outline[list(JAWLINE)] = list(JAWLINE.values())
+    sets["3ddfa"] = rows_of("3ddfa", head.replace(landmark_index=outline), *of_3ddfa(options.crops, left_out))
+    sets["ibug"] = with_lips(rows_of("ibug", head, *of_ibug(options.crops, left_out)), sets["london"])
+    write(options.out or root / TABLE, remarks, sets)
+
+
+if __name__ == "__main__":
+    main()
