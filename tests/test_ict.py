@@ -45,16 +45,13 @@ def mesh(ict_model):
 
 @pytest.fixture(scope="module")
 def part(ict_model, mesh) -> np.ndarray:
-    """(V,) the part of each vertex. Parts follow each other; where sockets end is told by where they are."""
-    mean, faces, _, skin = mesh
-    neck = min(unwrapping.boundaries(faces[skin]), key=lambda border: mean[border, 1].mean())
-    part = np.where(mean[:, 1] > 10, "eye sockets", "mouth socket").astype("<U16")
-    end = ict_model.n_vertices - len(neck)
-    part[end:] = "end of the neck"
-    for name in ("right eye", "left eye", "teeth", "gums and tongue"):
-        part[end - head.THINNED[name] : end] = name
-        end -= head.THINNED[name]
-    part[: head.SKIN] = "skin"
+    """(V,) the part of each vertex, told by where its texture lies."""
+    _, _, uv, _ = mesh
+    part = np.full(ict_model.n_vertices, "skin", "<U16")
+    inner = np.arange(ict_model.n_vertices) >= head.SKIN
+    for name, (corner, size) in head._ISLANDS.items():
+        part[inner & ((uv >= corner) & (uv <= np.add(corner, size))).all(1)] = name
+    assert (part[inner] != "skin").all()
     return part
 
 
