@@ -80,6 +80,7 @@ data: setup  ## make data/ again of LONDON=FOLDER (and ICT=FOLDER or archive, el
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc
 	@mlanet face-model build $(if $(ICT),--ict "$(ICT)") $(if $(LONDON),--london "$(LONDON)")
+	@cp NOTICE data/face_models/NOTICE.txt
 	@python benchmarks/portraits.py "$(LONDON)"
 	@dvc add --quiet data && dvc push --quiet data.dvc
 
