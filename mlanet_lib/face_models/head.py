@@ -136,12 +136,13 @@ def _skin_uv(points, skin, uv) -> np.ndarray:
 
 
 def _flat(points, faces, name) -> np.ndarray:
-    """An island: eyeballs as one looks into them (the angle from the gaze keeps its scale to the back), teeth and
-    gums from the front, sockets and the end of the neck from the front and from below."""
+    """An island: eyeballs as one looks into them (the angle from the gaze, what lies beyond 35 degrees squeezed, so
+    that the iris takes nearly half), teeth, gums and sockets from the front, the end of the neck from below."""
     if name.endswith("eye"):
         middle = EYE_CENTRE * [1 if name == "left eye" else -1, 1, 1]
         direction = (points - middle)[:, :2] / np.linalg.norm((points - middle)[:, :2], axis=1).clip(1e-9)[:, None]
-        plane = direction * eye_angle(points, name)[:, None]
+        angle = eye_angle(points, name)
+        plane = direction * np.where(angle < 35, angle, 35 + 0.08 * (angle - 35))[:, None]
     elif name == "end of the neck":
         plane = points[:, [0, 2]]
     else:
