@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlanet_lib.face_models import eyes, london
-from mlanet_lib.face_models.head import EYE_CENTRE, EYE_RADIUS, GAZE, eye_angle
+from mlanet_lib.face_models.head import EYE_CENTRE, GAZE, eye_angle
 
 IRIS, SCLERA = np.array([0.3, 0.4, 0.5]), np.array([0.8, 0.75, 0.7])
 ANGLES = np.linspace(0.5, 120, 400)
@@ -15,7 +15,7 @@ def meridian(name: str) -> np.ndarray:
     gaze = GAZE / np.linalg.norm(GAZE)
     side = np.cross(gaze, [0, 1, 0]) / np.linalg.norm(np.cross(gaze, [0, 1, 0]))
     turn = np.radians(ANGLES)[:, None]
-    points = EYE_CENTRE + EYE_RADIUS * (np.cos(turn) * gaze + np.sin(turn) * side)
+    points = EYE_CENTRE + 15.4 * (np.cos(turn) * gaze + np.sin(turn) * side)
     return points * [1 if name == "left eye" else -1, 1, 1]
 
 

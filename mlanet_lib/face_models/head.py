@@ -38,8 +38,8 @@ THINNED = {
     "right eye": 560,
 }
 """Vertices that are kept of each part beside the skin, the rims of the sockets not counted."""
-EYE_CENTRE, EYE_RADIUS = np.array([31.06, 36.05, 78.92]), 15.38
-"""Of the left eyeball, mm (a sphere through its back); the right one is its mirror image."""
+EYE_CENTRE = np.array([31.06, 36.05, 78.92])
+"""Of the left eyeball, mm (a sphere through its back, of 15.4 mm); the right one is its mirror image."""
 GAZE = np.array([0.116, -0.006, 0.993])
 """Direction of the left eye's bulge, the middle of its cornea, from `EYE_CENTRE`."""
 # Where the parts lie in the texture: lower left corner and size.

@@ -76,8 +76,8 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
     expression[..., blinks] *= closing.shut(mean, expression[..., blinks].sum(2), cut.faces, eyeballs)
     learned = _learned(photos, people, sets["london"], cut, mean, np.concatenate([identity, expression], 2))
     albedo = _coloured(learned, photos, cut, published.mean[cut.source])
-    pitch = matrix_to_euler(torch.from_numpy(mean_rotation(people.pose.rotation)))[:1]
-    upright = euler_to_matrix(torch.stack([pitch[0], 0 * pitch[0], 0 * pitch[0]])).numpy()  # sides stay mirror images
+    degrees = matrix_to_euler(torch.from_numpy(mean_rotation(people.pose.rotation)))
+    upright = euler_to_matrix(degrees * torch.tensor([1, 0, 0])).numpy()  # pitch alone: sides stay mirror images
     return MorphableModel(
         mean=mean @ upright.T,
         identity_basis=np.einsum("ij,vjk->vik", upright, identity),
@@ -90,7 +90,7 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
         landmark_weights=sets["3ddfa"].weights,
         ibug_index=sets["ibug"].index,
         ibug_weights=sets["ibug"].weights,
-        bfm_rotation=upright @ np.linalg.svd(BFM_ROTATION)[0] @ np.linalg.svd(BFM_ROTATION)[2],
+        bfm_rotation=upright @ mean_rotation(BFM_ROTATION[None]),  # the nearest rotation to the rounded numbers
         expression_names=published.expression_names,
         name=NAME,
     )
@@ -129,7 +129,9 @@ def fit_people(marks: np.ndarray, at: Points, mean: np.ndarray, identity: np.nda
     return People(pose, found[:, :count], found[:, count:], mean)
 
 
-def _learned(photos, people: People, at: Points, cut: head.Head, mean, shape):
+def _learned(
+    photos: london.Photos, people: People, at: Points, cut: head.Head, mean: np.ndarray, shape: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, modes and scores of the skin (`skin.learn`); mean (V, 3) mm, shape (V, 3, Ki + Ke) its modes."""
     camera, marks = [], []
     for number in range(len(photos.names)):
@@ -143,7 +145,9 @@ def _learned(photos, people: People, at: Points, cut: head.Head, mean, shape):
     return skin.learn(fitted, head.SKIN)
 
 
-def _coloured(learned, photos: london.Photos, cut: head.Head, published: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _coloured(
+    learned: tuple[np.ndarray, np.ndarray, np.ndarray], photos: london.Photos, cut: head.Head, published: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Albedo's mean (V, 3) and modes (V, 3, Ka) of all parts: the skin's modes, then two of the iris's colour."""
     colour, modes, scores = learned
     iris, sclera = eyes.photographed(photos)
