@@ -68,9 +68,10 @@ test: setup lint  ## lint, then every test
 fuzz: setup  ## damaged files for every reader, faults in every write (strace); minutes, not part of make test
 	@python tests/fuzz/run.py
 
-lint: setup  ## ruff: lint and format, notebooks too
+lint: setup  ## lint and format (ruff, notebooks too), the order of the packages (import-linter)
 	@ruff check --quiet .
 	@ruff format --check --quiet .
+	@found=$$(lint-imports --no-cache 2>&1) || { echo "$$found" >&2; exit 1; }
 
 format: setup  ## let ruff repair what lint complains of
 	@ruff check --quiet --fix .

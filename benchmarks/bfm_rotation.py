@@ -1,6 +1,6 @@
 """R0, the fixed rotation from a face model's frame to BFM's: python benchmarks/bfm_rotation.py CROPS_FOLDER
 
-CROPS_FOLDER: training photos as `mlanet_lib.datasets.crops` reads them, with 3DDFA's 68 points, and beside them
+CROPS_FOLDER: training photos as `mlanet_lib.data.sets.crops` reads them, with 3DDFA's 68 points, and beside them
 `pose_3ddfa_v2.npz` with `names` (N,) and `rotation` (N, 3, 3), the poses of the same crops that a network predicts that
 speaks BFM (3DDFA_V2's, y up). The face model is fitted to the points of crops turned by at most 60 degrees whose points
 agree with the hand-annotated ones, and R0 is the mean of R_model^T R_BFM. Never run it on a benchmark's photos.
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlanet_lib.alignment import mean_rotation
-from mlanet_lib.arrays import read_npz
-from mlanet_lib.camera import DEFAULT_FOCAL, matrix_to_euler
-from mlanet_lib.datasets.crops import read_archive
-from mlanet_lib.datasets.sample import to_crop
+from mlanet_lib.data.sets.crops import read_archive
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.fitting import frame_differences
+from mlanet_lib.face_model.fitting import frame_differences
+from mlanet_lib.files.npz import read_npz
+from mlanet_lib.geometry.alignment import mean_rotation
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL, matrix_to_euler
+from mlanet_lib.geometry.crops import to_crop
 
 POSES = "pose_3ddfa_v2.npz"
 

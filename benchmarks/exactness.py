@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from renderer import bumpy_sphere
 
-from mlanet_lib.camera import project
+from mlanet_lib.geometry.camera import project
 from mlanet_lib.rasterizer import backends, rasterize
 
 EDGE, GAP = 1e-4, 1e-3

@@ -5,7 +5,7 @@
     python benchmarks/face_model.py scan HEAD.obj LANDMARKS.json [--unit m]
 
 people: twelve people drawn from the prior, from three sides, in two lights. portraits: the face model fitted to
-portraits (layout of `mlanet_lib.datasets.london`): pose, identity and expression to the points placed by hand, then
+portraits (layout of `mlanet_lib.face_sources.london`): pose, identity and expression to the points placed by hand, then
 one light for all (one studio) and albedo to the colours; printed are the Likeness protocol's figures of these fits,
 and six are drawn. scan: the identity nearest to a head scan, pose and scale free: root mean square distance of the
 scan's points within 95 mm of the nose tip from the surface. The face model is data/face_models/ict.npz, or
@@ -18,21 +18,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlanet_lib import likeness_metrics, views
-from mlanet_lib.alignment import similarity
-from mlanet_lib.camera import DEFAULT_FOCAL
-from mlanet_lib.datasets import london
-from mlanet_lib.datasets.sample import Box, crop_image
-from mlanet_lib.datasets.scans import read_scan, seen_from_outside
-from mlanet_lib.datasets.synthetic import sample_people
+from mlanet_lib.data.sets.scans import read_scan, seen_from_outside
+from mlanet_lib.data.synthetic.faces import sample_people
+from mlanet_lib.drawing import views
+from mlanet_lib.evaluation import likeness_metrics
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import head, ict, skin
-from mlanet_lib.face_models import london as face_model_photos
-from mlanet_lib.fitting import LandmarkFit, fit_points
-from mlanet_lib.lighting import ambient, directional, irradiance
+from mlanet_lib.face_model.fitting import LandmarkFit, fit_points
+from mlanet_lib.face_sources import london
+from mlanet_lib.face_sources.ict import build, head, skin
+from mlanet_lib.face_sources.ict import people as face_model_photos
+from mlanet_lib.geometry.alignment import similarity
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL
+from mlanet_lib.geometry.crops import Box, crop_image
+from mlanet_lib.geometry.lighting import ambient, directional, irradiance
+from mlanet_lib.geometry.surface import Surface
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import decode
-from mlanet_lib.surface import Surface
 
 SIZE, SHOWN = 260, 6
 HAND = 1.5e-5
@@ -74,7 +75,7 @@ def people(model: MorphableModel, out: Path, seed: int = 0) -> None:
 
 def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParameters:
     """The model fitted to the points placed by hand, in the photos as pictures (square ones)."""
-    at, field = ict.points("london"), model.contents()
+    at, field = build.points("london"), model.contents()
     basis = np.concatenate([field["identity_basis"], field["expression_basis"]], 2).astype(np.float64)
     count = model.n_identity
     ridge = np.full(basis.shape[2], HAND)
@@ -90,7 +91,7 @@ def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParame
 def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceParameters) -> FaceParameters:
     """Albedo of each person and one grey light of all, by turns, to what the photos show of the skin."""
     photos = [portraits.photo(person, "neutral") for person in portraits.people]
-    at = ict.points("london")
+    at = build.points("london")
     decoded, width = decode(model, faces), photos[0].shape[1]
     camera = decoded.vertices_camera.double().numpy()
     flat = decoded.landmarks.new_tensor(camera) / decoded.vertices_camera[..., 2:]
@@ -186,7 +187,7 @@ def clay(model: MorphableModel, face: FaceParameters, size: int) -> np.ndarray:
 
 def cheek_colours(model, faces: FaceParameters, found: london.Portraits, photos: list) -> tuple[np.ndarray, np.ndarray]:
     """(P, 3) RGB in [0, 1] each: the photos' cheeks, and the albedo's at the points placed there."""
-    at = ict.points("london")
+    at = build.points("london")
     own = [list(at.number).index(point) for point in likeness_metrics.CHEEKS]
     albedo = np.stack([at.of(one)[own].mean(0) for one in model.albedo(faces.albedo).double().numpy()])
     sides = likeness_metrics.outer_eyes(found.points189) * likeness_metrics.PATCH

@@ -10,11 +10,11 @@ import sys
 
 import numpy as np
 
-from mlanet_lib.camera import DEFAULT_FOCAL
-from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import to_crop
+from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.fitting import EXPRESSION_VARIANCE, fit_landmarks
+from mlanet_lib.face_model.fitting import EXPRESSION_VARIANCE, fit_landmarks
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL
+from mlanet_lib.geometry.crops import to_crop
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mlanet_lib import views
+from mlanet_lib.drawing import views
 from mlanet_lib.errors import UserError
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.predictor import Predictor
-from mlanet_lib.training_data import TrainingData
+from mlanet_lib.training.data import TrainingData
 
 DISTANCES = {
     "inner lips": ((61, 67), (62, 66), (63, 65)),

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from mlanet_lib import attention, charts, export, figures, losses, renderer, views
-from mlanet_lib.datasets.sample import Box, crop_image
+from mlanet_lib import renderer
+from mlanet_lib.drawing import textures, views
+from mlanet_lib.files.pictures import read_photo
+from mlanet_lib.geometry.crops import Box, crop_image
+from mlanet_lib.network import attention
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Face, Predictor
+from mlanet_lib.show import charts, figures
+from mlanet_lib.training import losses
 
 WIDTH, CELL, LOSS_SIZE = 1100, 480, 64  # px: of the pictures, of what is drawn in them, of profile open's loss
 
@@ -121,7 +125,7 @@ def compared(predictor: Predictor, photo: np.ndarray, face: Face, sharp: np.ndar
     over = [(white, (0.75 * light).clip(0, 1)), (white, drawn), (sharp, drawn), (white, heat)]
     points = views.draw_landmarks(sharp, views.landmarks(model, parameters, CELL)[0], width=2)
     overlay = crop_image(predictor.overlay(photo, face), face.crop, CELL)
-    files = [export.albedo_texture(model, parameters), export.photo_texture(model, parameters, sharp, CELL)]
+    files = [textures.albedo_texture(model, parameters), textures.photo_texture(model, parameters, sharp, CELL)]
     lowest = light[mask].min()
     notes = [f"light: {lowest:.2f} to {light.max():.2f}", "light times albedo", "over the photo", "residual, 0 to 0.6"]
     notes += ["68 points", "overlay (.png)", "texture (.glb, .obj)", "with --texture photo"]

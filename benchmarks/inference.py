@@ -20,11 +20,12 @@ import onnxruntime
 import torch
 from PIL import Image
 
-from mlanet_lib.datasets.sample import Box
-from mlanet_lib.encoder_export import export_encoder
-from mlanet_lib.export import albedo_texture, cut, write_glb
-from mlanet_lib.pictures import read_photo
+from mlanet_lib.drawing.textures import albedo_texture, cut
+from mlanet_lib.files.pictures import read_photo
+from mlanet_lib.geometry.crops import Box
 from mlanet_lib.predictor import Predictor
+from mlanet_lib.predictor.encoder_export import export_encoder
+from mlanet_lib.predictor.mesh_files import write_glb
 
 SIDE = 450
 PEER = ("eager", 1, 2)

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from training import synthetic_split
 
-from mlanet_lib import checkpoint, training, training_files
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.network import NetworkConfig
-from mlanet_lib.profiles import find_root
-from mlanet_lib.training import BEST, HISTORY, LAST, TrainConfig, fit
+from mlanet_lib.files.project import find_root
+from mlanet_lib.network import NetworkConfig, checkpoint
+from mlanet_lib.training import loop, resume
+from mlanet_lib.training.loop import BEST, HISTORY, LAST, TrainConfig, fit
 
 FILES = (BEST, LAST, HISTORY)
 MODEL = find_root(__file__) / "data" / "face_models" / "ict.npz"
@@ -46,10 +46,10 @@ def train(folder: Path, out: Path, steps: int) -> None:
 
         setattr(owner, name, wrapper)
 
-    telling(training, "learning_rate", lambda step, *_: f"step {step + 1}")
-    telling(training, "validate", lambda *_: "validation")
+    telling(loop, "learning_rate", lambda step, *_: f"step {step + 1}")
+    telling(loop, "validate", lambda *_: "validation")
     telling(checkpoint, "save", lambda path, *_: f"writing {Path(path).name}")
-    telling(training_files, "write_history", lambda path, *_: f"writing {Path(path).name}")
+    telling(resume, "write_history", lambda path, *_: f"writing {Path(path).name}")
     config = TrainConfig(steps=steps, batch_size=16, photometric_batch=2, photometric_size=24, validate_every=3)
     network = NetworkConfig(backbone="lcnet_050", image_size=32, width=16)
     model = MorphableModel.load(MODEL)

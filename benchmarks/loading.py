@@ -2,7 +2,7 @@
 
     python benchmarks/loading.py FOLDER [--size 112] [--count 4000] [--workers 2]
 
-FOLDER: images.zip and labels.npz, as `mlanet_lib.datasets.crops` reads them. Three ways, in images a second:
+FOLDER: images.zip and labels.npz, as `mlanet_lib.data.sets.crops` reads them. Three ways, in images a second:
 
 - pack: `packing.pack`, once before a training: zip -> decoded, cropped crops in one file;
 - plain: a torch Dataset of JPEG files with Pillow and torchvision's transforms, in a DataLoader, every epoch anew;
@@ -21,12 +21,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from mlanet_lib.augmentation import AugmentConfig, augment, random_numbers
-from mlanet_lib.datasets.crops import read_archive
-from mlanet_lib.datasets.packing import pack
-from mlanet_lib.datasets.sample import to_crop
+from mlanet_lib.data.packing import pack
+from mlanet_lib.data.sets.crops import read_archive
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.training_data import TrainingData, visiting_order
+from mlanet_lib.geometry.crops import to_crop
+from mlanet_lib.training.augmentation import AugmentConfig, augment, random_numbers
+from mlanet_lib.training.data import TrainingData, visiting_order
 
 MODEL = "data/face_models/ict.npz"
 NEEDED = 300

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.lighting import ambient, directional
+from mlanet_lib.geometry.camera import euler_to_matrix
+from mlanet_lib.geometry.lighting import ambient, directional
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import EDGES, render_face
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlanet_lib import figures
-from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import crop_box_from_landmarks, crop_image
+from mlanet_lib.data.sets import aflw2000
+from mlanet_lib.geometry.crops import crop_box_from_landmarks, crop_image
 from mlanet_lib.metrics import yaw_bin
-from mlanet_lib.params import load_params
 from mlanet_lib.predictor import Predictor
+from mlanet_lib.show import figures
+from mlanet_lib.study.params import load_params
 
 
 def main(target: Path = Path("docs/overview.jpg")) -> None:

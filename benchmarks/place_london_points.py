@@ -16,11 +16,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
-from mlanet_lib import likeness_metrics
-from mlanet_lib.alignment import ScaledOrthographic
-from mlanet_lib.face_models import closing, head, ict, ict_facekit, london
-from mlanet_lib.fitting import fit_points
-from mlanet_lib.surface import Surface
+from mlanet_lib.evaluation import likeness_metrics
+from mlanet_lib.face_model.fitting import fit_points
+from mlanet_lib.face_sources.ict import build, closing, facekit, head
+from mlanet_lib.face_sources.ict import people as london
+from mlanet_lib.geometry.alignment import ScaledOrthographic
+from mlanet_lib.geometry.surface import Surface
 
 ROUNDS, NEAR = 5, 3.0
 """Of fitting and placing; px around a point within which the surface is looked for."""
@@ -96,7 +97,7 @@ def twins(marks: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 def main(source: Path, folder: Path) -> None:
     """Place the points, print their rows, and compare how much people and the model vary."""
-    whole, photos = ict_facekit.whole(source), london.read(folder)
+    whole, photos = facekit.whole(source), london.read(folder)
     jaw = whole.expression[..., whole.expression_names.index("jawOpen")]
     mean, identity = closing.closed(whole.mean, whole.identity, jaw, head.SKIN)
     faces = whole.triangles[(whole.triangles < head.SKIN).all(1)]
@@ -104,16 +105,16 @@ def main(source: Path, folder: Path) -> None:
     for weight, numbers in COUNTS.items():
         counts[list(numbers)] = weight
     used, basis = np.flatnonzero(counts), np.concatenate([identity, whole.expression], 2)
-    ridge = np.full(basis.shape[2], ict.NOISE)
-    ridge[identity.shape[2] :] /= ict.EXPRESSIONS
+    ridge = np.full(basis.shape[2], build.NOISE)
+    ridge[identity.shape[2] :] /= build.EXPRESSIONS
     fixed, mirror = by_hand(whole.mean, jaw), twins(photos.points, used)
     ears = [number for number in fixed if 115 <= number < 125]
-    vertices = np.array(ict_facekit.read(source).indices["idx_to_landmark_verts"])[list(START)]
+    vertices = np.array(facekit.read(source).indices["idx_to_landmark_verts"])[list(START)]
     vertices = np.concatenate([vertices, [fixed[number] for number in ears]])
     goal = np.stack([photos.points[:, list(numbers)].mean(1) for numbers in START.values()], 1)
     goal = np.concatenate([goal, photos.points[:, ears]], 1) * [1, -1]
     worth = np.tile(np.repeat([1.0, 0.5], [len(START), len(ears)]), (len(goal), 1))
-    pose, found, _ = fit_points(mean[vertices], basis[vertices], goal, worth, 1e-3 * ridge / ict.NOISE, 25)
+    pose, found, _ = fit_points(mean[vertices], basis[vertices], goal, worth, 1e-3 * ridge / build.NOISE, 25)
     for _ in range(ROUNDS):
         placed = np.stack(
             [
@@ -128,7 +129,7 @@ def main(source: Path, folder: Path) -> None:
         index, weights = faces[near.face_index], near.barycentric.copy()
         for number, vertex in fixed.items():
             index[used == number], weights[used == number] = vertex, (1, 0, 0)
-        at = ict.Points(index, weights, used, counts[used])
+        at = build.Points(index, weights, used, counts[used])
         marks, worth = photos.points[:, used] * [1, -1], np.tile(at.counts, (len(photos.points), 1))
         pose, found, fitted = fit_points(at.of(mean), at.of(basis), marks, worth, ridge, 25)
     for number, corners, weight in zip(used, index, weights, strict=True):
@@ -138,7 +139,7 @@ def main(source: Path, folder: Path) -> None:
     report(at, mean, identity, photos, marks, fitted)
 
 
-def report(at: ict.Points, mean, identity, photos, marks, fitted) -> None:
+def report(at: build.Points, mean, identity, photos, marks, fitted) -> None:
     """What the fits leave, and the model's spread beside people's, on stderr."""
     size = np.sqrt(np.ptp(marks, axis=1).prod(1))
     left = (((fitted - marks) ** 2).sum(2) * at.counts).sum(1) / (2 * at.counts.sum()) / size**2

@@ -1,10 +1,10 @@
-"""Where the rows `3ddfa` and `ibug` of mlanet_lib/face_models/points.csv come from:
+"""Where the rows `3ddfa` and `ibug` of mlanet_lib/face_sources/ict/points.csv come from:
 
     python benchmarks/place_points.py CROPS_FOLDER ICT
 
 The 68 points of ICT-FaceKit's neutral head are moved, over its surface, to where two label sets of AFLW's crops have
 them (`calibrated`). CROPS_FOLDER: `images.zip`, `labels.npz` (3DDFA's definition) and `labels_ibug68.npz` (iBUG's), as
-`mlanet_lib.datasets.crops` reads them; crops that `leave_out` in profiles/open.yaml lists are left out, photos of the
+`mlanet_lib.data.sets.crops` reads them; crops that `leave_out` in profiles/open.yaml lists are left out, photos of the
 benchmark that AFLW holds twice. ICT: the folder or archive FaceXModel. The rows `london` stay as they are:
 benchmarks/place_london_points.py makes them. Prints what the points' move leaves of the fits' NME on other crops. About
 ten minutes.
@@ -18,16 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlanet_lib.datasets.crops import IBUG_LABELS, read_archive
-from mlanet_lib.face_model import MorphableModel, landmark_twins
-from mlanet_lib.face_models import ict_facekit
-from mlanet_lib.files import atomic_path
-from mlanet_lib.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.data.sets.crops import IBUG_LABELS, read_archive
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.face_model.points import landmark_twins
+from mlanet_lib.face_sources.ict import facekit
+from mlanet_lib.files.atomic import atomic_path
+from mlanet_lib.files.project import find_root, read_yaml
+from mlanet_lib.geometry.surface import Surface
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
-from mlanet_lib.profiles import find_root, read_yaml
-from mlanet_lib.surface import Surface
 
-TABLE = Path("mlanet_lib/face_models/points.csv")
+TABLE = Path("mlanet_lib/face_sources/ict/points.csv")
 COLUMNS = ("set", "point", "a", "b", "c", "weight_a", "weight_b", "weight_c", "counts")
 SEED, HELD_OUT = 0, 500
 REACH = 12.0
@@ -59,7 +60,7 @@ class Labelled(NamedTuple):
 
 def published_head(source: str | Path) -> MorphableModel:
     """ICT-FaceKit's face (its first 9,409 vertices) in its own frame, all grey, with the points that it names."""
-    whole, keep = ict_facekit.whole(source), ict_facekit.FACE
+    whole, keep = facekit.whole(source), facekit.FACE
     return MorphableModel(
         mean=whole.mean[:keep],
         identity_basis=whole.identity[:keep],
@@ -68,7 +69,7 @@ def published_head(source: str | Path) -> MorphableModel:
         albedo_basis=np.zeros((keep, 3, 1)),
         faces=whole.triangles[(whole.triangles < keep).all(1)],
         uv=whole.uv[:keep],
-        landmark_index=ict_facekit.read(source).indices["idx_to_landmark_verts"],
+        landmark_index=facekit.read(source).indices["idx_to_landmark_verts"],
         expression_names=whole.expression_names,
         name="ict_facekit",
     )

@@ -24,22 +24,22 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mlanet_lib import checkpoint
-from mlanet_lib.augmentation import augment, random_numbers
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation import AFLWResult, CropPrediction, evaluate_aflw2000, summary, write_json
+from mlanet_lib.evaluation.sparse import AFLWResult, CropPrediction, evaluate_aflw2000, summary, write_json
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.files import check_writable
-from mlanet_lib.losses import landmark_loss
+from mlanet_lib.face_model.mirror import Mirror
+from mlanet_lib.files.atomic import check_writable
+from mlanet_lib.files.project import find_root
 from mlanet_lib.metrics import sparse_nme
-from mlanet_lib.mirror import Mirror
-from mlanet_lib.network import HEAD_INIT, NetworkConfig, _backbone
-from mlanet_lib.optimizer import adamw, learning_rate, load_optimizer, update_average
-from mlanet_lib.params import load_params
-from mlanet_lib.profiles import find_root
-from mlanet_lib.training import AVERAGE_EVERY, TrainConfig, _generator, resolved_precision
-from mlanet_lib.training_data import KINDS, TrainingData, visiting_order
-from mlanet_lib.training_files import LAST, best_row, save, start
+from mlanet_lib.network import NetworkConfig, checkpoint
+from mlanet_lib.network.mlanet import HEAD_INIT, _backbone
+from mlanet_lib.study.params import load_params
+from mlanet_lib.training.augmentation import augment, random_numbers
+from mlanet_lib.training.data import KINDS, TrainingData, visiting_order
+from mlanet_lib.training.loop import AVERAGE_EVERY, TrainConfig, _generator, resolved_precision
+from mlanet_lib.training.losses import landmark_loss
+from mlanet_lib.training.optimizer import adamw, learning_rate, load_optimizer, update_average
+from mlanet_lib.training.resume import LAST, best_row, save, start
 
 SAVE_EVERY = 500  # steps between checkpoints, beside those of the validations
 

@@ -2,10 +2,10 @@
 
     python benchmarks/portraits.py FOLDER [--out data/portraits]
 
-FOLDER: photos and points by hand in the layout of `mlanet_lib.datasets.london`. Taken are the people whom
-`mlanet_lib/face_models/london.csv` has down as `portrait`, and nobody else: from them no part of the project learns.
-Each photo is cut to the head, squarely around what the face detector finds, and scaled; the points move along, and the
-crops go into the labels, so that judging the portraits needs no detector and gives the same numbers everywhere.
+FOLDER: photos and points by hand in the layout of `mlanet_lib.face_sources.london`. Taken are the people whom
+`mlanet_lib/face_sources/ict/london.csv` has down as `portrait`, and nobody else: from them no part of the project
+learns. Each photo is cut to the head, squarely around what the face detector finds, and scaled; the points move along,
+and the crops go into the labels, so that judging the portraits needs no detector and gives the same numbers everywhere.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlanet_lib.datasets import london
-from mlanet_lib.datasets.sample import Box, crop_image, to_crop
-from mlanet_lib.detector import Detector
 from mlanet_lib.errors import UserError
-from mlanet_lib.files import together
-from mlanet_lib.systems import detect_box
+from mlanet_lib.evaluation.systems import detect_box
+from mlanet_lib.face_sources import london
+from mlanet_lib.files.atomic import together
+from mlanet_lib.geometry.crops import Box, crop_image, to_crop
+from mlanet_lib.predictor.detector import Detector
 
 SIDE, QUALITY = 400, 88  # px, of JPEG
 HEAD, UP = 1.6, 0.08  # side of the square in those of the face's crop, and how far its centre lies above that one's
@@ -38,7 +38,7 @@ the faces' crops, which a detector found, added to labels.npz.
 
 def portrait_people() -> list[str]:
     """The people that london.csv has down as portraits, in its order."""
-    text = files("mlanet_lib").joinpath("face_models/london.csv").read_text(encoding="utf-8")
+    text = files("mlanet_lib.face_sources.ict").joinpath("london.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return [row["person"] for row in rows if row["use"] == "portrait"]
 

@@ -15,19 +15,19 @@ from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from mlanet_lib import metrics
-from mlanet_lib.camera import euler_to_matrix, project, to_camera
-from mlanet_lib.charts import COLOURS, INK, styled
-from mlanet_lib.datasets.sample import Box, crop_image
-from mlanet_lib.datasets.scans import Scan, View, draw_views
-from mlanet_lib.datasets.synthetic import sample_people, stream
-from mlanet_lib.evaluation import oracle_pose
-from mlanet_lib.evaluation_scan import deng, mean_shape, prnet
+from mlanet_lib.data.sets.scans import Scan, View, draw_views
+from mlanet_lib.data.synthetic.faces import sample_people, stream
+from mlanet_lib.drawing.views import LANDMARK_CHAINS, textured
+from mlanet_lib.evaluation.scans import deng, mean_shape, prnet
+from mlanet_lib.evaluation.sparse import oracle_pose
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.lighting import ambient, directional
+from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
+from mlanet_lib.geometry.crops import Box, crop_image
+from mlanet_lib.geometry.lighting import ambient, directional
+from mlanet_lib.geometry.surface import Surface
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import turned
-from mlanet_lib.surface import Surface
-from mlanet_lib.views import LANDMARK_CHAINS, textured
+from mlanet_lib.show.charts import COLOURS, INK, styled
 
 MODEL = "data/face_models/ict.npz"
 SIZE = 300

@@ -17,8 +17,8 @@ from itertools import product
 import numpy as np
 import torch
 
-from mlanet_lib.camera import project
-from mlanet_lib.lighting import ambient
+from mlanet_lib.geometry.camera import project
+from mlanet_lib.geometry.lighting import ambient
 from mlanet_lib.rasterizer import backends, rasterize
 from mlanet_lib.rasterizer.interpolation import vertex_normals
 from mlanet_lib.rasterizer.shading import shade_vertices

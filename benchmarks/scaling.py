@@ -19,11 +19,11 @@ from renderer import Scene, bumpy_sphere, seconds_of
 from training import FEWEST, Setting, synthetic_split
 
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.launch import fit_in_processes
+from mlanet_lib.files.project import find_root
 from mlanet_lib.network import NetworkConfig
-from mlanet_lib.params import load_params
-from mlanet_lib.profiles import find_root
-from mlanet_lib.training import TrainConfig
+from mlanet_lib.study.params import load_params
+from mlanet_lib.training.launch import fit_in_processes
+from mlanet_lib.training.loop import TrainConfig
 
 ROOT = find_root(__file__)
 

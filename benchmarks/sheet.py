@@ -18,15 +18,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mlanet_lib import views
-from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.photos import PICTURES
-from mlanet_lib.datasets.sample import Box, Sample
+from mlanet_lib.data.sample import Sample
+from mlanet_lib.data.sets import aflw2000
+from mlanet_lib.data.sets.photos import PICTURES
+from mlanet_lib.drawing import views
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.files import atomic_path
+from mlanet_lib.files.atomic import atomic_path
+from mlanet_lib.files.pictures import read_photo
+from mlanet_lib.geometry.crops import Box
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.pictures import read_photo
 from mlanet_lib.predictor import Predictor
 
 CELL, STRIP, GAP = 180, 18, 2  # px: side of a picture, height of a line of text, space between rows and columns

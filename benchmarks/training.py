@@ -3,11 +3,12 @@
     python benchmarks/training.py [--quick] [--resnet50] [--backbone NAME] [--image-size PX] [--batch N]
                                   [--device cuda] [--threads N] [--profile-of-step N]
 
-What is timed is `mlanet_lib.training.fit` itself, with the configuration of params.yaml: its functions are wrapped by a
-clock, and marks in the autograd graph let the clock follow the backward pass, so that every moment of a step belongs to
-one part. Medians over steps after the warm-up, with and without the photometric term. The clock watches every other
-step; the sum of its parts is compared with the steps between, from which the images a second come, too. On a GPU the
-clock is made of CUDA events and waits for the end of each step: there the images a second are those of another run.
+What is timed is `mlanet_lib.training.loop.fit` itself, with the configuration of params.yaml: its functions are
+wrapped by a clock, and marks in the autograd graph let the clock follow the backward pass, so that every moment of a
+step belongs to one part. Medians over steps after the warm-up, with and without the photometric term. The clock
+watches every other step; the sum of its parts is compared with the steps between, from which the images a second come,
+too. On a GPU the clock is made of CUDA events and waits for the end of each step: there the images a second are those
+of another run.
 """
 
 import argparse
@@ -23,16 +24,17 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from mlanet_lib import renderer, training
-from mlanet_lib.camera import euler_to_matrix, project, to_camera
+from mlanet_lib import renderer
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.files.project import find_root
+from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.params import Params, load_params
-from mlanet_lib.processes import Processes
-from mlanet_lib.profiles import find_root
-from mlanet_lib.training import TrainConfig, fit
-from mlanet_lib.training_data import TrainingData
+from mlanet_lib.study.params import Params, load_params
+from mlanet_lib.training import loop
+from mlanet_lib.training.data import TrainingData
+from mlanet_lib.training.loop import TrainConfig, fit
+from mlanet_lib.training.processes import Processes
 
 RESNET50 = {"network.backbone": "resnet50", "network.image_size": 224, "train.batch_size": 32}
 RESNET50 |= {"train.photometric_batch": 32, "train.photometric_size": 112}  # every sample that its picture judges
@@ -168,17 +170,17 @@ class Clock:
             stack.enter_context(patch.object(owner, name, function))
 
         swap(TrainingData, "batch", "data")
-        swap(training, "random_numbers", "augmentation")
-        swap(training, "augment", "augmentation")
+        swap(loop, "random_numbers", "augmentation")
+        swap(loop, "augment", "augmentation")
         swap(MLANet, "forward", NETWORK, backward=True)
-        swap(training, "semi_supervised_terms", LOSSES)
+        swap(loop, "semi_supervised_terms", LOSSES)
         swap(renderer, "decode", "decode", backward=True)
         swap(MorphableModel, "albedo", "decode", backward=True)
         swap(renderer, "shade_vertices", "shading", backward=True)
         swap(renderer, "render", "raster + interpolation", backward=True)
-        swap(training, "total", LOSSES)
+        swap(loop, "total", LOSSES)
         swap(Processes, "clip", "optimiser")
-        swap(training, "update_average", "optimiser")
+        swap(loop, "update_average", "optimiser")
         backward, step = Processes.backward, torch.optim.AdamW.step
 
         def backward_and_tell(*arguments):

@@ -5,8 +5,8 @@
 A synthetic head, at rest for the first and last quarter of the clip and moving along known curves between, is drawn by
 the renderer into a scene with a noisy sensor and goes the whole way of `mlanet reconstruct`: detector, tracker,
 network, one identity, the one-euro filter run forwards ("causal") and both ways (what is written). Jitter
-(`mlanet_lib.smoothing.jitter`) is measured at rest, lag against the truth (`.lag`) and the standard deviation of the
-error over the whole clip: a network errs with the pose, and may so seem late or early by itself.
+(`mlanet_lib.video.smoothing.jitter`) is measured at rest, lag against the truth (`.lag`) and the standard deviation of
+the error over the whole clip: a network errs with the pose, and may so seem late or early by itself.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlanet_lib.camera import euler_to_matrix, matrix_to_euler
-from mlanet_lib.clip import Clip, video_writer
-from mlanet_lib.datasets import scenes
-from mlanet_lib.datasets.synthetic import sample_people
+from mlanet_lib.data.synthetic import scenes
+from mlanet_lib.data.synthetic.faces import sample_people
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.geometry.camera import euler_to_matrix, matrix_to_euler
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor
 from mlanet_lib.renderer import render_face
-from mlanet_lib.smoothing import jitter, lag, one_euro
-from mlanet_lib.video import FOCAL, ClipFace, gather, predict_frames, share, smooth
+from mlanet_lib.video.clip import Clip, video_writer
+from mlanet_lib.video.faces import FOCAL, ClipFace, gather, predict_frames, share, smooth
+from mlanet_lib.video.smoothing import jitter, lag, one_euro
 
 FPS, WIDTH, HEIGHT = 25, 640, 480
 SENSOR_NOISE = 4.0  # grey levels of 255

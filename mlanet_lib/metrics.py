@@ -8,11 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlanet_lib import scan_metrics
-from mlanet_lib.alignment import similarity
-from mlanet_lib.scan_metrics import florence_deng as florence_deng
-from mlanet_lib.scan_metrics import florence_prnet as florence_prnet
-from mlanet_lib.scan_metrics import surface_distances as surface_distances
+from mlanet_lib.geometry.alignment import similarity
 
 _BINS = (
     "bins by |yaw| of Pose_Para: <=30, (30,60], >60 degrees; balanced_mean = unweighted mean of the three bins, "
@@ -22,7 +18,7 @@ _SPARSE = (
     "AFLW2000-3D sparse alignment (3DDFA): 68 points in 2D, mean distance / sqrt(w*h) of the tight box around the "
     f"ground-truth points, %; {_BINS}"
 )
-PROTOCOLS = scan_metrics.PROTOCOLS | {
+PROTOCOLS = {
     "sparse_nme": f"{_SPARSE}; original labels (pt3d_68)",
     "sparse_nme_reannotated": f"{_SPARSE}; reannotated labels (3DDFA's AFLW2000-3D-Reannotated.pts68)",
     "sparse_3d_nme": (

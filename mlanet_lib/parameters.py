@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from mlanet_lib.camera import DEFAULT_FOCAL, matrix_to_euler, project, to_camera
 from mlanet_lib.errors import UserError
-from mlanet_lib.lighting import ambient
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL, matrix_to_euler, project, to_camera
+from mlanet_lib.geometry.lighting import ambient
 
 LANDMARK_BOX_SHARE = 2**-0.5
 """Share of the crop's side that the longer side of the landmarks' box takes (3DDFA's crop: the box times sqrt(2))."""
@@ -21,7 +21,7 @@ class FaceParameters:
 
     identity: (B, Ki) in standard deviations; expression: (B, Ke) activations, 0 = neutral, 1 = full; albedo: (B, Ka)
     in standard deviations; rotation: (B, 3, 3), y-up frame, identity = frontal; translation: (B, 3) mm, camera frame;
-    lighting: (B, 9, 3) radiance coefficients; focal: (B,) in picture widths. Frames as in `mlanet_lib.camera`.
+    lighting: (B, 9, 3) radiance coefficients; focal: (B,) in picture widths. Frames as in `mlanet_lib.geometry.camera`.
     """
 
     identity: Tensor

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mlanet_lib.camera import flip, project, to_camera
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.geometry.camera import flip, project, to_camera
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.rasterizer import Fragments, rasterize
 from mlanet_lib.rasterizer.antialiasing import antialias

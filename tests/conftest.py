@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import toy_model as toy
+from paths import ROOT
 
 from mlanet_lib.face_model import MorphableModel
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["toy_report"]
 torch.set_num_threads(1)  # the studies that the tests start keep the other cores busy
 
 
@@ -59,12 +60,12 @@ def ict_model() -> MorphableModel:
 @pytest.fixture(scope="session")
 def published_head(shared_data):
     """ICT-FaceKit's published head (`ict_facekit.Whole`), read once."""
-    from mlanet_lib.face_models import ict_facekit
+    from mlanet_lib.face_sources.ict import facekit
 
     archive = shared_data / "ict_facekit" / "FaceXModel.tar.xz"
     if not archive.is_file():
         pytest.skip(f"real data not here: {archive}")
-    return ict_facekit.whole(archive)
+    return facekit.whole(archive)
 
 
 @pytest.fixture(scope="session")

@@ -4,36 +4,37 @@ import importlib
 import math
 import re
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from test_fitting import drawn as points_of
-from test_fitting import faces
 from toy_data import write_toy_split
+from toy_fits import drawn as points_of
+from toy_fits import faces
 from toy_portraits import write_folder
 
-from mlanet_lib import checkpoint
-from mlanet_lib.camera import matrix_to_euler
-from mlanet_lib.datasets import aflw2000, london, stand_ins
-from mlanet_lib.datasets.sample import Box, Sample, crop_image
-from mlanet_lib.datasets.synthetic import SyntheticConfig
-from mlanet_lib.detector import Detection
+from mlanet_lib.data.sample import Sample
+from mlanet_lib.data.sets import aflw2000
+from mlanet_lib.data.synthetic import stand_ins
+from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
-from mlanet_lib.face_model import landmark_twins
-from mlanet_lib.face_models.head import SKIN
-from mlanet_lib.fitting import landmark_basis
+from mlanet_lib.face_model.fitting import landmark_basis
+from mlanet_lib.face_model.points import landmark_twins
+from mlanet_lib.face_sources import london
+from mlanet_lib.face_sources.ict.head import SKIN
+from mlanet_lib.geometry.camera import matrix_to_euler
+from mlanet_lib.geometry.crops import Box, crop_image
 from mlanet_lib.metrics import yaw_bin
-from mlanet_lib.network import MLANet
+from mlanet_lib.network import MLANet, checkpoint
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor
+from mlanet_lib.predictor.detector import Detection
 
-ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 
 

@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_report import ablation, aflw, florence  # noqa: F401
 from tiny_project import ROOT, environment
 
-from mlanet_lib import charts, viewer, views
+from mlanet_lib.drawing import views
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.gallery import Gallery
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.report import Inputs, build
-from mlanet_lib.studio import SIDE
+from mlanet_lib.show import charts, viewer
+from mlanet_lib.show.gallery import Gallery
+from mlanet_lib.show.report.report import Inputs, build
+from mlanet_lib.show.studio import SIDE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]

@@ -1,20 +1,19 @@
 """What CONTRIBUTING.md shows is done here as it stands there, and each change is as short as it should be."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
+from paths import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
 
-from mlanet_lib import attention
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.network import MLANet
-from mlanet_lib.params import load_params, parse_params, variant_params
-from mlanet_lib.profiles import merge, read_yaml
+from mlanet_lib.files.project import read_yaml
+from mlanet_lib.network import MLANet, attention
+from mlanet_lib.study.params import load_params, parse_params, variant_params
+from mlanet_lib.study.profiles import merge
 
-ROOT = Path(__file__).resolve().parent.parent
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S))
 
 
@@ -42,7 +41,7 @@ def test_a_backbone_is_a_name(toy_model):
 
 
 def test_a_kind_of_attention_is_two_lines(toy_model, monkeypatch):
-    source = (ROOT / "mlanet_lib" / "attention.py").read_text()
+    source = (ROOT / "mlanet_lib" / "network" / "attention.py").read_text()
     lines = "".join(f"    {line}\n" for line in block("A kind of attention", "python").splitlines())
     source = source.replace("    return nn.Sequential(*steps)", f"{lines}    return nn.Sequential(*steps)", 1)
     scope = {"__name__": "changed"}

@@ -1,7 +1,8 @@
-"""The three lists of dependencies agree, and the lower floors of the library import only what a bare machine has."""
+"""The three lists of dependencies agree, and no import runs against the order of the packages."""
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from paths import ROOT
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -24,45 +25,6 @@ CONDA_NAME = {
     "playwright": "playwright-python",
 }
 CONDA_ONLY = {"python", "pip", "setuptools", "pytorch3d"}
-# floors 1-4 of the design run on a bare machine
-BARE = {"torch", "timm", "numpy", "scipy", "PIL", "safetensors", "accelerate", "tqdm", "numba", "triton", "pytorch3d"}
-SHOWING = {
-    "charts",
-    "figures",
-    "views",
-    "viewer",
-    "gallery",
-    "widgets",
-    "studio",
-    "page",
-    "report",
-    "report_study",
-    "live",
-    "params",
-    "profiles",
-    "cli",
-}
-STUDY = {
-    "detector",
-    "predictor",
-    "evaluation",
-    "evaluation_florence",
-    "evaluation_robustness",
-    "evaluation_likeness",
-    "likeness_metrics",
-    "recognizer",
-    "ablation",
-    "export",
-    "clip",
-    "tracking",
-    "video",
-}
-UPPER_FLOORS = (
-    STUDY
-    | SHOWING
-    | {"notebook_runner", "notebook_html", "fetch", "cli_face_model", "cli_data", "cli_export", "cli_train"}
-    | {"cli_reconstruct", "cli_options", "video_files"}
-)
 
 
 def locked(python: str = CURRENT) -> dict[str, tuple[str, int]]:
@@ -129,40 +91,16 @@ def test_conda_file_repeats_names_and_ranges():
     assert set(listed["python"].split(",")) == set(PROJECT["requires-python"].split(","))
 
 
-def module_imports(path: Path) -> set[str]:
-    """Top-level names of what a module imports, wherever in the file; `mlanet_lib.x` in full."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            names |= (
-                {f"{node.module}.{alias.name}" for alias in node.names}
-                if node.module == "mlanet_lib"
-                else {node.module}
-            )
-    return names
+def test_no_import_runs_upward():
+    """The order of the packages, and what training may import, is import-linter's contract in pyproject.toml."""
+    done = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
 
 
-def lower_modules() -> list[Path]:
-    package = ROOT / "mlanet_lib"
-    return sorted(
-        p for p in package.rglob("*.py") if p.relative_to(package).parts[0].removesuffix(".py") not in UPPER_FLOORS
-    )
-
-
-def test_lower_floors_import_only_what_a_bare_machine_has():
-    wrong = {}
-    for path in lower_modules():
-        for name in module_imports(path):
-            top, *rest = name.split(".")
-            if top == "mlanet_lib":
-                if rest and rest[0] in UPPER_FLOORS:
-                    wrong.setdefault(path.name, []).append(name)
-            elif top not in BARE and top not in sys.stdlib_module_names:
-                wrong.setdefault(path.name, []).append(name)
-    assert wrong == {}
+def test_imports_are_absolute():
+    for path in sorted((ROOT / "mlanet_lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative import"
 
 
 def test_no_module_unpickles():

@@ -5,19 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
-from mlanet_lib.cli import main
-from mlanet_lib.clip import Clip
-from mlanet_lib.datasets.scans import check_size, read_scan
-from mlanet_lib.detector import Detector
+from mlanet_lib.cli.__main__ import main
+from mlanet_lib.data.sets.scans import check_size, read_scan
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.notebook_runner import clean_copy, declared_parameters
-from mlanet_lib.params import load_params
-from mlanet_lib.pictures import read_image, read_photo
-from mlanet_lib.predictor import find_face_model
-from mlanet_lib.tracking import upright
+from mlanet_lib.files.pictures import read_image, read_photo
+from mlanet_lib.predictor.detector import Detector
+from mlanet_lib.predictor.weights import find_face_model
+from mlanet_lib.study.notebook_runner import clean_copy, declared_parameters
+from mlanet_lib.study.params import load_params
+from mlanet_lib.video.clip import Clip
+from mlanet_lib.video.tracking import upright
 
 
 def photo_is_upright(path, tmp_path):

@@ -11,7 +11,7 @@ from fuzz.readers import Reader, readers
 from fuzz.run import Tally, fuzz
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.systems import write_json
+from mlanet_lib.files.records import write_json
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts a process's memory")
 

@@ -7,15 +7,15 @@ import typing
 import pytest
 
 from mlanet_lib import limits
-from mlanet_lib.augmentation import AugmentConfig
-from mlanet_lib.datasets.sources import DataConfig, Source
-from mlanet_lib.datasets.synthetic import SyntheticConfig
+from mlanet_lib.data.sources import DataConfig, Source
+from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.limits import Range, check_fields, check_memory, check_processes
-from mlanet_lib.losses import LossWeights
 from mlanet_lib.network import NetworkConfig
-from mlanet_lib.params import AblationParams, BenchmarkParams, Params
-from mlanet_lib.training import TrainConfig
+from mlanet_lib.study.params import AblationParams, BenchmarkParams, Params
+from mlanet_lib.training.augmentation import AugmentConfig
+from mlanet_lib.training.loop import TrainConfig
+from mlanet_lib.training.losses import LossWeights
 
 CONFIGS = {
     TrainConfig: {},

@@ -23,14 +23,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.io import savemat, whosmat
 
-from mlanet_lib import checkpoint
-from mlanet_lib.arrays import mat_fields, read_npz
-from mlanet_lib.datasets import aflw2000, crops, florence, scans, wavefront
-from mlanet_lib.datasets.sample import SyntheticTruth
+from mlanet_lib.data.sample import SyntheticTruth
+from mlanet_lib.data.sets import aflw2000, crops, florence, scans
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import bfm2009_files
-from mlanet_lib.pictures import read_image
+from mlanet_lib.face_sources.bfm2009 import bfm_files
+from mlanet_lib.files import obj
+from mlanet_lib.files.npz import mat_fields, read_npz
+from mlanet_lib.files.pictures import read_image
+from mlanet_lib.network import checkpoint
 
 SECONDS, MEGABYTES = 3.0, 300  # what a hostile file may cost; a limit well above stops what costs more
 RNG = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def read_picture(path):
 
 
 def read_obj(path):
-    vertices, faces = wavefront.read_obj(path)
+    vertices, faces = obj.read_obj(path)
     assert vertices.ndim == 2 and np.isfinite(vertices).all()
     assert not len(faces) or (faces.min() >= 0 and faces.max() < len(vertices))
 
@@ -115,7 +116,7 @@ def whole(tmp_path_factory, toy_model):
     fields = {"pt3d_68": points.T, "Pose_Para": np.zeros((1, 7))}
     savemat(folder / "plain.mat", fields, do_compression=False)
     (folder / "face.png").write_bytes(encoded("PNG"))
-    wavefront.write_obj(folder / "scan.obj", points[:9], np.arange(9).reshape(3, 3))
+    obj.write_obj(folder / "scan.obj", points[:9], np.arange(9).reshape(3, 3))
     toy_model.save(folder / "model.npz")
     write_crops(folder)
     marks = {str(index): points[index].tolist() for index in (30, 36, 45, 48)}
@@ -332,7 +333,7 @@ def test_data_of_a_type_that_there_is_not(tmp_path, kind, packed):
         (tmp_path / "Model_Exp.mat").write_bytes(mat(field))
         with pytest.raises(ValueError, match="holds neither"):
             mat_fields(tmp_path / "Model_Exp.mat")
-        assert "holds neither" in refused(bfm2009_files.read, tmp_path / "Model_Exp.mat", "expression")
+        assert "holds neither" in refused(bfm_files.read, tmp_path / "Model_Exp.mat", "expression")
 
 
 def test_fields_of_a_mat_file_are_those_that_scipy_sees(tmp_path):
@@ -413,7 +414,7 @@ def test_pictures_that_claim_too_much_or_run_programs(tmp_path):
 @pytest.mark.parametrize("text", ["v 0 0 0\nf 1 1 " + "9" * 30, "v 1e999 0 0", "v 0 0 0\nf 1 1 -9", "f 1 2 3"])
 def test_hostile_objs(tmp_path, text):
     (tmp_path / "bad.obj").write_text(text)
-    assert "bad.obj" in refused(wavefront.read_obj, tmp_path / "bad.obj")
+    assert "bad.obj" in refused(obj.read_obj, tmp_path / "bad.obj")
 
 
 CONFIG = {"backbone": "test_efficientnet", "levels": [4], "image_size": 32, "width": 4, "pool": 1}

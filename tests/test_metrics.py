@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from mlanet_lib import metrics
 from mlanet_lib.errors import UserError
+from mlanet_lib.evaluation import scan_metrics
 
 
 def test_public_system_on_real_labels(shared_data):
@@ -91,7 +92,7 @@ def test_florence_finds_the_surface(toy_model):
 
     rough = move(vertices[landmarks]) + rng.normal(size=(len(landmarks), 3)) * 2
     nose = move(vertices[178:179])[0]
-    result = metrics.florence_deng(vertices, faces, vertices[landmarks], move(cloud), rough, nose)
+    result = scan_metrics.florence_deng(vertices, faces, vertices[landmarks], move(cloud), rough, nose)
     # an ellipsoid's cap slides along itself a little before its distances notice: the surface is what counts
     assert result["rmse_mm"] < 0.1 and abs(result["scale"] - 1.25) < 0.02 and result["converged"]
     inside = np.linalg.norm(move(cloud) - nose, axis=1) <= 95
@@ -110,7 +111,9 @@ def test_florence_measures_a_dent(toy_model):
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     offset = 1.5 * np.sign(np.sin(cloud[:, :1] / 4) * np.sin(cloud[:, 1:2] / 4))
     landmarks_of = vertices[landmarks]
-    result = metrics.florence_deng(vertices, faces, landmarks_of, cloud + offset * normal, landmarks_of, vertices[178])
+    result = scan_metrics.florence_deng(
+        vertices, faces, landmarks_of, cloud + offset * normal, landmarks_of, vertices[178]
+    )
     assert abs(result["rmse_mm"] - 1.5) < 0.1
     assert "isotropic scale" in result["protocol"]
 
@@ -119,9 +122,9 @@ def test_florence_errors(toy_model):
     vertices, faces, landmarks = face_like(toy_model)
     points = vertices[landmarks]
     with pytest.raises(UserError, match="in mm"):
-        metrics.florence_deng(vertices, faces, points, vertices * 100, points * 100, vertices[178] * 100)
+        scan_metrics.florence_deng(vertices, faces, points, vertices * 100, points * 100, vertices[178] * 100)
     with pytest.raises(UserError, match="one line"):
-        metrics.florence_deng(vertices, faces, points * 0, vertices, points, vertices[178])
+        scan_metrics.florence_deng(vertices, faces, points * 0, vertices, points, vertices[178])
 
 
 def test_bootstrap_covers_the_truth():

@@ -7,8 +7,9 @@ import pytest
 from ruamel.yaml import YAML
 from tiny_project import ROOT, tiny_study
 
-from mlanet_lib.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
-from mlanet_lib.profiles import parameter_keys, read_yaml
+from mlanet_lib.files.project import read_yaml
+from mlanet_lib.study.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
+from mlanet_lib.study.profiles import parameter_keys
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [
@@ -29,7 +30,7 @@ def test_there_are_seven():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_committed_clean(path):
-    """Without outputs, counts and editor's metadata: `python -m mlanet_lib.notebook_runner NAME --strip` shows how."""
+    """Without outputs, counts and editor's metadata: `mlanet_lib.study.notebook_runner NAME --strip` shows how."""
     assert path.read_text() == notebook_text(stripped(read_notebook(path)))
     nbformat.validate(nbformat.read(path, as_version=4))
 

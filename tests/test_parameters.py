@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mlanet_lib.camera import euler_to_matrix
 from mlanet_lib.errors import UserError
+from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
 from mlanet_lib.renderer import decode, render_face
 

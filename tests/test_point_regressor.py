@@ -6,25 +6,23 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import BENCHMARKS, HELPERS, ROOT
 from toy_data import striped, write_toy_split
 
-from mlanet_lib import checkpoint
-from mlanet_lib.augmentation import AugmentConfig
-from mlanet_lib.datasets import aflw2000
-from mlanet_lib.datasets.sample import crop_box_from_landmarks, from_crop
+from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.geometry.crops import crop_box_from_landmarks, from_crop
 from mlanet_lib.metrics import sparse_nme
-from mlanet_lib.network import NetworkConfig
-from mlanet_lib.training import BEST, HISTORY, LAST, TrainConfig
-from mlanet_lib.training_data import TrainingData
+from mlanet_lib.network import NetworkConfig, checkpoint
+from mlanet_lib.training.augmentation import AugmentConfig
+from mlanet_lib.training.data import TrainingData
+from mlanet_lib.training.loop import BEST, HISTORY, LAST, TrainConfig
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 NETWORK = NetworkConfig(backbone="lcnet_050", image_size=32)
 CONFIG = TrainConfig(steps=20, batch_size=8, validate_every=5)
 PLAIN = AugmentConfig(**dict.fromkeys((field.name for field in dataclasses.fields(AugmentConfig)), 0.0))
@@ -32,7 +30,7 @@ DEATH = 9  # the step in the midst of which a training is killed
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [{benchmarks!r}, {tests!r}]
+sys.path[:0] = [{benchmarks!r}, {tests!r}, {helpers!r}]
 import torch
 import point_regressor, test_point_regressor
 torch.set_num_threads(1)
@@ -76,7 +74,7 @@ def test_a_killed_training_goes_on_bit_for_bit(module, folder, tmp_path):
     history, rate = run(module, folder, whole)
     assert [row["step"] for row in history] == [5, 10, 15, 20] and rate > 0
     script = CHILD.format(
-        benchmarks=str(BENCHMARKS), tests=str(Path(__file__).parent), folder=str(folder), out=str(killed)
+        benchmarks=str(BENCHMARKS), tests=str(ROOT / "tests"), helpers=str(HELPERS), folder=str(folder), out=str(killed)
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mlanet_lib.camera import euler_to_matrix, matrix_to_rotation_6d, project, rotation_6d_to_matrix
-from mlanet_lib.lighting import ambient, directional
+from mlanet_lib.geometry.camera import euler_to_matrix, matrix_to_rotation_6d, project, rotation_6d_to_matrix
+from mlanet_lib.geometry.lighting import ambient, directional
 from mlanet_lib.metrics import vertex_error
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.rasterizer import numba_backend, rasterize

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlanet_lib.compiled import compiled
+from mlanet_lib.geometry.compiled import compiled
 
 # Vertices, faces or pixels below which one thread is as fast as two: about a millisecond's work, as long as torch's
 # threads go on spinning after its last operation, on the cores that these would need

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mlanet_lib.camera import SMALLEST_DEPTH, project
-from mlanet_lib.lighting import irradiance_polynomial, shade
+from mlanet_lib.geometry.camera import SMALLEST_DEPTH, project
+from mlanet_lib.geometry.lighting import irradiance_polynomial, shade
 from mlanet_lib.rasterizer import is_present
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "helpers"))
 
 import nbformat
 import numpy as np
@@ -31,7 +32,7 @@ import trimesh
 from PIL import Image
 from safetensors import safe_open
 
-from mlanet_lib.datasets.wavefront import parse_obj
+from mlanet_lib.files.obj import parse_obj
 
 ROOT = tiny_project.ROOT
 SHARED = Path(os.environ.get("MLANET_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -115,7 +116,14 @@ def run(command: list[str], where: Path, log: Path, until: float | None = None) 
 def reconstruct(scratch: Path, photos: Path, times: int, chance: np.random.Generator) -> list[str]:
     """Kills of `mlanet reconstruct`; what was wrong."""
     whole, out, log = scratch / "whole", scratch / "killed", scratch / "log.txt"
-    command = [sys.executable, "-m", "mlanet_lib.cli", "reconstruct", *map(str, sorted(photos.glob("*.jpg"))), "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlanet_lib.cli.__main__",
+        "reconstruct",
+        *map(str, sorted(photos.glob("*.jpg"))),
+        "--out",
+    ]
     code, lasted = run([*command, str(whole)], ROOT, log)
     if code:
         return [f"the run that nobody kills ends with {code}: {log.read_text()[-300:]}"]

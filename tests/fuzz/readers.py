@@ -21,16 +21,18 @@ from fuzz import arrays, mutate
 from PIL import Image
 from scipy.io import savemat
 
-from mlanet_lib import checkpoint
-from mlanet_lib.clip import Clip, _hush
-from mlanet_lib.datasets import aflw2000, crops, florence, manifest, scans
+from mlanet_lib.data import manifest
+from mlanet_lib.data.sets import aflw2000, crops, florence, scans
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_models import archive, bfm2009_files, obj
-from mlanet_lib.network import MLANet, NetworkConfig
-from mlanet_lib.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
-from mlanet_lib.params import load_params
-from mlanet_lib.pictures import read_image, read_photo
-from mlanet_lib.profiles import read_yaml
+from mlanet_lib.face_sources.bfm2009 import bfm_files as bfm2009_files
+from mlanet_lib.face_sources.ict import obj
+from mlanet_lib.files import archive
+from mlanet_lib.files.pictures import read_image, read_photo
+from mlanet_lib.files.project import read_yaml
+from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
+from mlanet_lib.study.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
+from mlanet_lib.study.params import load_params
+from mlanet_lib.video.clip import Clip, _hush
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RNG = np.random.default_rng(0)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "helpers"))
 
 import numpy as np
 import torch
@@ -26,18 +27,22 @@ import toy_model
 from fuzz.faults import Tally, Writer, available, hunt
 from oracle import Motion, Oracle, write_clip
 
-from mlanet_lib import checkpoint, encoder_export, export, training_files
-from mlanet_lib.clip import Clip
-from mlanet_lib.datasets import aflw2000, florence, manifest, packing, scans, wavefront
-from mlanet_lib.datasets.sample import Box, Sample
-from mlanet_lib.network import MLANet, NetworkConfig
-from mlanet_lib.notebook_runner import write_notebook
-from mlanet_lib.optimizer import adamw
-from mlanet_lib.page import Page
+from mlanet_lib.data import manifest, packing
+from mlanet_lib.data.sample import Sample
+from mlanet_lib.data.sets import aflw2000, florence, scans
+from mlanet_lib.files import obj
+from mlanet_lib.files.records import write_json
+from mlanet_lib.geometry.crops import Box
+from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.profiles import use_profile
-from mlanet_lib.systems import write_json
-from mlanet_lib.video_files import reconstruct_clip
+from mlanet_lib.predictor import encoder_export, mesh_files
+from mlanet_lib.show.report.page import Page
+from mlanet_lib.study.notebook_runner import write_notebook
+from mlanet_lib.study.profiles import use_profile
+from mlanet_lib.training import resume
+from mlanet_lib.training.optimizer import adamw
+from mlanet_lib.video.clip import Clip
+from mlanet_lib.video.output import reconstruct_clip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RNG = np.random.default_rng(0)
@@ -54,7 +59,7 @@ def of_a_training(model) -> Writer:
 
     def write(folder: Path, version: int) -> None:
         history = [{"step": k, "val_nme": 3.0 - k} for k in range(version + 1)]
-        training_files.save(folder, {"history": history, "step": version}, {}, network, average, optimizer, True)
+        resume.save(folder, {"history": history, "step": version}, {}, network, average, optimizer, True)
 
     return Writer(write, apart=True)
 
@@ -76,7 +81,7 @@ def of_a_face(model) -> Writer:
     def write(folder: Path, version: int) -> None:
         parameters = neutral.replace(identity=torch.full((1, model.n_identity), float(version)))
         texture = np.repeat(PICTURES[version], 2, 0)
-        export.write_face(folder, "face_0", model, parameters, {"version": version}, PICTURES[version], texture)
+        mesh_files.write_face(folder, "face_0", model, parameters, {"version": version}, PICTURES[version], texture)
 
     return Writer(write)
 
@@ -145,7 +150,7 @@ def writers(folder: Path) -> dict[str, Writer]:
         aflw2000.write_sample(out, "face", PICTURES[version], POINTS, np.full(3, version), 1.2, POINTS[30])
 
     def write_mesh(out: Path, version: int) -> None:
-        wavefront.write_obj(out / "scan.obj", model.mean.numpy() + version, model.faces.numpy())
+        obj.write_obj(out / "scan.obj", model.mean.numpy() + version, model.faces.numpy())
 
     return {
         "write_json": Writer(lambda out, version: write_json(out / "a.json", {"version": [version] * 3000})),

@@ -1,0 +1,131 @@
+"""`mlanet reconstruct`: photos, folders of them and clips -> files. What is heavy is imported where it is needed."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from mlanet_lib.cli import options as cli_options
+from mlanet_lib.cli.options import a_path, network_options
+from mlanet_lib.errors import UserError, one_line, printable
+from mlanet_lib.files.atomic import check_writable
+from mlanet_lib.files.outputs import Task, check_text, is_own, may_replace, others_in, plan
+
+SQUARE = 1.05
+"""How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
+
+
+def add_options(verb: ArgumentParser) -> None:
+    """The options of `mlanet reconstruct`."""
+    verb.add_argument("photos", nargs="+", type=a_path, metavar="PHOTO|FOLDER|VIDEO")
+    verb.add_argument("--out", required=True, type=a_path, metavar="DIR", help="folder for STEM_0.glb, STEM_0.obj, ...")
+    verb.add_argument("--texture", choices=("albedo", "photo"), default="albedo", help="what colours the mesh")
+    verb.add_argument("--cropped", action="store_true", help="the photos are face crops already: no detector")
+    verb.add_argument("--overwrite", action="store_true", help="replace files in DIR that mlanet did not write, too")
+    verb.add_argument("--video", action="store_true", help="files are videos, folders the numbered frames of one")
+    verb.add_argument("--fps", type=float, metavar="F", help="of the clips (default: a video's own, a folder's 25)")
+    network_options(verb)
+    verb.set_defaults(run=reconstruct)
+
+
+def reconstruct(options) -> int:
+    """Every photo and clip to its files; what cannot be done is a line each, and exit code 2."""
+    photos, clips, wrong = split(options)
+    check_writable(options.out)
+    tasks = plan(photos, clips, options.out, options.overwrite)
+    predictor = cli_options.load_predictor(options) if tasks else None
+    from tqdm.auto import tqdm
+
+    for path, error in wrong:
+        _say_of(path, error)
+    failed = len(wrong)
+    for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
+        try:
+            check_text(task.source)
+            if is_own(task.source):
+                raise UserError(f"{task.source}: mlanet wrote this, it is no {'clip' if task.clip else 'photo'}")
+            (_clip if task.clip else _photo)(task, predictor, options)
+        except Exception as error:  # the others still get their files
+            _say_of(task.source, error)
+            failed += 1
+    return 2 if failed else 0
+
+
+def _say_of(path: Path, error: Exception) -> None:
+    from tqdm.auto import tqdm
+
+    text = one_line(error)
+    named = printable(str(path))
+    tqdm.write(f"mlanet: {text if named in text else f'{named}: {text}'}", file=sys.stderr)
+
+
+def _photo(task: Task, predictor, options) -> None:
+    from tqdm.auto import tqdm
+
+    from mlanet_lib.drawing.textures import albedo_texture, photo_texture
+    from mlanet_lib.files.pictures import read_reduced
+    from mlanet_lib.geometry.crops import Box
+    from mlanet_lib.predictor.mesh_files import write_face
+
+    photo = task.source
+    image, reduced, size = read_reduced(photo)
+    height, width = image.shape[:2]
+    if options.cropped and max(width, height) > SQUARE * min(width, height):
+        raise UserError(f"{photo}: {width}x{height} pixels are no face crop, which is square: cut one, or no --cropped")
+    faces = predictor.faces(image, [Box(0, 0, width, height)] if options.cropped else None)
+    if not faces:
+        raise UserError(f"{photo}: no face found")
+    if reduced > 1:
+        tqdm.write(f"note: {photo.name} is read at 1/{reduced} of its size", file=sys.stderr)
+    for number, face in enumerate(faces):
+        stem = f"{task.name}_{number}"
+        if options.texture == "photo":
+            texture = photo_texture(predictor.model, face.parameters, predictor.sharp_crop(image, face))
+        else:
+            texture = albedo_texture(predictor.model, face.parameters, backend=options.backend)
+        record = {"photo": photo.name, "photo_size": list(size), **predictor.record(face.enlarged(reduced))}
+        overlay = predictor.overlay(image, face, options.backend)
+        write_face(
+            *(options.out, stem, predictor.model, face.parameters, record, overlay, texture),
+            may_replace=None if options.overwrite else may_replace,
+        )
+        pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
+        score = "not measured" if face.score is None else f"{face.score:.2f}"
+        tqdm.write(f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {score})")
+
+
+def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]]:
+    """The photos (those of folders among them) and the clips of `options.photos`, in order, and what cannot be looked
+    at: a folder without pictures, or that may not be read.
+
+    A clip is what ends as a video does, and with --video everything. UserError: an option that does not fit.
+    """
+    from mlanet_lib.video.clip import VIDEOS
+
+    photos, clips, wrong = [], [], []
+    for path in options.photos:
+        try:
+            if options.video or (path.suffix.lower() in VIDEOS and not path.is_dir()):
+                clips.append(path)
+            else:
+                photos += others_in(path) if path.is_dir() else [path]
+        except (UserError, OSError) as error:
+            wrong.append((path, error))
+    if clips and (options.cropped or options.texture == "photo"):
+        raise UserError(f"--cropped and --texture are for photos, and {clips[0]} is a clip")
+    if options.fps is not None and not clips:
+        raise UserError("--fps is for clips: a video, or --video with a folder of numbered frames")
+    return photos, clips, wrong
+
+
+def _clip(task: Task, predictor, options) -> None:
+    """One clip to its files in `options.out`, and a line about them."""
+    from tqdm.auto import tqdm
+
+    from mlanet_lib.video.clip import Clip
+    from mlanet_lib.video.output import reconstruct_clip
+
+    clip, name = Clip.open(task.source, options.fps), task.name
+    judge = None if options.overwrite else may_replace
+    faces = reconstruct_clip(clip, predictor, options.out, name, options.backend, judge)
+    found = ", ".join(f"face {face.id} in {len(face.frames)} frames" for face in faces)
+    tqdm.write(f"{name}: {found} -> {options.out / name}.csv .json _overlay.mp4")

@@ -1,0 +1,77 @@
+"""What data a study was made from, in one small file: the pipeline depends on it, never on copies of licensed data.
+
+`mlanet data check` writes it once everything is found whole; `verify` says when the folders are no longer those.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.files.atomic import atomic_path
+
+
+def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = True) -> dict:
+    """Write the manifest of `folders` (name -> folder) as JSON, and return it.
+
+    {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files. A file or a folder
+    that cannot be read is a UserError.
+    """
+    record = {}
+    for name, folder in folders.items():
+        digest, files = hashlib.sha256(), list(_files(folder))
+        for file in tqdm(files, desc=f"hashing {name}", unit="file", disable=not progress, leave=False):
+            try:
+                with file.open("rb") as opened:
+                    content = hashlib.file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+            digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+        record[name] = {"path": str(folder), **_counts(files), "sha256": digest.hexdigest()}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def verify(path: str | Path, folders: Mapping[str, str | Path]) -> None:
+    """UserError unless the manifest at `path` lists just these folders, with as many files and bytes as are there.
+
+    Contents are not read again: a file that was changed and kept its size is for `mlanet data check` to find.
+    """
+    again = "run mlanet data check"
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        listed = {name: (entry["path"], entry["files"], entry["bytes"]) for name, entry in record.items()}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not here yet: put the data into place and {again}") from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is no manifest ({error}): {again}") from error
+    for name in sorted({*listed, *folders}):
+        if name not in folders or name not in listed:
+            raise UserError(
+                f"{path} lists {', '.join(sorted(listed)) or 'nothing'}, and params.yaml names {name}: {again}"
+            )
+        found = (str(folders[name]), *_counts(list(_files(folders[name]))).values())
+        if found != listed[name]:
+            raise UserError(
+                f"{folders[name]} is no longer what {path} says ({found[1]:,} files, {found[2]:,} bytes): {again}"
+            )
+
+
+def _files(folder: str | Path) -> Iterator[Path]:
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder")
+
+    def refuse(error: OSError):  # Path.rglob passes over what it may not read
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+    found = (Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return (path for path in sorted(found) if path.is_file() and not path.name.startswith("."))
+
+
+def _counts(files: list[Path]) -> dict[str, int]:
+    return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}

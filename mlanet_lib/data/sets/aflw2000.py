@@ -1,0 +1,234 @@
+"""AFLW2000-3D (Zhu et al. 2016): photos with a `.mat` file beside each, reader and writer of the published layout.
+
+Conventions of the labels, converted by the reader to those of `mlanet_lib.data.sample`:
+
+- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (MATLAB; see `mlanet_lib.data.sample`), third
+  row depth in the same unit, **larger is nearer**. Photos are 450 x 450.
+- `Pose_Para` (1, 7): pitch, yaw, roll in radians, R = Rx Ry Rz as in `mlanet_lib.geometry.camera`; tx, ty, tz; scale.
+  It acts on BFM's micrometres in a y-up frame of pixels: y = H + 1 - (scale (R X) + t)_y. A scale of 1e-3 is 1 pixel a
+  millimetre.
+- `roi` (1, 4): the photo's place in the uncropped original: of no use inside the photo.
+
+300W-LP has the same files but for `pt2d` (2, 68) in place of `pt3d_68`; `read_mat` takes either.
+
+Synthetic faces are written with the same fields. What only BFM gives (Shape_Para, Exp_Para, Tex_Para) is zero, so that
+readers of the real set run and find BFM's mean face; what only this project knows stands in fields named `mlanet_*`,
+which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
+"""
+
+import math
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat, savemat
+from scipy.io.matlab import matfile_version
+
+from mlanet_lib.data.sample import Sample, SyntheticTruth
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_sources.bfm2009.raw import BfmFit
+from mlanet_lib.files.atomic import check_name, together
+from mlanet_lib.files.folders import first, pictures
+from mlanet_lib.files.npz import mat_fields
+from mlanet_lib.files.pictures import read_image
+from mlanet_lib.geometry.crops import ONE_BASED, from_index, to_index
+
+_COMPRESSED = 15  # the tag of a compressed element of a .mat file
+# AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
+_TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46, 47), 45, None, 31, 30, 35, None]
+_TWENTY_ONE += [48, (62, 66), 54, 8]
+
+
+def read_folder(folder: str | Path, limit: int | None = None) -> list[Sample]:
+    """All labelled photos directly in `folder`, by name; `limit`: only the first so many.
+
+    A folder that is not there or holds no photo, a photo without a `.mat` or a `.mat` without a photo, two photos of
+    one name, a limit below 1, and whatever `read_mat` refuses are UserErrors that name the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    photos = pictures(folder)
+    stems = {path.stem for path in photos}
+    for path in sorted(folder.glob("[!.]*.mat")):
+        if path.stem not in stems:
+            raise UserError(f"{path}: no photo of that name beside it")
+    if not photos:
+        raise UserError(f"{folder}: no photos (.jpg beside .mat files, as AFLW2000-3D comes)")
+    return [read_sample(photo) for photo in first(photos, limit)]
+
+
+def read_sample(photo: str | Path) -> Sample:
+    """One photo's labels, from the `.mat` beside it. The photo itself is read by `Sample.image`."""
+    photo = Path(photo)
+    if not photo.with_suffix(".mat").is_file():
+        raise UserError(f"{photo}: no {photo.stem}.mat beside it")
+    return Sample(photo.name, partial(read_image, photo, upright=False), **read_mat(photo.with_suffix(".mat")))
+
+
+def read_mat(path: str | Path) -> dict:
+    """The labels of one `.mat` file as fields of `Sample`, converted to this project's pixels and directions.
+
+    A file that is not a MATLAB 5 file, or lacks a field, or holds one of a wrong shape or with numbers that are not
+    finite, is a UserError that names the file and the field.
+    """
+    path = Path(path)
+    mat = load_mat(path)
+    pose = numbers(path, mat, "Pose_Para", (7,))
+    labels = {"pose_degrees": np.rad2deg(pose[:3]), "truth": _truth(path, mat), "bfm": None}
+    if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
+        stored = numbers(path, mat, "pt3d_68", (3, 68)).T
+        labels["nearness"] = -stored[:, 2]
+        if np.shape(mat.get("pt2d")) == (2, 21):
+            twenty_one = numbers(path, mat, "pt2d", (2, 21)).T
+            annotated = (twenty_one != -1).all(1, keepdims=True)
+            labels["points21"] = np.where(annotated, from_index(twenty_one, ONE_BASED), np.nan)
+    else:
+        stored = numbers(path, mat, "pt2d", (2, 68)).T
+    if np.ptp(stored[:, :2], axis=0).min() <= 0:
+        raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
+    if "Shape_Para" in mat:
+        coefficients = (numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
+        labels["bfm"] = BfmFit(*coefficients, pose[3:6], float(pose[6]))
+    return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
+
+
+def load_mat(path: str | Path, largest: int = 1 << 26) -> dict:
+    """The fields of a MATLAB 5 file that hold numbers or text; cells, structs, functions and objects are left unread.
+
+    largest: bytes that the file may unpack to. A missing, foreign, damaged or larger file is a UserError that names
+    it; neither a claimed size nor what its compressed parts would unpack to is believed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if matfile_version(path)[0] != 1:
+            raise ValueError("not of MATLAB's version 5; save it with -v7")
+        if (size := _unpacked_size(path, largest)) > largest:
+            raise ValueError(f"it unpacks to more than {largest >> 20} MB")
+        fields = mat_fields(path)
+        for name, shape in fields.items():
+            if min(shape, default=0) < 0 or math.prod(shape) > size:
+                raise ValueError(f"field '{name}' claims the shape {shape}")
+        return loadmat(path, variable_names=list(fields))
+    except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
+        raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
+
+
+def _unpacked_size(path: Path, largest: int) -> int:
+    """Bytes of a MATLAB 5 file with its compressed elements unpacked, counted until it is more than `largest`."""
+    size = path.stat().st_size
+    if size > largest:
+        return size
+    data = path.read_bytes()
+    order, at = "<" if data[126:128] == b"IM" else ">", 128
+    while at + 8 <= len(data) and size <= largest:
+        kind, length = struct.unpack_from(f"{order}II", data, at)
+        unpacking = zlib.decompressobj()
+        for start in range(at + 8, min(at + 8 + length, len(data)), 1 << 16) if kind == _COMPRESSED else ():
+            piece = data[start : min(start + (1 << 16), at + 8 + length)]
+            while piece and size <= largest:
+                size += len(unpacking.decompress(piece, 1 << 20))
+                piece = unpacking.unconsumed_tail
+        at += 8 + length
+    return size
+
+
+def numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Field `field` of a `.mat` file as finite float64 of `shape` (a vector may lie or stand); else a UserError."""
+    if field not in mat:
+        raise UserError(f"{path}: field '{field}' is missing")
+    value = np.asarray(mat[field])
+    if value.dtype.kind not in "iuf":
+        raise UserError(f"{path}: field '{field}' does not hold numbers")
+    fits = value.shape == shape if len(shape) > 1 else value.size == shape[0]
+    if not fits:
+        raise UserError(
+            f"{path}: field '{field}' has shape {value.shape}, not {shape if len(shape) > 1 else (1, *shape)}"
+        )
+    value = value.astype(np.float64).reshape(shape)
+    if not np.isfinite(value).all():
+        raise UserError(f"{path}: field '{field}' holds numbers that are not finite")
+    return value
+
+
+def _truth(path: Path, mat: dict) -> SyntheticTruth | None:
+    if "mlanet_face_model" not in mat:
+        return None
+    for field in ("mlanet_identity", "mlanet_expression", "mlanet_occluded"):
+        if field not in mat:
+            raise UserError(f"{path}: field '{field}' is missing")
+    counts = {field: np.size(mat[field]) for field in ("mlanet_identity", "mlanet_expression")}
+    identity, expression = (numbers(path, mat, field, (count,)) for field, count in counts.items())
+    occluded = bool(numbers(path, mat, "mlanet_occluded", (1,))[0])
+    name = np.ravel(mat["mlanet_face_model"])
+    if name.size != 1 or name.dtype.kind != "U":
+        raise UserError(f"{path}: field 'mlanet_face_model' is not one text")
+    return SyntheticTruth(str(name[0]), identity, expression, occluded)
+
+
+def write_sample(
+    folder: str | Path,
+    stem: str,
+    image: np.ndarray,
+    landmarks68: np.ndarray,
+    pose_degrees: np.ndarray,
+    pixels_per_mm: float,
+    origin: np.ndarray,
+    visible: np.ndarray | None = None,
+    truth: SyntheticTruth | None = None,
+    quality: int = 92,
+) -> Path:
+    """Write one face as `stem.jpg` and `stem.mat` in the published layout; returns the photo's path.
+
+    image: (H, W, 3) uint8. landmarks68: (68, 3) as `mlanet_lib.geometry.camera.project` gives them: x, y in pixels
+    with the first centre at 0.5, third the depth from the camera in mm, smaller is nearer. pose_degrees: (3,) pitch,
+    yaw, roll. pixels_per_mm: at the face, focal in pixels / t_z. origin: (3,) where the model frame's origin is
+    projected to, as landmarks68. visible: (68,) bool, for `pt2d`, whose invisible points are -1. truth: for the
+    `mlanet_*` fields. A stem that is no file's name is a UserError.
+    """
+    folder, image = Path(folder), np.asarray(image)
+    points, origin = np.asarray(landmarks68, np.float64), np.asarray(origin, np.float64)
+    if points.shape != (68, 3) or not np.isfinite(points).all():
+        raise ValueError(f"landmarks68 must be (68, 3) and finite, not {points.shape}")
+    stored = to_index(points, ONE_BASED)
+    stored[:, 2] = (origin[2] - points[:, 2]) * pixels_per_mm
+    height, width = image.shape[:2]
+    x, y = to_index(origin[:2], ONE_BASED)
+    pose = [*np.deg2rad(np.asarray(pose_degrees, np.float64)), x, height + 1 - y, 0.0, pixels_per_mm / 1000]
+    fields = {
+        "pt3d_68": stored.T.astype(np.float32),
+        "pt2d": _aflw_points(stored[:, :2], np.ones(68, bool) if visible is None else np.asarray(visible, bool)),
+        "roi": np.array([[1, 1, width, height]], np.int16),
+        "Pose_Para": np.array([pose], np.float32),
+        "Shape_Para": np.zeros((199, 1)),
+        "Exp_Para": np.zeros((29, 1)),
+        "Tex_Para": np.zeros((199, 1)),
+        "Illum_Para": np.zeros((1, 10)),
+        "Color_Para": np.array([[1, 1, 1, 0, 0, 0, 1]], np.float32),
+    }
+    if truth is not None:
+        fields |= {
+            "mlanet_face_model": truth.face_model,
+            "mlanet_identity": np.asarray(truth.identity, np.float32).reshape(-1, 1),
+            "mlanet_expression": np.asarray(truth.expression, np.float32).reshape(-1, 1),
+            "mlanet_occluded": np.array([[truth.occluded]], np.uint8),
+        }
+    photo = folder / f"{check_name(stem, 'the photo')}.jpg"
+    with together(folder) as scratch:
+        Image.fromarray(image).save(scratch / photo.name, quality=quality, subsampling=0)
+        savemat(scratch / f"{stem}.mat", fields, do_compression=True, appendmat=False)
+    return photo
+
+
+def _aflw_points(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """`pt2d` (2, 21): AFLW's points out of the 68, -1 where one is not visible (the ears never are)."""
+    result = np.full((2, 21), -1.0)
+    for column, index in enumerate(_TWENTY_ONE):
+        if index is not None and visible[np.atleast_1d(index)].all():
+            result[:, column] = points[np.atleast_1d(index)].mean(0)
+    return result

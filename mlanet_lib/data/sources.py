@@ -1,0 +1,219 @@
+"""Real data sets as training splits: read, split by photo, packed, and where wished labelled by fits of the face model.
+
+A source's arrays go to `train/NAME` and `validation/NAME` within the folder of the training data, where `TrainingData`
+finds them beside the synthetic ones.
+"""
+
+import dataclasses
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from mlanet_lib.data import annotations, packing
+from mlanet_lib.data.sample import Sample
+from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
+from mlanet_lib.data.synthetic.faces import LABELLED, LANDMARKED, SyntheticConfig
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.fitting import fit_landmarks
+from mlanet_lib.face_model.points import LABEL_SETS
+from mlanet_lib.face_sources.bfm2009.raw import RawBfm
+from mlanet_lib.files.atomic import atomic_path, check_name
+from mlanet_lib.files.folders import first
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL
+from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields
+from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.renderer import landmarks_visible
+
+LAYOUTS = ("crops", "300w_lp", "aflw2000", "photos")
+LABELS = ("none", "landmarks", "fit", "bfm")
+_POSITIVE = Range(0, 1e6, above=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A real data set and what is learned from it.
+
+    layout: "crops" (images.zip and labels.npz), "300w_lp", "aflw2000" (photos with .mat files; never the benchmark
+    itself) or "photos" (a folder of pictures); path: its folder. points: whose definition of the 68 points its labels
+    follow, "3ddfa" or "ibug" (`face_model.LABEL_SETS`; the second in layout "crops" alone, see `crops.read_archive`);
+    disagreement: iBUG's labels that lie further than this many % from 3DDFA's of the same crop are left out. Two
+    sources of the same photos hold out the same ones if they have the same `validation`. labels: "none" (the picture
+    alone judges), "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits
+    to `worst_fit` % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that
+    very BFM, else fitted to the landmarks that BFM gives). annotated: what a point that people annotated (AFLW's 21) is
+    worth beside an estimated one, which it then corrects (`annotations.correct`; 0: nothing). ridge: of the fits, see
+    `mlanet_lib.face_model.fitting`. validation: share of the photos held out; agreement: crops whose estimated and
+    hand-annotated points differ by more than this many % are left out; limit: the first so many samples; leave_out:
+    names of samples that are not used (doubles of benchmark photos: `mlanet data check` finds them).
+    """
+
+    layout: str
+    path: str
+    points: str = "3ddfa"
+    labels: str = "landmarks"
+    annotated: Annotated[float, WEIGHT] = 0.0
+    validation: Annotated[float, Range(0, 1, below=True)] = 0.05
+    agreement: Annotated[float, _POSITIVE] | None = None
+    disagreement: Annotated[float, _POSITIVE] = crops.DISAGREEMENT
+    worst_fit: Annotated[float, _POSITIVE] = 3.0
+    ridge: Annotated[float, _POSITIVE] = 1e-3
+    limit: Annotated[int, COUNT] | None = None
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name, known in (("layout", LAYOUTS), ("points", LABEL_SETS), ("labels", LABELS)):
+            if getattr(self, name) not in known:
+                raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if self.points != "3ddfa" and self.layout != "crops":
+            raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class DataConfig(SyntheticConfig):
+    """The synthetic faces (`train: 0` draws none), and the real data sets beside them. sources: by name."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in self.sources:
+            check_name(name, "data.sources:")  # they become folders
+
+
+def read(source: Source, detector=None) -> list[Sample]:
+    """The samples of a source; `detector` finds the faces of "photos". What is missing or broken is a UserError."""
+    if source.layout == "photos":
+        samples = photos.read_folder(source.path, detector)
+    elif source.layout == "crops":
+        samples = crops.read_archive(source.path, source.points, source.disagreement)
+    else:
+        reader = {"300w_lp": w300lp.read_folder, "aflw2000": aflw2000.read_folder}
+        samples = reader[source.layout](source.path)
+    if source.agreement is not None:
+        samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
+    left = set(source.leave_out)
+    return first([sample for sample in samples if sample.name not in left], source.limit)
+
+
+def held_out(source: Source, name: str, seed: int) -> bool:
+    """Whether a photo is kept for validation: a function of its name, so that more data moves nothing. All pictures
+    that 300W-LP made of one photo, and all numbered frames of a clip (NAME_12.jpg), go the same way."""
+    photo = w300lp.original(name) if source.layout == "300w_lp" else re.sub(r"_\d+$", "", Path(name).stem)
+    return zlib.crc32(f"{seed}/{photo}".encode()) < source.validation * 2**32
+
+
+def prepare(
+    sources: dict[str, Source],
+    model: MorphableModel,
+    folder: str | Path,
+    size: int,
+    seed: int = 0,
+    bfm: str | Path | None = None,
+    detector=None,
+    progress: bool = True,
+) -> list[dict]:
+    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
+
+    bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
+    """
+    rows = []
+    for name, source in sources.items():
+        samples = read(source, detector)
+        raw = None
+        if source.labels == "bfm":
+            if not bfm:
+                raise UserError(f"source {name}: labels bfm need paths.bfm, the folder of Model_Shape.mat")
+            raw = RawBfm.load(bfm)
+            points = raw_at_landmarks(raw)
+            samples = [with_bfm_points(sample, points) for sample in samples]
+        elif source.annotated and source.labels in ("landmarks", "fit"):
+            samples = annotations.correct(samples, model, source.annotated, source.ridge, progress, source.points)
+        apart = np.array([held_out(source, s.name, seed) for s in samples], bool)
+        for split, chosen in (("train", ~apart), ("validation", apart)):
+            part = [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
+            if not part:
+                continue
+            if source.labels == "none":
+                part = [dataclasses.replace(s, landmarks=None, box=s.crop()) for s in part]
+            packed = packing.pack(part, Path(folder) / split / name, size, progress=progress, points=source.points)
+            if source.labels in ("fit", "bfm"):
+                add_fits(packed, model, source, {s.name: s for s in part}, raw, progress)
+            kind = np.load(packed / "labels.npz")["kind"]
+            counts = np.bincount(kind, minlength=3).tolist()
+            rows.append(
+                {"source": name, "split": split, "pictures": len(kind), "broken": len(part) - len(kind)}
+                | dict(zip(("labelled", "landmarked", "unlabelled"), counts, strict=True))
+            )
+    return rows
+
+
+def raw_at_landmarks(raw: RawBfm) -> RawBfm:
+    """BFM's 68 points alone, so that posing them costs next to nothing."""
+    fields = {name: getattr(raw, name)[raw.landmarks] for name in ("mean", "shape_basis", "expression_basis")}
+    return dataclasses.replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
+
+
+def with_bfm_points(sample: Sample, points: RawBfm) -> Sample:
+    """The sample with the 68 points of its BFM fit, which also the turned pictures of 300W-LP have.
+
+    points: see `raw_at_landmarks`.
+    """
+    if sample.bfm is None:
+        raise UserError(f"{sample.name}: no BFM fit (Shape_Para, Exp_Para) in its .mat file")
+    posed = points.posed(sample.bfm, sample.pose_degrees, sample.image().shape[0])
+    return dataclasses.replace(sample, landmarks=posed[:, :2], nearness=posed[:, 2], confidence=None)
+
+
+def add_fits(
+    folder: Path,
+    model: MorphableModel,
+    source: Source,
+    samples: dict[str, Sample],
+    raw: RawBfm | None = None,
+    progress: bool = True,
+) -> None:
+    """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
+
+    The fits are made in the crop, with the network's camera, to the points by the source's definition. How good one is,
+    its NME says, in which a point's distance counts as far as the point is believed. Albedo and lighting stay unknown.
+    """
+    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
+        labels = {name: archive[name] for name in archive.files}
+    rows = np.flatnonzero(labels["kind"] == LANDMARKED)
+    if not len(rows):
+        return
+    points, weights = labels["landmarks"][rows], labels["confidence"][rows]
+    known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
+    options = {"focal": DEFAULT_FOCAL, "coefficients": known, "progress": progress, "labels": source.points}
+    fit = fit_landmarks(model, points, weights, source.ridge, **options)
+    worth = weights[..., None]
+    trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
+    good = sparse_nme(fit.points, trusted) <= source.worst_fit
+    parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
+    labels["kind"][chosen] = LABELLED
+    for name, value in parameters.as_tensors().items():
+        labels[name] = np.full((len(labels["kind"]), *value.shape[1:]), np.nan, np.float32)
+        if name not in ("albedo", "lighting"):
+            labels[name][chosen] = value.numpy()
+    labels["focal"][:] = DEFAULT_FOCAL
+    for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch", disable=not progress):
+        at = slice(start, start + 32)
+        labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
+    with atomic_path(folder / "labels.npz") as path:
+        np.savez(path, **labels)
+
+
+def _coefficients(raw: RawBfm, model: MorphableModel, samples: list[Sample]) -> np.ndarray | None:
+    """(N, Ki + Ke) standard deviations of BFM fits, if `model` is that BFM with as many modes; else None."""
+    if raw.correspondence(model) is None:
+        return None
+    known = [np.concatenate(raw.standard(sample.bfm)) for sample in samples]
+    return np.stack(known) if len(known[0]) == model.n_identity + model.n_expression else None

@@ -1,1 +1,0 @@
-"""Readers and writers of the data sets, in their published layouts."""

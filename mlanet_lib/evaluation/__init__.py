@@ -1,0 +1,1 @@
+"""The benchmarks: systems under test, protocols, baselines and intervals."""

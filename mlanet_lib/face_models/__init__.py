@@ -1,1 +1,0 @@
-"""Where a `MorphableModel` comes from: one module a source."""

@@ -1,0 +1,1 @@
+"""Where face models come from: makers and converters."""

@@ -1,0 +1,216 @@
+"""Albedo learned from photographs: its mean and modes per vertex, display-encoded RGB, as the renderer multiplies them.
+
+Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex
+v, n_p(v) its normal and Y the nine spherical harmonics,
+
+    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at
+    once,
+
+so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape
+from shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's.
+Colours are taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no
+highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
+mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.interpolate import RBFInterpolator
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.sparse import coo_matrix, csc_matrix, diags
+from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
+
+from mlanet_lib.face_sources.ict import people
+from mlanet_lib.geometry.lighting import sh_basis
+from mlanet_lib.rasterizer import rasterize
+
+MODES = 36
+"""Of the skin; the eyes add two of the iris."""
+TONES, WITHIN = 2, 2.0
+"""The first modes, tone and hue, are as wide as it takes to have everybody within so many standard deviations: their
+distribution is far from normal, and a prior must not pull very dark or very light skin to the middle."""
+LUMA = np.array([0.299, 0.587, 0.114])
+BLUR = 0.9
+"""Standard deviation, px, of the blur before colours are read: a vertex stands for about 3 x 3 px of the photo."""
+HAIR_MARGIN = (8.0, 26.0)
+"""Nearer to the hairline and to the sides of the face than the first, px, nothing is taken; beyond the second, all."""
+HAIR, HIGHLIGHT = -0.35, 0.12
+"""Logarithms of luma against the person's tone, after what is usual at the place: darker is hair, brighter shine."""
+SMOOTH, PULL = 0.02, 2e-4
+"""What differences along edges, and from the person's tone, cost beside an observation at full weight."""
+
+
+class Fitted(NamedTuple):
+    """P photos and the head fitted to each. photos: `london.Photos`; camera: (P, V, 3) px, the head in the photo's
+    pixels, x right, y up, z towards the camera; marks: (P, K, 2) px, y down, where the fit has the points numbered
+    `used` (K,); places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F,
+    3)."""
+
+    photos: people.Photos
+    camera: np.ndarray
+    marks: np.ndarray
+    used: np.ndarray
+    places: np.ndarray
+    mean: np.ndarray
+    faces: np.ndarray
+
+
+class Observed(NamedTuple):
+    """What the photos show at the first S vertices: colour (P, S, 3), normal (P, S, 3), weight (P, S) in [0, 1]."""
+
+    colour: np.ndarray
+    normal: np.ndarray
+    weight: np.ndarray
+
+
+def learn(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean (S, 3) and modes (S, 3, MODES) of the first S = count vertices, the skin, and the people's scores (P,
+    MODES)."""
+    observed = observe(fitted, count)
+    bare, cheek = _areas(fitted, count)
+    albedo, tone = unlit(observed, bare, cheek)
+    weight = observed.weight * _trusted(albedo, tone, observed.weight, bare)
+    whole = completed(albedo, weight, tone, fitted.mean[:count], fitted.faces[(fitted.faces < count).all(1)])
+    return modes(whole, group_weights(fitted.photos.groups))
+
+
+def observe(fitted: Fitted, count: int) -> Observed:
+    """Colours, normals and weights of the first `count` vertices in each photo."""
+    rows = [_observe(fitted, number, count) for number in range(len(fitted.camera))]
+    return Observed(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    camera, points = fitted.camera[number], fitted.photos.points[number]
+    picture = fitted.photos.pictures[number].astype(np.float64) / 255
+    normal = _normals(camera, fitted.faces)[:count]
+    flat = camera[:count, :2] * [1, -1]
+    seen = np.flatnonzero((normal[:, 2] > 0) & _visible(camera, fitted.faces, picture.shape[:2])[:count])
+    shift = RBFInterpolator(fitted.marks[number], points[fitted.used] - fitted.marks[number], smoothing=5.0)(flat[seen])
+    at = flat[seen] + shift
+    blurred = [gaussian_filter(picture[..., channel], BLUR) for channel in range(3)]
+    colour, weight = np.zeros((count, 3)), np.zeros(count)
+    colour[seen] = np.stack([map_coordinates(c, (at[:, ::-1] - 0.5).T, order=1, mode="nearest") for c in blurred], 1)
+    steps = np.linspace(0, 1, 20)[:, None]
+    line = points[list(people.HAIR_SIDE)]
+    edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
+    low, high = HAIR_MARGIN
+    free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
+    inside = people.inside(at, points[list(people.OUTLINE)])
+    weight[seen] = free * inside * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
+    return colour, normal, weight
+
+
+def _visible(camera: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(V,) bool: whether a vertex lies in the picture and nothing of the head is before it."""
+    depth = camera[:, 2].max() - camera[:, 2] + 1
+    screen = np.column_stack([camera[:, 0], -camera[:, 1], depth])
+    drawn = rasterize(torch.from_numpy(screen[None]).float(), torch.from_numpy(faces), *size).depth[0].numpy()
+    column, row = np.floor(screen[:, :2]).astype(int).T
+    inside = (column >= 0) & (row >= 0) & (column < size[1]) & (row < size[0])
+    nearest = drawn[np.clip(row, 0, size[0] - 1), np.clip(column, 0, size[1] - 1)]
+    slack = 0.01 * np.ptp(camera[:, 1])
+    return inside & (depth < nearest + slack)
+
+
+def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    a, b, c = points[faces].transpose(1, 0, 2)
+    summed = np.zeros_like(points)
+    for corner in range(3):
+        np.add.at(summed, faces[:, corner], np.cross(b - a, c - a))
+    return summed / np.linalg.norm(summed, axis=1, keepdims=True).clip(1e-12)
+
+
+def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) bool each: bare skin (no brow, eye, lip, nostril or beard may be there), and the cheeks."""
+    mean = fitted.mean[:count]
+
+    def near(points, reach: float) -> np.ndarray:
+        return cKDTree(fitted.places[list(points)]).query(mean)[0] < reach
+
+    covered = near(people.BROWS, 9) | near(people.EYES, 7) | near(people.LIPS, 7) | near(people.NOSTRILS, 4)
+    chin = mean[:, 1] < fitted.places[list(people.NOSTRILS), 1].mean()
+    return ~covered & ~chin, near(people.CHEEKS, 12)
+
+
+def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Albedo (P, S, 3) where the light that all photos share is taken out, and each person's tone (P, 3), the cheek's.
+
+    E is 1 in the mean over the cheeks: albedo has the level that photos have there.
+    """
+    basis = sh_basis(torch.from_numpy(observed.normal)).numpy()
+    luma, weight = observed.colour @ LUMA, observed.weight
+    light = np.ones_like(luma)
+    for _ in range(rounds):
+        tone = np.stack(
+            [
+                np.median((colour / shade[:, None])[cheek & (sure > 0.3)], axis=0)
+                for colour, shade, sure in zip(observed.colour, light, weight, strict=True)
+            ]
+        )
+        relative = luma / (tone @ LUMA)[:, None]
+        off = np.log((relative / light).clip(1e-3))
+        trust = weight * bare * np.exp(-0.5 * (off / 0.15) ** 2)
+        gram = np.einsum("ps,psi,psj->ij", trust, basis, basis)
+        gram += 1e-5 * np.trace(gram) * np.diag([0.0] + 8 * [1.0])
+        light = basis @ np.linalg.solve(gram, np.einsum("ps,psi,ps->i", trust, basis, relative))
+        level = (light * (weight > 0.5) * cheek).sum() / ((weight > 0.5) * cheek).sum()
+        light = (light / level).clip(0.3)
+    return observed.colour / light[..., None], tone
+
+
+def _trusted(albedo: np.ndarray, tone: np.ndarray, weight: np.ndarray, bare: np.ndarray) -> np.ndarray:
+    """(P, S): 0 where hair lies over bare skin, little where skin shines, else 1."""
+    relative = np.log((albedo @ LUMA).clip(1e-3) / (tone @ LUMA)[:, None])
+    usual = np.zeros(len(bare))
+    shown = (weight > 0.3).sum(0) > 5
+    usual[shown] = np.nanmedian(np.where(weight[:, shown] > 0.3, relative[:, shown], np.nan), axis=0)
+    off = relative - usual
+    return np.where(bare & (off < HAIR), 0.0, 1.0) * np.exp(-((np.maximum(off - HIGHLIGHT, 0) / 0.06) ** 2)).clip(0.02)
+
+
+def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np.ndarray, faces: np.ndarray):
+    """(P, S, 3): albedo (P, S, 3) with both sides of the face joined by their weights (P, S), and continued where no
+    photo shows it. tone: (P, 3); mean: (S, 3) mm, symmetric in x; faces: (F, 3)."""
+    twin = cKDTree(mean).query(mean * [-1, 1, 1])[1]
+    both = weight + weight[:, twin]
+    product = weight[..., None] * albedo
+    product = product + product[:, twin]
+    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    graph = coo_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(len(mean),) * 2).tocsr()
+    graph = graph + graph.T
+    laplacian = diags(np.asarray(graph.sum(1)).ravel()) - graph
+    found = np.empty_like(albedo)
+    for number in range(len(albedo)):
+        system = csc_matrix(diags(both[number] + PULL) + SMOOTH * laplacian)
+        found[number] = splu(system).solve(product[number] + PULL * tone[number])
+    return 0.5 * (found + found[:, twin])
+
+
+def group_weights(groups: np.ndarray) -> np.ndarray:
+    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many. Who names two
+    groups ("east_asian/white") belongs half to each."""
+    names = [str(group).split("/") for group in groups]
+    size = {name: sum((name in own) / len(own) for own in names) for own in names for name in own}
+    weights = np.array([np.mean([1 / size[name] for name in own]) for own in names])
+    return weights / weights.mean()
+
+
+def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted principal components of samples (P, S, 3): mean (S, 3), modes (S, 3, count) in standard deviations (but
+    see `TONES`), and the samples' scores (P, count) in the same. weights: (P,) with mean 1."""
+    mean = np.average(samples, axis=0, weights=weights)
+    centred = (samples - mean).reshape(len(samples), -1)
+    root = np.sqrt(weights / len(samples))[:, None]
+    values, vectors = np.linalg.eigh((root * centred) @ (root * centred).T)
+    order = np.argsort(values)[::-1][:count]
+    deviation = np.sqrt(values[order].clip(1e-12))
+    axes = (root * centred).T @ vectors[:, order] / deviation
+    axes *= np.where(axes.sum(0) < 0, -1, 1)  # a mode's sign is free: its sum is positive
+    scores = centred @ axes / deviation
+    wider = np.where(np.arange(len(order)) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
+    deviation, scores = deviation * wider, scores / wider
+    return mean, (axes * deviation).reshape(*mean.shape, -1), scores

@@ -1,0 +1,1 @@
+"""Cameras, light, alignment, surfaces and crops."""

@@ -1,0 +1,23 @@
+"""Constant tensors that a loop on a GPU uses at every step: copied there once, since each copy makes the host wait."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def constant(values: tuple, like: Tensor) -> Tensor:
+    """`values` (nested tuples of numbers) as a tensor of the type and on the device of `like`; not to be changed."""
+    if like.device.type == "cpu":  # nothing to gain, and a tracer's fake tensors must not be kept
+        return like.new_tensor(values)
+    return _held(values, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _held(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`, without making the host wait for what a GPU still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,245 @@
+"""MLANet: one picture of a face in, named face parameters out.
+
+    timm backbone (strides 4, 8, 16, 32) -> attention at each chosen level -> hierarchical fusion (coarse gates fine)
+    -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights (fusion
+       "hierarchical") or reads them side by side ("hierarchical_concatenate")
+
+The paper's backbone, attention, fusion and heads are not known: this reading is an assumption of the project, and
+every choice in it is a field of `NetworkConfig`, the axes of the ablation.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
+
+import timm
+import torch
+from timm.layers import ConvNormAct
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL, rotation_6d_to_matrix
+from mlanet_lib.limits import FieldError, Range, check_fields
+from mlanet_lib.network.attention import ATTENTION_KINDS, FUSION_KINDS, CoarseGate, energy_map, level_attention
+from mlanet_lib.parameters import FaceParameters
+
+HEAD_INIT = 1e-5
+"""Standard deviation of the heads' first weights: the mean face to within 1e-3, and yet a gradient for what lies
+behind the heads from the first step on (with zeros, as in Deng et al. 2019, it would only come with the second)."""
+
+HEAD_SCALE = {
+    "identity": 0.3,
+    "expression": 0.15,
+    "albedo": 0.3,
+    "rotation": 0.2,
+    "translation": 0.05,
+    "lighting": 0.1,
+}
+"""What a head's output is multiplied with, in the group's unit: about how far faces differ there, or less. AdamW moves
+all weights by steps of one size, which would otherwise be far too long for the translation (and, of L levels side by
+side, sqrt(L) times as far: they are divided by that). It matters much: 600 steps
+of a ResNet-10-T at 64 px on real photos end at a validation NME of 5.35 % with it and at 6.6 % without."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The choices that make a network, each one an assumption (the paper's are not known).
+
+    backbone: a timm name; pretrained: start from timm's ImageNet weights where they can be had; levels: which of
+    1..4 (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is
+    trained on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to
+    (1 = global average); focal: the camera's, in picture widths; start: a checkpoint that a training begins with
+    (`training_files.begin_from`; making a network does not read it).
+    """
+
+    backbone: str = "resnet18"
+    pretrained: bool = False
+    levels: tuple[Annotated[int, Range(1, 4)], ...] = (1, 2, 3, 4)
+    attention: str = "channel_spatial"
+    fusion: str = "hierarchical"
+    image_size: Annotated[int, Range(8, 10**6)] = 96
+    width: Annotated[int, Range(1, 10**5)] = 64
+    pool: Annotated[int, Range(1, 10**4)] = 4
+    focal: Annotated[float, Range(0, 1000, above=True)] = DEFAULT_FOCAL
+    start: str | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
+        if not self.levels:
+            raise FieldError("levels = []: must be some of 1, 2, 3, 4 (strides 4 to 32)")
+        if self.attention not in ATTENTION_KINDS:
+            raise UserError(f"unknown attention {self.attention!r}; choose one of {', '.join(ATTENTION_KINDS)}")
+        if self.fusion not in FUSION_KINDS:
+            raise UserError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSION_KINDS)}")
+        if not timm.is_model(self.backbone):
+            raise UserError(f"timm {timm.__version__} has no backbone {self.backbone!r}")
+
+
+class MLANet(nn.Module):
+    """The network: images (B, 3, H, W) in [0, 1] -> `FaceParameters` of one face model.
+
+    model: the `MorphableModel` whose coefficients are predicted (its sizes and its neutral framing are read; it is
+    not kept). config, or its fields as keywords: see `NetworkConfig`; a wrong value is a UserError.
+    `pretrained_weights` says in one line where the backbone's first weights came from.
+    """
+
+    def __init__(self, model, config: NetworkConfig | None = None, **options):
+        super().__init__()
+        self.config = dataclasses.replace(config or NetworkConfig(), **options)
+        self.backbone, self.pretrained_weights = _backbone(self.config)
+        width, pool = self.config.width, self.config.pool
+        channels = self.backbone.feature_info.channels()
+        count = len(channels)
+        fused = count - 1 if self.config.fusion.startswith("hierarchical") else 0
+        self.attention = nn.ModuleList(level_attention(c, self.config.attention) for c in channels)
+        self.project = nn.ModuleList(ConvNormAct(c, width, 1, act_layer=nn.SiLU) for c in channels)
+        self.gates = nn.ModuleList(CoarseGate(width) for _ in range(fused))
+        self.side_by_side = self.config.fusion.endswith("concatenate")
+        self.sizes = {
+            "identity": model.n_identity,
+            "expression": model.n_expression,
+            "albedo": model.n_albedo,
+            "rotation": 6,
+            "translation": 3,
+            "lighting": 27,
+        }
+        read = width * pool**2 * (count if self.side_by_side else 1)
+        self.heads = nn.ModuleDict({name: nn.Linear(read, size) for name, size in self.sizes.items()})
+        logits = torch.zeros(len(self.sizes), count)
+        self.points = nn.Linear(channels[-1], 2 * 68)  # for the training alone
+        if count > 1 and not self.side_by_side:
+            self.level_logits = nn.Parameter(logits)
+        else:  # one level's weight is 1 whatever its logit, and of levels side by side the heads read all
+            self.register_buffer("level_logits", logits)
+        neutral = FaceParameters.neutral(model, 1, focal=self.config.focal)
+        mean, std = (self.backbone.pretrained_cfg.get(key, 0.5) for key in ("mean", "std"))
+        self.register_buffer("pixel_mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("neutral_translation", neutral.translation[0].detach().float().cpu())
+        self.register_buffer("neutral_lighting", neutral.lighting[0].detach().float().cpu(), persistent=False)
+        scale = torch.tensor([HEAD_SCALE[name] for name in self.sizes])
+        self.register_buffer("head_scale", scale / count**0.5 if self.side_by_side else scale)
+        self.register_buffer("neutral_rotation", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
+        for head in (*self.heads.values(), self.points):
+            nn.init.normal_(head.weight, std=HEAD_INIT)
+            nn.init.zeros_(head.bias)
+
+    def level_features(self, images: Tensor) -> list[Tensor]:
+        """(B, width, H/stride, W/stride) per level, fine to coarse, after attention and fusion."""
+        return self._attended(self._features(images))
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        return self.backbone((images - self.pixel_mean) / self.pixel_std)
+
+    def _attended(self, features: list[Tensor]) -> list[Tensor]:
+        levels = [project(attend(x)) for project, attend, x in zip(self.project, self.attention, features, strict=True)]
+        for k in reversed(range(len(self.gates))):  # coarse to fine
+            levels[k] = self.gates[k](levels[k], levels[k + 1])
+        return levels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The heads' scaled outputs by group, (B, size): differences from the mean face, all zero at the start.
+
+        While it is trained also "points", (B, 136): the 68 points as the coarsest level's mean says them without a face
+        model, from the crop's centre, in crop sides. Judged beside the landmarks, they teach the backbone faster than
+        parameters do (3DDFA_V2, Guo et al. 2020, regularises its training so); nothing else reads them.
+        """
+        features = self._features(images)
+        grids = [F.adaptive_avg_pool2d(level, self.config.pool).flatten(1) for level in self._attended(features)]
+        # without this normalisation a level could shout down another whatever the weights that are reported
+        pooled = torch.stack([F.layer_norm(grid.float(), grid.shape[1:]) for grid in grids], 1)
+        weights = self.level_logits.softmax(1)
+        with torch.autocast(images.device.type, enabled=False):
+            raw = {
+                name: self.head_scale[k]
+                * head(pooled.flatten(1) if self.side_by_side else torch.einsum("l,bld->bd", weights[k], pooled))
+                for k, (name, head) in enumerate(self.heads.items())
+            }
+            if self.training:
+                raw["points"] = self.points(features[-1].float().mean((2, 3)))
+        return raw
+
+    def encode(self, images: Tensor) -> FaceParameters:
+        """images (B, 3, H, W) in [0, 1], a square crop around the face -> its parameters (`face_parameters`)."""
+        return self.face_parameters(self(images))
+
+    def face_parameters(self, raw: dict[str, Tensor]) -> FaceParameters:
+        """What the heads' raw outputs by group, (B, size) as `forward` gives them, say of B faces.
+
+        identity, expression, albedo: the heads' outputs as they are. rotation: Gram-Schmidt (Zhou et al. 2019) of the
+        identity's 6D form plus the output. lighting: white ambient light plus the output. Translation is predicted as
+        an offset (u, v) in the picture plane, in crop sides, and a logarithmic scale s, because millimetres of depth
+        and of offset hang together and are badly conditioned:
+
+            t_z = n_z exp(-s),   t_x = (n_x / n_z + u / focal) t_z,   t_y = (n_y / n_z + v / focal) t_z
+
+        n is the neutral framing: at u = v = s = 0 the mean face fills the crop.
+        """
+        batch = raw["identity"].shape[0]
+        neutral, focal = self.neutral_translation, self.config.focal
+        offset, scale = raw["translation"][:, :2], raw["translation"][:, 2:]
+        depth = neutral[2] * torch.exp(-scale.clamp(-3, 3))
+        return FaceParameters(
+            identity=raw["identity"],
+            expression=raw["expression"],
+            albedo=raw["albedo"],
+            rotation=rotation_6d_to_matrix(self.neutral_rotation + raw["rotation"]),
+            translation=torch.cat([(neutral[:2] / neutral[2] + offset / focal) * depth, depth], 1),
+            lighting=self.neutral_lighting + raw["lighting"].reshape(batch, 9, 3),
+            focal=depth.new_full((batch,), focal),
+        )
+
+    def attention_maps(self, images: Tensor) -> list[Tensor]:
+        """Where each level looks: (B, H/stride, W/stride) in [0, 1] per level, fine to coarse (`energy_map`)."""
+        return [energy_map(level) for level in self.level_features(images)]
+
+    def level_weights(self) -> dict[str, Tensor]:
+        """How much each parameter group reads from each level: {group: (levels,)}, every row sums to 1.
+
+        The features that are weighed are normalised, so that the weights are comparable across levels. Where a head
+        reads the levels side by side (fusion "...concatenate"): each level's share of the sum of its squared weights.
+        """
+        if self.side_by_side:
+            count = len(self.config.levels)
+            squares = {n: h.weight.detach().square().unflatten(1, (count, -1)) for n, h in self.heads.items()}
+            return {name: square.sum((0, 2)) / square.sum() for name, square in squares.items()}
+        weights = self.level_logits.detach().softmax(1)
+        return {name: weights[k] for k, name in enumerate(self.sizes)}
+
+
+def _backbone(config: NetworkConfig) -> tuple[nn.Module, str]:
+    """The feature extractor that returns the chosen levels, and where its weights came from."""
+    options = backbone_options(config)
+    if config.pretrained:
+        try:
+            backbone = timm.create_model(config.backbone, pretrained=True, **options)
+            tag = backbone.pretrained_cfg.get("tag") or "default"
+            return backbone, f"ImageNet weights of timm, {config.backbone}.{tag}"
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            print(f"no pretrained weights for {config.backbone}, random ones instead: {reason}", flush=True)
+            return _fresh(config, options), f"random (pretrained ones were not to be had: {reason})"
+    return _fresh(config, options), "random"
+
+
+def backbone_options(config: NetworkConfig) -> dict:
+    """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
+    options = {"features_only": True, "feature_cls": "getter"}  # "getter" drops what lies behind the last level
+    with torch.device("meta"):
+        strides = timm.create_model(config.backbone, **options).feature_info.reduction()
+    wanted = [2 ** (level + 1) for level in config.levels]
+    if not set(wanted) <= set(strides):
+        raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
+    return options | {"out_indices": tuple(strides.index(stride) for stride in wanted)}
+
+
+def _fresh(config: NetworkConfig, options: dict) -> nn.Module:
+    """A backbone with random weights. Norms that timm starts at zero (a ResNet's last of each block) start at 0.1, so
+    that the branch before them receives a gradient from the first step on."""
+    backbone = timm.create_model(config.backbone, **options)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.constant_(module.weight, 0.1)
+    return backbone

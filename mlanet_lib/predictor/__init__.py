@@ -1,0 +1,12 @@
+"""From a photo to faces, and from faces to files. `Predictor` and `Face` are loaded when they are asked for, so that
+the detector alone does not import the network."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Predictor", "Face"):
+        from mlanet_lib.predictor import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,135 @@
+"""Faces as files: OBJ + MTL + texture, GLB, overlay and parameters, all files of a face or none.
+
+OBJ is in millimetres in the model frame (y up, z out of the face); GLB is in metres, as glTF has it, same axes. GLB
+carries the expressions as morph targets under the model's names (ARKit's): its mesh is the face at rest, and opens with
+the expression that was seen. The texture is the model's per-vertex albedo baked through its UV map, or the photo where
+it sees the face.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mlanet_lib.drawing.textures import albedo_texture, cut
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.activations import activations
+from mlanet_lib.files.atomic import safe_name, together
+from mlanet_lib.files.outputs import MARK
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.predictor import glb
+
+
+def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> None:
+    """`path` (.obj), and beside it STEM.mtl and STEM_texture.png. vertices (V,3) mm, faces (F,3) 0-based, uv (V,2)."""
+    stem = path.stem
+    lines = [f"# {MARK}: millimetres, y up, z out of the face", f"mtllib {stem}.mtl", f"o {stem}"]
+    lines += [f"v {x:.4f} {y:.4f} {z:.4f}" for x, y, z in np.asarray(vertices, float)]
+    lines += [f"vt {u:.6f} {v:.6f}" for u, v in np.asarray(uv, float)]
+    lines += ["usemtl face", "s 1"]
+    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in np.asarray(faces) + 1]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    material = [f"# {MARK}", "newmtl face", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {stem}_texture.png"]
+    path.with_name(f"{stem}.mtl").write_text("\n".join(material) + "\n", encoding="utf-8")
+    write_png(path.with_name(f"{stem}_texture.png"), texture)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """A picture (H,W,3) uint8 as PNG, with mlanet's mark in its text field "Software"."""
+    text = PngInfo()
+    text.add_text("Software", MARK)
+    Image.fromarray(image).save(path, format="PNG", pnginfo=text)
+
+
+def write_glb(
+    path: Path,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    texture: np.ndarray,
+    normals: np.ndarray,
+    targets: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> None:
+    """One binary glTF file with the texture inside. `vertices` (V,3) in mm, the file in metres; normals (V,3) unit.
+
+    targets: by name how far each vertex goes at full activation, (V,3) mm, and by how much its normal changes, (V,3);
+    weights: activations to open with.
+    """
+    import trimesh
+
+    material = trimesh.visual.material.PBRMaterial(
+        name="face", baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=0.9
+    )
+    mesh = trimesh.Trimesh(
+        vertices=np.asarray(vertices, float) / 1000,
+        faces=np.asarray(faces),
+        vertex_normals=normals,
+        visual=trimesh.visual.TextureVisuals(uv=np.asarray(uv, float), material=material),
+        process=False,
+    )
+    data = mesh.export(file_type="glb", include_normals=True)
+    if targets:
+        metres = {name: (moves / 1000, turns) for name, (moves, turns) in targets.items()}
+        data = glb.with_targets(data, metres, weights)
+    path.write_bytes(glb.signed(data, MARK))
+
+
+def _targets(model: MorphableModel, neutral: torch.Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How far each expression moves the vertices of a face at rest (1,V,3) at activation 1, and turns its normals:
+    {name: (V,3) mm, (V,3)}. The model is linear in the expression."""
+    one_each = torch.eye(model.n_expression)
+    nobody = torch.zeros(1, model.n_identity)
+    rest = model.vertices(nobody, torch.zeros(1, model.n_expression))
+    normals = model.normals(neutral)[0]
+    targets = {}
+    for name, row in zip(model.expression_names, one_each, strict=True):
+        moves = model.vertices(nobody, row[None]) - rest
+        targets[name] = (moves[0].numpy(), (model.normals(neutral + moves)[0] - normals).numpy())
+    return targets
+
+
+def write_face(
+    folder: str | Path,
+    stem: str,
+    model: MorphableModel,
+    parameters: FaceParameters,
+    record: dict,
+    overlay: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
+    may_replace: Callable[[Path], bool] | None = None,
+) -> list[Path]:
+    """All files of one face (`parameters`: batch of 1) in `folder`: STEM.obj, .mtl, _texture.png, .glb, .json, .png.
+
+    stem: as a safe name (`files.safe_name`). The meshes carry identity and expression, OBJ in its vertices and GLB in
+    its morph targets' weights (`activations`), not the pose, which is in the JSON. `record` is written as JSON (finite
+    numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. may_replace: which files
+    of these names may be replaced (all). Returns the paths.
+    Raises UserError where the folder cannot be written; then none of the files is there.
+    """
+    stem = safe_name(stem)
+    parameters = parameters.detach().to("cpu")
+    vertices = model.vertices(parameters.identity, parameters.expression)[0].numpy()
+    if not np.isfinite(vertices).all():
+        raise UserError(f"{stem}: the reconstruction holds numbers that are not finite; nothing was written")
+    texture = albedo_texture(model, parameters) if texture is None else texture
+    source, faces, uv = cut(model.uv, model.faces)
+    neutral = model.vertices(parameters.identity, torch.zeros_like(parameters.expression))
+    normals = model.normals(neutral)[0].numpy()[source]
+    rest = neutral[0].numpy()
+    targets = {name: (moves[source], turns[source]) for name, (moves, turns) in _targets(model, neutral).items()}
+    weights = dict(zip(model.expression_names, activations(model, parameters.expression)[0].tolist(), strict=True))
+    with together(folder, may_replace or (lambda path: True)) as temporary:
+        write_obj(temporary / f"{stem}.obj", vertices[source], faces, uv, texture)
+        write_glb(temporary / f"{stem}.glb", rest[source], faces, uv, texture, normals, targets, weights)
+        text = json.dumps({"generator": MARK, **record}, indent=1, allow_nan=False) + "\n"
+        (temporary / f"{stem}.json").write_text(text, encoding="utf-8")
+        if overlay is not None:
+            write_png(temporary / f"{stem}.png", overlay)
+        names = sorted(path.name for path in temporary.iterdir())
+    return [Path(folder) / name for name in names]

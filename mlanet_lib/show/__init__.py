@@ -1,0 +1,1 @@
+"""Figures, interactive views and the report."""

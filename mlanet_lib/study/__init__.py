@@ -1,0 +1,1 @@
+"""Parameters, profiles and the runner of notebooks."""

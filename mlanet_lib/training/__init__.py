@@ -1,0 +1,1 @@
+"""The training: data, losses, the loop, several processes."""

@@ -1,0 +1,199 @@
+"""Training arrays, resident in memory, and the order in which they are visited.
+
+A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks` (N,
+68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled; where points
+differ in worth also `confidence` (N, 68) in [0, 1], and where they follow another definition than 3DDFA's `points_set`
+(N,), indices into `face_model.LABEL_SETS` (without it all are 3DDFA's). Labelled rows know pose and shape; albedo and
+lighting may be NaN (a fit to landmarks says nothing of them): those rows are then judged by their picture, too. Where
+no row is labelled, the parameters may be left out. A split may have several such folders within it, one a data set.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model.points import LABEL_SETS
+from mlanet_lib.files.npz import read_npz
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL
+from mlanet_lib.geometry.device import on_device
+from mlanet_lib.limits import check_memory
+from mlanet_lib.parameters import FaceParameters
+
+KINDS = ("labelled", "landmarked", "unlabelled")
+_ROWS = ("kind", "points_set")
+_LABELS = (*FaceParameters.names(), "landmarks", "visible", "confidence")
+
+
+@dataclass
+class Batch:
+    """B samples: what the network sees, and what it is judged by.
+
+    images: (B, 3, S, S) in [0, 1], the input; target: the same without what only spoils the input; landmarks:
+    (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], what a point is worth;
+    parameters: labels, meaningless in rows whose kind is not 0; kind: (B,) int64 on the CPU, 0 labelled, 1 landmarked,
+    2 unlabelled; lit: (B,) bool on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,)
+    int64 on the CPU, whose definition of the 68 points `landmarks` follow, as an index into `face_model.LABEL_SETS`.
+    """
+
+    images: Tensor
+    target: Tensor
+    landmarks: Tensor
+    visible: Tensor
+    confidence: Tensor
+    parameters: FaceParameters
+    kind: Tensor
+    lit: Tensor
+    points_set: Tensor
+
+
+class TrainingData:
+    """One split: `images` uint8 (N, side, side, 3), `labels` by name, `kind` (N,), `points_set` (N,), `fingerprint` of
+    the files.
+
+    folder: where the two files lie, or folders with them; model: the face model that the labels must fit; side: the
+    crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held;
+    labelled_share: of the labelled samples that stay so (the same ones each time), the others being unlabelled. What
+    is missing, unreadable or does not fit is a UserError.
+    """
+
+    def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu", labelled_share: float = 1.0):
+        folder = Path(folder)
+        if unknown := set(kinds) - set(KINDS):
+            raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
+        parts = [part for part in (folder, *sorted(folder.glob("*/"))) if (part / "images.npy").is_file()] or [folder]
+        pictures, columns, count = [], [], 0
+        for part in parts:
+            images, labels = _read(part)
+            labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
+            labels.setdefault("points_set", np.zeros(len(images), np.int64))
+            self._check(part, images, labels, model)
+            labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == KINDS.index("labelled")))
+            labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = KINDS.index("unlabelled")
+            keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
+            count += len(keep)
+            check_memory(count * side**2 * 3, f"{count:,} training pictures at network.image_size {side}")
+            if len(keep):
+                pictures.append(_resized(torch.from_numpy(images[keep]), side))
+            columns.append({name: labels[name][keep] for name in (*_ROWS, *_LABELS)})
+        self.fingerprint = hashlib.sha256("".join(map(_fingerprint, parts)).encode()).hexdigest()
+        labels = {name: np.concatenate([column[name] for column in columns]) for name in (*_ROWS, *_LABELS)}
+        self.kind, self.points_set = (torch.from_numpy(labels.pop(name)).long() for name in _ROWS)
+        if not len(self.kind):
+            raise UserError(f"{folder} holds no {' or '.join(kinds)} sample")
+        self.images = torch.cat(pictures).to(device)
+        self._bfm_rotation = model.bfm_rotation.detach().to(device)
+        lit = np.isfinite(labels["lighting"]).all((1, 2)) & np.isfinite(labels["albedo"]).all(1)
+        self.lit = torch.from_numpy(lit) & (self.kind == 0)
+        self.labels = {
+            name: torch.from_numpy(np.nan_to_num(value.astype(np.float32))).to(device) for name, value in labels.items()
+        }
+
+    @staticmethod
+    def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model) -> None:
+        """UserError unless all fits together. Parameters that no row needs to know may be missing: they are put in."""
+        count = len(images)
+        shapes = {
+            "kind": (count,),
+            "identity": (count, model.n_identity),
+            "expression": (count, model.n_expression),
+            "albedo": (count, model.n_albedo),
+            "rotation": (count, 3, 3),
+            "translation": (count, 3),
+            "lighting": (count, 9, 3),
+            "focal": (count,),
+            "landmarks": (count, 68, 2),
+            "visible": (count, 68),
+            "confidence": (count, 68),
+            "points_set": (count,),
+        }
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+            raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
+        for name, shape in shapes.items():
+            if name in FaceParameters.names() and name not in labels and labels["kind"].all():
+                labels[name] = np.full(shape, DEFAULT_FOCAL if name == "focal" else np.nan, np.float32)
+            if name not in labels:
+                raise UserError(f"{folder / 'labels.npz'} has no field '{name}'")
+            if labels[name].shape != shape:
+                raise UserError(
+                    f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
+                    f"the face model '{model.name}' need {shape}"
+                )
+            needed = labels["kind"] <= (1 if name in ("landmarks", "visible", "confidence") else 0)
+            if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
+                raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
+        if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(LABEL_SETS))
+            raise UserError(f"{folder / 'labels.npz'}: field 'points_set' holds other numbers than {known}")
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The samples of these rows (int64, on the CPU), not augmented."""
+        at = on_device(rows, self.images.device)
+        # channels last in memory already: the permutation costs nothing and the network wants it so
+        images = self.images[at].permute(0, 3, 1, 2).float() / 255
+        labels = {name: value[at] for name, value in self.labels.items()}
+        parameters = FaceParameters.from_tensors(labels)
+        points = (labels[name] for name in ("landmarks", "visible", "confidence"))
+        return Batch(images, images, *points, parameters, self.kind[rows], self.lit[rows], self.points_set[rows])
+
+    def constant(self) -> dict[str, list]:
+        """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, of 3DDFA's definition where any row
+        has it, and mean pose, degrees, in BFM's frame."""
+        pose = FaceParameters.from_tensors(self.labels).pose_degrees(self._bfm_rotation)[self.kind == 0]
+        pointed = self.kind <= 1
+        alike = pointed & (self.points_set == 0)
+        landmarks = self.labels["landmarks"][alike if alike.any() else pointed]
+        return {
+            "landmarks": landmarks.mean(0).tolist() if len(landmarks) else None,
+            "pose_degrees": pose.mean(0).tolist() if len(pose) else None,
+        }
+
+
+def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:
+    """(N,) rows in the order of this epoch: a pure function of its arguments.
+
+    Every kind is shuffled and then spread evenly over the epoch, so that each batch holds all kinds in proportion.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    place = np.empty(len(kind))
+    for value in np.unique(kind.numpy()):
+        rows = np.flatnonzero(kind.numpy() == value)
+        place[generator.permutation(rows)] = (np.arange(len(rows)) + generator.random()) / len(rows)
+    return torch.from_numpy(np.argsort(place, kind="stable"))
+
+
+def _read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"training data not found: {error.filename}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"unreadable training data in {folder}: {error}") from error
+    return images, read_npz(folder / "labels.npz", "file of training labels")
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("images.npy", "labels.npz"):
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    """uint8 (N, S, S, 3) -> (N, side, side, 3), averaged over areas, in pieces to bound memory."""
+    if images.shape[1] == side:
+        return images
+    pieces = [
+        F.interpolate(piece.permute(0, 3, 1, 2).float(), size=(side, side), mode="bilinear", antialias=True)
+        for piece in images.split(512)
+    ]
+    return torch.cat([piece.round().clamp(0, 255).byte().permute(0, 2, 3, 1) for piece in pieces]).contiguous()

@@ -1,0 +1,1 @@
+"""Faces of a video: clip, tracking, smoothing, output."""

@@ -1,0 +1,157 @@
+"""Real data sets as training splits: toy photos in the published layouts, read, split, packed and fitted."""
+
+import dataclasses
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_bfm import toy_bfm, write_3ddfa
+from toy_data import toy_parameters
+from toy_model import with_ibug
+from toy_photos import write_300w_lp
+
+from mlanet_lib.data.sources import DataConfig, Source, held_out, prepare
+from mlanet_lib.errors import UserError
+from mlanet_lib.face_model.sparse_shape import SparseShape
+from mlanet_lib.face_sources.bfm2009 import convert
+from mlanet_lib.geometry.camera import project, to_camera
+from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.training.data import TrainingData
+
+
+def projected(model, parameters, labels="3ddfa"):
+    vertices = model.vertices(parameters.identity, parameters.expression)
+    camera = to_camera(model.landmarks(vertices, labels), parameters.rotation, parameters.translation)
+    return project(camera, parameters.focal, 1, 1)[..., :2]
+
+
+@pytest.fixture(scope="module")
+def crops(toy_model, tmp_path_factory):
+    """A zip of 24 grey crops of 120 px with the toy model's own points; one that no face could have."""
+    folder = tmp_path_factory.mktemp("crops")
+    points = projected(toy_model, toy_parameters(toy_model, 24, seed=5)).numpy() * 120 - 0.5  # counted from 0
+    points[3] = np.random.default_rng(0).uniform(10, 110, (68, 2))
+    stream = io.BytesIO()
+    Image.new("RGB", (120, 120), (90, 80, 70)).save(stream, "JPEG")
+    names = [f"image{i:05d}.jpg" for i in range(24)]
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, stream.getvalue())
+    depth = np.zeros((24, 68, 1))
+    agreement = np.where(np.arange(24) == 5, 12.0, 2.0)
+    np.savez(
+        folder / "labels.npz", names=names, landmarks68=np.concatenate([points, depth], 2).astype(np.float32),
+        agreement=agreement.astype(np.float16),
+    )  # fmt: skip
+    return folder
+
+
+def test_fits_label_what_they_fit_and_leave_the_rest_to_the_points(crops, toy_model, tmp_path):
+    source = Source("crops", str(crops), labels="fit", agreement=9.0, validation=0.3, ridge=1e-6)
+    rows = prepare({"faces": source}, toy_model, tmp_path, 48, progress=False)
+    assert [row["split"] for row in rows] == ["train", "validation"]
+    assert sum(row["pictures"] for row in rows) == 23 and sum(row["landmarked"] for row in rows) == 1
+    data = TrainingData(tmp_path / "train", toy_model, 48)
+    labelled = torch.nonzero(data.kind == 0).flatten()
+    batch = data.batch(labelled)
+    assert not data.lit.any()
+    found = projected(toy_model, batch.parameters)
+    assert sparse_nme(found.numpy(), batch.landmarks.numpy()).max() < 0.5
+    assert 0.3 < float(data.labels["visible"][labelled].mean()) < 1  # the toy's rim is turned away
+    assert data.constant()["landmarks"] is not None
+
+
+@pytest.mark.parametrize(("labels", "kind"), [("landmarks", 1), ("none", 2)])
+def test_less_may_be_taken_than_is_there(crops, toy_model, tmp_path, labels, kind):
+    source = Source("crops", str(crops), labels=labels, validation=0.0, limit=10)
+    (row,) = prepare({"faces": source}, toy_model, tmp_path, 32, progress=False)
+    assert row["pictures"] == 10
+    data = TrainingData(tmp_path / "train", toy_model, 32)
+    assert data.kind.tolist() == [kind] * 10
+
+
+def test_bfm_labels_of_300w_lp_are_its_own_coefficients(toy_model, tmp_path):
+    raw_folder = tmp_path / "BFM"
+    raw_folder.mkdir()
+    write_3ddfa(raw_folder, toy_bfm(toy_model))
+    model = convert.convert(raw_folder)
+    write_300w_lp(tmp_path / "300W_LP", model, convert.RawBfm.load(raw_folder), photos=3, turns=2)
+    source = Source("300w_lp", str(tmp_path / "300W_LP"), labels="bfm", validation=0.0, worst_fit=8.0)
+    (row,) = prepare({"lp": source}, model, tmp_path / "data", 48, bfm=raw_folder, progress=False)
+    assert row["pictures"] == 12 and row["labelled"] == 12  # three photos, two turns, mirrored
+    data = TrainingData(tmp_path / "data" / "train", model, 48)
+    with np.load(tmp_path / "data" / "train" / "lp" / "labels.npz") as labels:
+        names = labels["names"]
+    truth = np.load(tmp_path / "300W_LP" / "truth.npz")
+    for k, name in enumerate(names):
+        if "_Flip" not in name:
+            assert np.allclose(data.labels["identity"][k], truth[f"{name} identity"], atol=1e-4)
+            assert np.allclose(data.labels["expression"][k], truth[f"{name} expression"], atol=1e-4)
+    with pytest.raises(UserError, match=r"paths\.bfm"):
+        prepare({"lp": source}, model, tmp_path / "none", 48, progress=False)
+
+
+def test_all_pictures_of_a_photo_are_held_out_together():
+    source = Source("300w_lp", "somewhere", validation=0.5)
+    split = {}
+    for photo in range(40):
+        names = [f"{folder}/AFW_{photo:06d}_1_{turn}.jpg" for folder in ("AFW", "AFW_Flip") for turn in range(5)]
+        (split[photo],) = {held_out(source, name, seed=0) for name in names}
+    assert 8 < sum(split.values()) < 32
+    assert split != {photo: held_out(source, f"AFW/AFW_{photo:06d}_1_0.jpg", seed=1) for photo in range(40)}
+
+
+def test_a_source_that_makes_no_sense_is_refused():
+    for wrong in ({"points": "IBUG"}, {"points": "ibug", "layout": "photos"}, {"disagreement": 0.0}):
+        with pytest.raises(UserError, match=r"points|disagreement"):
+            Source(**{"layout": "crops", "path": "x", **wrong})
+    for wrong in ({"layout": "crop"}, {"labels": "all"}, {"validation": 1.0}, {"worst_fit": 0.0}):
+        with pytest.raises(UserError):
+            Source(**{"layout": "crops", "path": "x", **wrong})
+    assert DataConfig().sources == {} and dataclasses.replace(DataConfig(), train=0).train == 0
+
+
+@pytest.fixture
+def two_sets(crops, toy_model, tmp_path):
+    """The crops with labels by two definitions, one of iBUG's rows wrong, one empty; the model that has both."""
+    model = with_ibug(toy_model)
+    with np.load(crops / "labels.npz") as labels:
+        fields = dict(labels)
+    truth = toy_parameters(model, 24, seed=5)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "images.zip").write_bytes((crops / "images.zip").read_bytes())
+    np.savez(tmp_path / "both" / "labels.npz", **fields)
+    points = projected(model, truth, "ibug").numpy() * 120 - 0.5
+    points[7] = np.nan
+    differ = np.where(np.arange(24) == 8, 30.0, 2.0)
+    spread = np.full((24, 68), 0.2)
+    np.savez(
+        tmp_path / "both" / "labels_ibug68.npz", names=fields["names"], landmarks68=points, spread=spread,
+        disagreement=differ,
+    )  # fmt: skip
+    return tmp_path / "both", model
+
+
+def test_two_sources_of_the_same_photos_speak_two_definitions(two_sets, tmp_path):
+    folder, model = two_sets
+    options = {"layout": "crops", "path": str(folder), "labels": "fit", "validation": 0.3, "ridge": 1e-6}
+    both = {"plain": Source(**options), "ibug": Source(**options, points="ibug")}
+    rows = prepare(both, model, tmp_path / "out", 48, progress=False)
+    assert sum(row["pictures"] for row in rows if row["source"] == "ibug") == 22
+    data = TrainingData(tmp_path / "out" / "train", model, 48)
+    assert set(data.points_set.tolist()) == {0, 1}
+    batch = data.batch(torch.nonzero(data.kind == 0).flatten())
+    shape = SparseShape(model, 0)
+    turned, sets = shape.turned(batch.parameters), batch.points_set
+    distance, wrong = (
+        (shape.landmarks(turned, batch.parameters, rows) - batch.landmarks).norm(dim=2)[batch.confidence > 0.2].mean()
+        for rows in (sets, 1 - sets)
+    )
+    assert distance < 0.004 < 0.02 < wrong
+    held = {(split, name): tmp_path / "out" / split / name for split in ("train", "validation") for name in both}
+    names = {place: set(np.load(path / "labels.npz")["names"]) for place, path in held.items()}
+    assert not names["train", "plain"] & names["validation", "ibug"]  # held out alike
+    assert not names["train", "ibug"] & names["validation", "plain"]

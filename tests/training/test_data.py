@@ -1,0 +1,164 @@
+"""The arrays of a split, and the order in which they are visited."""
+
+import numpy as np
+import pytest
+import torch
+from toy_data import write_toy_split
+from toy_model import with_ibug
+
+from mlanet_lib.errors import UserError
+from mlanet_lib.training.data import TrainingData, visiting_order
+
+
+@pytest.fixture(scope="module")
+def split(toy_model, tmp_path_factory):
+    return write_toy_split(toy_model, tmp_path_factory.mktemp("split"), 12, kinds=(0, 0, 1, 2))
+
+
+def rewrite(folder, target, **changes):
+    with np.load(folder / "labels.npz") as archive:
+        labels = {name: archive[name] for name in archive.files} | changes
+    target.mkdir(exist_ok=True)
+    np.save(target / "images.npy", np.load(folder / "images.npy"))
+    np.savez(target / "labels.npz", **{name: value for name, value in labels.items() if value is not None})
+    return target
+
+
+def test_a_batch_is_the_files_content(split, toy_model):
+    data = TrainingData(split, toy_model, 32)
+    batch = data.batch(torch.tensor([5, 2]))
+    images, labels = np.load(split / "images.npy"), np.load(split / "labels.npz")
+    assert np.allclose(batch.images.permute(0, 2, 3, 1).numpy() * 255, images[[5, 2]], atol=1e-3)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(batch.landmarks.numpy(), labels["landmarks"][[5, 2]])
+    assert np.array_equal(batch.parameters.lighting.numpy(), labels["lighting"][[5, 2]])
+    assert batch.kind.tolist() == [0, 1]
+    assert len(data) == 12 and data.images.dtype == torch.uint8
+
+
+def test_kinds_can_be_left_out_and_pictures_resized(split, toy_model):
+    data = TrainingData(split, toy_model, 16, kinds=("labelled",))
+    assert len(data) == 6 and data.images.shape == (6, 16, 16, 3) and not data.kind.any()
+    full = TrainingData(split, toy_model, 32, kinds=("labelled",))
+    assert abs(data.images.float().mean() - full.images.float().mean()) < 1
+
+
+def test_labels_can_be_kept_for_a_share(split, toy_model):
+    some = TrainingData(split, toy_model, 32, labelled_share=0.5)
+    full = TrainingData(split, toy_model, 32)
+    assert (full.kind == 0).sum() == 6 and (some.kind == 0).sum() == 3 and (some.kind == 2).sum() == 6
+    assert torch.equal(some.kind, TrainingData(split, toy_model, 32, labelled_share=0.5).kind)
+    assert not some.lit[some.kind == 2].any() and torch.equal(some.kind == 1, full.kind == 1)
+    assert len(TrainingData(split, toy_model, 32, ("labelled",), labelled_share=0.5)) == 3
+
+
+def test_the_fingerprint_follows_the_content(split, toy_model, tmp_path):
+    same = TrainingData(rewrite(split, tmp_path / "same"), toy_model, 32).fingerprint
+    labels = np.load(split / "labels.npz")
+    other = TrainingData(rewrite(split, tmp_path / "other", albedo=labels["albedo"] + 1), toy_model, 32).fingerprint
+    assert same == TrainingData(tmp_path / "same", toy_model, 16, ("labelled",)).fingerprint
+    assert len({same, other}) == 2
+
+
+def test_the_constant_baseline_is_the_mean_of_what_is_labelled(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    kind, landmarks, rotation = labels["kind"], labels["landmarks"].copy(), labels["rotation"].copy()
+    landmarks[kind == 2], rotation[kind > 0] = 99.0, 0.0
+    constant = TrainingData(rewrite(split, tmp_path, landmarks=landmarks, rotation=rotation), toy_model, 32).constant()
+    assert np.allclose(constant["landmarks"], labels["landmarks"][kind < 2].mean(0), atol=1e-6)
+    assert np.isfinite(constant["pose_degrees"]).all() and np.abs(constant["pose_degrees"]).max() < 40
+
+
+def test_rows_without_labels_may_hold_anything(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    identity = labels["identity"].copy()
+    identity[labels["kind"] > 0] = np.nan
+    data = TrainingData(rewrite(split, tmp_path, identity=identity), toy_model, 32)
+    assert data.labels["identity"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"identity": np.zeros((12, 9), np.float32)}, "identity.*toy"),
+        ({"landmarks": None}, "no field 'landmarks'"),
+        ({"kind": np.zeros(11, np.int64)}, "kind"),
+        ({"rotation": np.full((12, 3, 3), np.nan, np.float32)}, "rotation.*finite"),
+        ({"confidence": np.ones((12, 67), np.float32)}, r"'confidence' has shape \(12, 67\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(split, toy_model, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        TrainingData(rewrite(split, tmp_path, **changes), toy_model, 32)
+
+
+def test_labels_may_know_the_shape_and_not_the_light(split, toy_model, tmp_path):
+    labels = np.load(split / "labels.npz")
+    lighting = labels["lighting"].copy()
+    lighting[:2] = np.nan
+    data = TrainingData(rewrite(split, tmp_path, lighting=lighting), toy_model, 32)
+    batch = data.batch(torch.arange(12))
+    assert batch.lit.tolist() == [kind == 0 and k > 1 for k, kind in enumerate(labels["kind"])]
+    assert batch.parameters.lighting.isfinite().all()
+
+
+def test_a_split_of_several_data_sets_is_their_sum(split, toy_model, tmp_path):
+    worth = np.linspace(0, 1, 12 * 68, dtype=np.float32).reshape(12, 68)
+    rewrite(split, tmp_path / "a")
+    rewrite(split, tmp_path / "b", confidence=worth, kind=np.full(12, 1))
+    np.save(tmp_path / "b" / "images.npy", np.load(split / "images.npy")[:, ::2, ::2])  # crops of another size
+    data = TrainingData(tmp_path, toy_model, 32)
+    assert len(data) == 24 and data.images.shape == (24, 32, 32, 3)
+    assert data.kind[12:].tolist() == [1] * 12
+    batch = data.batch(torch.tensor([0, 17]))
+    assert (batch.confidence[0] == 1).all() and np.allclose(batch.confidence[1], worth[5])
+    assert len(TrainingData(tmp_path, toy_model, 32, ("unlabelled",))) == 3
+    assert data.fingerprint != TrainingData(tmp_path / "a", toy_model, 32).fingerprint
+
+
+def test_missing_damaged_and_empty_data_are_user_errors(split, toy_model, tmp_path):
+    with pytest.raises(UserError, match=r"images\.npy"):
+        TrainingData(tmp_path / "nothing", toy_model, 32)
+    folder = rewrite(split, tmp_path / "damaged")
+    (folder / "labels.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(UserError, match="not a readable file of training labels"):
+        TrainingData(folder, toy_model, 32)
+    labelled = rewrite(split, tmp_path / "labelled", kind=np.zeros(12, np.int64))
+    with pytest.raises(UserError, match="no unlabelled sample"):
+        TrainingData(labelled, toy_model, 32, kinds=("unlabelled",))
+    with pytest.raises(UserError, match="labeled"):
+        TrainingData(split, toy_model, 32, kinds=("labeled",))
+
+
+def test_order_is_a_pure_function_that_visits_all_and_mixes_kinds():
+    kind = torch.tensor([0] * 60 + [1] * 25 + [2] * 15)
+    order = visiting_order(kind, seed=1, epoch=3)
+    assert torch.equal(order, visiting_order(kind, seed=1, epoch=3))
+    assert sorted(order.tolist()) == list(range(100))
+    assert not torch.equal(order, visiting_order(kind, seed=1, epoch=4))
+    assert not torch.equal(order, visiting_order(kind, seed=2, epoch=3))
+    counts = torch.stack([torch.bincount(kind[rows], minlength=3) for rows in order.split(20)])
+    assert (counts - torch.tensor([12, 5, 3])).abs().max() <= 1
+
+
+def test_rows_say_by_whose_definition_their_points_are(split, toy_model, tmp_path):
+    assert not TrainingData(split, toy_model, 32).points_set.any()
+    sets, marks = np.arange(12) % 2, np.load(split / "labels.npz")["landmarks"].copy()
+    marks[sets == 1] = 7.0
+    rewrite(split, tmp_path / "a", points_set=sets, landmarks=marks)
+    rewrite(split, tmp_path / "b")
+    data = TrainingData(tmp_path, toy_model, 32, ("labelled", "landmarked"))
+    kind = np.load(split / "labels.npz")["kind"]
+    assert data.points_set.tolist() == [*sets[kind < 2], *[0] * 9]
+    assert data.batch(torch.tensor([1, 0])).points_set.tolist() == [1, 0]
+    assert np.max(data.constant()["landmarks"]) < 1.5  # of 3DDFA's rows
+    ibug = TrainingData(rewrite(split, tmp_path / "c", points_set=np.ones(12, np.int64)), toy_model, 32)
+    assert np.shape(ibug.constant()["landmarks"]) == (68, 2)
+    with pytest.raises(UserError, match=r"'points_set' holds other numbers than 0 \(3ddfa\), 1 \(ibug\)"):
+        TrainingData(rewrite(split, tmp_path / "d", points_set=np.full(12, 2)), toy_model, 32)
+
+
+def test_the_constant_baselines_pose_is_that_of_bfms_frame(split, toy_model):
+    plain = TrainingData(split, toy_model, 32).constant()["pose_degrees"]
+    turned = TrainingData(split, with_ibug(toy_model, (10.0, 0.0, 0.0)), 32).constant()["pose_degrees"]
+    assert turned[0] - plain[0] == pytest.approx(10, abs=2)
