@@ -29,7 +29,7 @@ WHOLE_LOCK = { python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/de
 	{ [ ! -e dvc.lock ] || python -c "from ruamel.yaml import YAML; found = YAML(typ='safe').load(open('dvc.lock')); \
 		found['schema'], found['stages']" 2>/dev/null || git checkout --quiet -- dvc.lock 2>/dev/null || rm -f dvc.lock; }
 
-.PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
+.PHONY: help setup repro test test-slow test-all fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -60,10 +60,15 @@ repro: setup  ## run the whole pipeline of params.yaml and print the headline ta
 	@dvc repro
 	@echo && cat outputs/report/headline.txt
 
-test: setup lint  ## lint, then every test
+test: MARKED := -m "not slow"
+test-slow: MARKED := -m slow
+test: setup lint  ## lint, then the tests that are not marked slow: minutes, on all cores
+test-slow: setup  ## the tests that are marked slow
+test-all: setup lint  ## lint, then every test
+test test-slow test-all:
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
-	@python -m pytest -q
+	@python -m pytest -q -n logical --maxprocesses 4 --durations 15 $(MARKED) $(PYTEST_OPTIONS)
 
 fuzz: setup  ## damaged files for every reader, faults in every write (strace); minutes, not part of make test
 	@python tests/fuzz/run.py
@@ -91,13 +96,13 @@ weights: setup  ## ship what `dvc repro` trained on photos (profile open), by it
 	@$(NO_GIT)
 	@dvc pull --quiet weights.dvc
 	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
-		if [ "$$shipped" = ict.safetensors ]; then python tests/test_encoder_export.py; fi
+		if [ "$$shipped" = ict.safetensors ]; then python tests/predictor/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
-lab: setup  ## open JupyterLab on the notebooks
+lab: setup  ## open JupyterLab on the notebooks (as root too, who a container's user mostly is)
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
-	@jupyter lab --notebook-dir=. notebooks/00_explore.ipynb
+	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_explore.ipynb
 
 lock: $(UV)  ## pin the direct dependencies of pyproject.toml anew (needs the package index)
 	@$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet -o requirements.lock

@@ -1,7 +1,9 @@
-"""Fixtures that several tests share."""
+"""Fixtures that several tests share, and which tests go to which worker of pytest-xdist."""
 
 import os
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # every core has a worker, and the processes that tests start are many
 
 import pytest
 import torch
@@ -11,23 +13,38 @@ from paths import ROOT
 from mlanet_lib.face_model import MorphableModel
 
 pytest_plugins = ["toy_report"]
-torch.set_num_threads(1)  # the studies that the tests start keep the other cores busy
+torch.set_num_threads(1)
+
+STUDIES = ("tiny_study", "paper_study")
+"""Fixtures that take a minute: the tests of one go to one worker, and begin first."""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _paper_study(request, tmp_path_factory):
-    """Begins the study of the paper profile where one of its tests was asked for; see `paper_study`."""
-    if not any(item.path.name == "test_paper_profile.py" for item in request.session.items):
-        return None
-    import paper_study
+def study_of(item: pytest.Item) -> str | None:
+    return next((name for name in STUDIES if name in item.fixturenames), None)
 
-    return paper_study.begin(tmp_path_factory.mktemp("paper"), request.getfixturevalue("toy_model"))
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a study, and those of one file, run in one worker: what they share is made once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(study_of(item) or item.path.stem))
+    items.sort(key=lambda item: study_of(item) is None)
 
 
 @pytest.fixture(scope="session")
-def paper_study(_paper_study):
-    """The finished study (`paper_study.PaperStudy`)."""
-    return _paper_study.result(timeout=900)
+def tiny_study(tmp_path_factory):
+    """The whole study at a tiny size, reproduced by DVC in a clean clone: `tiny_project.TinyStudy`."""
+    import tiny_project
+
+    return tiny_project.reproduce(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def paper_study(tmp_path_factory, toy_model):
+    """A clone of profile `paper` with tiny files of the published structure: `paper_study.PaperStudy`."""
+    import paper_study
+
+    return paper_study.prepare(tmp_path_factory.mktemp("paper"), toy_model)
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +66,9 @@ def face_model() -> MorphableModel:
 
 
 @pytest.fixture(scope="session")
-def ict_model() -> MorphableModel:
-    """The default face model as it is shipped; tests that need it skip where it is missing."""
-    path = ROOT / "data" / "face_models" / "ict.npz"
-    if not path.is_file():
-        pytest.skip(f"face model not here: {path.relative_to(ROOT)}")
-    return MorphableModel.load(path)
+def ict_model(face_model) -> MorphableModel:
+    """The same: for the time being it is ICT-FaceKit's."""
+    return face_model
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ def test_training(benchmark, capsys):
     assert len(other) == 2 and all(0 < share < 100 for share in other)
 
 
+@pytest.mark.slow
 def test_the_preset_for_a_gpu_runs_on_a_cpu(benchmark, capsys):
     module = benchmark("training")
     module.main(["--resnet50", "--quick", "--image-size", "32", "--threads", "1"])
@@ -144,6 +145,7 @@ def test_what_a_rendering_keeps_grows_with_the_batch(benchmark):
     assert one > 3 * 4 * (len(mesh[0]) + 24 * 24)
 
 
+@pytest.mark.slow
 def test_scaling(benchmark, capsys):
     benchmark("scaling").main(["--quick", "--threads", "1", "--processes"])
     text = capsys.readouterr().out
@@ -289,6 +291,7 @@ def test_held_out_reads_photos_alone_and_sees_a_perfect_reading(benchmark, toy_m
     assert module.main([str(tmp_path / "nothing")]) == 2 and "held_out: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path, capsys):
     module, folder = benchmark("bfm_rotation"), shared_data / "aflw_crops"
     with np.load(folder / "labels.npz") as labels, np.load(folder / module.POSES) as poses:
@@ -308,6 +311,7 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
     assert "200 crops" in text[0] and angles == pytest.approx(own, abs=0.7) and 4 < own[0] < 8
 
 
+@pytest.mark.slow
 def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
     """Labels from a model whose outer brows and mouth corners sit 3 mm off: calibrated, the points are there again."""
     module = benchmark("place_points")

@@ -1,5 +1,6 @@
-"""The Makefile where there is no git (GitHub's ZIP), and after a killed DVC."""
+"""The Makefile where there is no git (GitHub's ZIP), after a killed DVC, and for root; which tests its targets run."""
 
+import re
 import shutil
 import subprocess
 
@@ -47,3 +48,20 @@ def test_halves_of_dvc_s_lock_files_are_removed_and_whole_ones_stay(tmp_path):
         (tmp_path / "dvc.lock").write_text(text)
         assert run(tmp_path, "make", "--eval", "whole-lock: ; $(WHOLE_LOCK)", "whole-lock").code == 0
         assert (tmp_path / "dvc.lock").exists() == stays
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_jupyter_is_allowed_to_run_as_root_where_the_user_is_root(tmp_path, user):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    commands = run(ROOT, "env", f"PATH={tmp_path}:/usr/bin:/bin", "make", "--dry-run", "lab").text
+    assert ("jupyter lab --allow-root" in commands) == (user == 0) and "jupyter lab" in commands
+
+
+def test_the_tests_are_parted_into_two():
+    marked = {name: run(ROOT, "make", "--dry-run", name).text for name in ("test", "test-slow", "test-all")}
+    assert {name: re.findall(r'-m (?:"not slow"|slow)', text) for name, text in marked.items()} == {
+        "test": ['-m "not slow"'],
+        "test-slow": ["-m slow"],
+        "test-all": [],
+    }

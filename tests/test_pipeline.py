@@ -1,6 +1,6 @@
 """The pipeline: whole, at a tiny size, in a clean clone; what reruns when something changes; what stages depend on.
 
-The tests share one reproduced clone, made by the first of them, and change it one after the other.
+The tests share one reproduced clone (`tiny_study`), and change it one after the other.
 """
 
 import ast
@@ -13,19 +13,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from ruamel.yaml import YAML
-from tiny_project import ROOT, VARIANTS, run, set_values, set_variants, tiny_study
+from tiny_project import ROOT, VARIANTS, run, set_values, set_variants
+
+from mlanet_lib.files.project import read_yaml
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+LEARNING_RATE = read_yaml(ROOT / "params.yaml")["train"]["lr"]
 pytestmark = pytest.mark.timeout(1200)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The tiny study; a failed first run shows its end."""
-    done = tiny_study(tmp_path_factory.getbasetemp())
-    assert done.pull.code == 0, done.pull.text
-    assert done.first.code == 0, done.first.text[-6000:]
-    return done
 
 
 def stages_run(text):
@@ -39,11 +33,11 @@ def stale(study):
     return {name for name in names if not name.startswith("clean@")}
 
 
-def test_a_clean_clone_reproduces_the_whole_study(study):
-    assert [name for name in stages_run(study.first.text) if name.startswith("clean@")] == [
+def test_a_clean_clone_reproduces_the_whole_study(tiny_study):
+    assert [name for name in stages_run(tiny_study.repro.text) if name.startswith("clean@")] == [
         f"clean@{name}" for name in NOTEBOOKS
     ]
-    outputs = study.project / "outputs"
+    outputs = tiny_study.project / "outputs"
     for name in (*NOTEBOOKS, *(f"ablation/{variant}" for variant in VARIANTS)):
         executed = nbformat.read(outputs / "notebooks" / f"{name}.ipynb", as_version=4)
         assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code" and cell.source)
@@ -61,58 +55,75 @@ def test_a_clean_clone_reproduces_the_whole_study(study):
     assert {row["seeds"] for row in metrics["ablation"]["variants"]} == {2}
 
 
-def test_the_second_run_does_nothing(study):
-    assert study.second.code == 0
-    assert stages_run(study.second.text) == []
-    assert "Data and pipelines are up to date." in study.second.text
-    assert study.second.seconds < 30
+def test_the_second_run_does_nothing(tiny_study):
+    second = run(tiny_study.project, "dvc", "repro")
+    assert second.code == 0
+    assert stages_run(second.text) == []
+    assert "Data and pipelines are up to date." in second.text
+    assert second.seconds < 30
 
 
-def test_nothing_was_written_outside_of_what_git_and_dvc_know(study):
+def test_nothing_was_written_outside_of_what_git_and_dvc_know(tiny_study):
     """Tracked files that changed: the parameters (by the test), the lock, the metrics. Nothing untracked is left."""
-    status = run(study.project, "git", "status", "--porcelain").text.splitlines()
+    status = run(tiny_study.project, "git", "status", "--porcelain").text.splitlines()
     touched = {line[3:] for line in status}
     allowed = {"params.yaml", "dvc.lock", "outputs/", "outputs/metrics/"}
     assert {name for name in touched if not name.startswith("outputs/metrics")} <= allowed
 
 
-def test_no_output_of_a_stage_goes_to_the_remote(study):
-    store = study.project / "store"
+def test_no_output_of_a_stage_goes_to_the_remote(tiny_study):
+    store = tiny_study.project / "store"
     before = sorted(path.name for path in store.rglob("*") if path.is_file())
-    assert run(study.project, "dvc", "push").code == 0
+    assert run(tiny_study.project, "dvc", "push").code == 0
     assert sorted(path.name for path in store.rglob("*") if path.is_file()) == before
 
 
-def test_looking_at_an_executed_notebook_and_saving_it_trains_nothing(study):
-    source = study.project / "notebooks" / "02_train.ipynb"
+def test_looking_at_an_executed_notebook_and_saving_it_trains_nothing(tiny_study):
+    source = tiny_study.project / "notebooks" / "02_train.ipynb"
     original = source.read_bytes()
-    shutil.copy(study.project / "outputs" / "notebooks" / "02_train.ipynb", source)
-    done = run(study.project, "dvc", "repro")
+    shutil.copy(tiny_study.project / "outputs" / "notebooks" / "02_train.ipynb", source)
+    done = run(tiny_study.project, "dvc", "repro")
     source.write_bytes(original)
     assert done.code == 0
     assert stages_run(done.text) == ["clean@02_train"]
 
 
-def test_one_more_variant_asks_for_that_variant_the_gathering_and_the_report(study):
-    set_variants(study.project, {**VARIANTS, "last_level_only": {"network": {"levels": [4]}}})
-    assert stale(study) == {"ablation_run@last_level_only", "ablation", "report"}
-    set_variants(study.project, VARIANTS)
-    assert stale(study) == set()
+def test_one_more_variant_asks_for_that_variant_the_gathering_and_the_report(tiny_study):
+    set_variants(tiny_study.project, {**VARIANTS, "last_level_only": {"network": {"levels": [4]}}})
+    assert stale(tiny_study) == {"ablation_run@last_level_only", "ablation", "report"}
+    set_variants(tiny_study.project, VARIANTS)
+    assert stale(tiny_study) == set()
 
 
-def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(study):
-    curve = study.project / "outputs" / "train" / "history.csv"
+def test_another_learning_rate_asks_for_every_training(tiny_study):
+    set_values(tiny_study.project, {"train.lr": 1e-4})
+    assert stale(tiny_study) == {"train", *(f"ablation_run@{name}" for name in VARIANTS), "report"}
+    set_values(tiny_study.project, {"train.lr": LEARNING_RATE})
+
+
+def test_a_comment_in_what_only_draws_asks_for_the_report_alone(tiny_study):
+    library = tiny_study.project / "mlanet_lib"
+    for path in (*(library / "show").rglob("*.py"), *(library / "drawing").rglob("*.py")):
+        path.write_text(f"{path.read_text()}# a comment\n")
+    assert stale(tiny_study) == {"report"}
+    assert run(tiny_study.project, "git", "checkout", "--quiet", "--", "mlanet_lib").code == 0
+
+
+@pytest.mark.slow
+def test_another_learning_rate_trains_from_the_start_and_makes_the_rest_stale(tiny_study):
+    curve = tiny_study.project / "outputs" / "train" / "history.csv"
     before = curve.read_text()
-    set_values(study.project, {"train.lr": 1e-4})
-    done = run(study.project, "dvc", "repro", "train")
+    set_values(tiny_study.project, {"train.lr": 1e-4})
+    done = run(tiny_study.project, "dvc", "repro", "train")
     assert done.code == 0, done.text[-4000:]
     assert [name for name in stages_run(done.text) if not name.startswith("clean@")] == ["train"]
     assert "training starts anew" in done.text and "train.lr" in done.text
     rows = list(csv.DictReader(curve.read_text().splitlines()))
     assert curve.read_text() != before and rows[-1]["step"] == "4"
     assert float(rows[-1]["lr"]) <= 1e-4
-    assert stale(study) >= {f"ablation_run@{name}" for name in VARIANTS} | {"benchmark_aflw2000", "benchmark_florence"}
-    assert not stale(study) & {"train", "prepare_data", "explore"}
+    found = stale(tiny_study)
+    assert found >= {f"ablation_run@{name}" for name in VARIANTS} | {"benchmark_aflw2000", "benchmark_florence"}
+    assert not found & {"train", "prepare_data", "explore"}
 
 
 # What stages depend on: held to what the notebooks import.

@@ -1,11 +1,10 @@
-"""The whole study at a tiny size, in a clean clone: made once a session, for test_pipeline and test_notebooks."""
+"""The whole study at a tiny size, in a clean clone: for test_pipeline and test_notebooks (fixture `tiny_study`)."""
 
-import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +49,9 @@ class Command:
 
 def environment(project: Path) -> dict[str, str]:
     """This process's environment, for commands that use the library of `project`."""
+    foreign = ("GIT_", "DVC_", "MLANET_", "PYTHONDONTWRITEBYTECODE")
     return {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DVC_", "MLANET_"))},
+        **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(project),
         "OMP_NUM_THREADS": "1",  # pictures this small gain nothing from a second thread
@@ -116,65 +116,54 @@ def set_variants(project: Path, variants: dict[str, dict]) -> None:
         YAML().dump(values, file)  # keeps the order
 
 
+def clone(source: Path, folder: Path) -> None:
+    """Clone into `folder`; what numba and Python have compiled of the library comes along, to save its time.
+
+    Both know a source by its mtime and size, so that the clone's files get those of the working tree.
+    """
+    git(source.parent, "clone", "--quiet", str(source), str(folder))
+    half_written = shutil.ignore_patterns("*.pyc.*", "*.tmp.*")  # by another worker
+    shutil.copytree(ROOT / "mlanet_lib", folder / "mlanet_lib", ignore=half_written, dirs_exist_ok=True)
+
+
 def tiny_clone(source: Path, folder: Path) -> Command:
     """Clone into `folder`, make it tiny, and pull the free data and weights from the remote inside the repository."""
-    git(source.parent, "clone", "--quiet", str(source), str(folder))
+    clone(source, folder)
     set_values(folder, TINY)
     set_variants(folder, VARIANTS)
     return run(folder, "dvc", "pull", "data.dvc", "weights.dvc")
 
 
-def nbval_copies(project: Path) -> list[Path]:
-    """Copies of the notebooks with tiny values, made by papermill; the training also as each variant."""
-    values, copies = read_yaml(project / "params.yaml"), []
-    for path in sorted((project / "notebooks").glob("*.ipynb")):
-        clean = stripped(read_notebook(path))
-        declared = declared_parameters(clean)
-        for variant in (None, *(VARIANTS if "run" in declared else ())):
-            chosen = parameter_values(declared, values, {}, variant and f"ablation/{variant}", path.name)
-            copy = project / "notebooks" / "tiny" / f"{path.stem}{f'_{variant}' if variant else ''}.ipynb"
-            copy.parent.mkdir(exist_ok=True)
-            papermill.execute_notebook(nbformat.from_dict(clean), copy, chosen, prepare_only=True, progress_bar=False)
-            copies.append(copy)
-    return copies
+def nbval_copy(project: Path, name: str) -> Path:
+    """A copy of a notebook with the project's values, made by papermill, where git and DVC do not look."""
+    clean = stripped(read_notebook(project / "notebooks" / f"{name}.ipynb"))
+    values = parameter_values(declared_parameters(clean), read_yaml(project / "params.yaml"), {}, None, name)
+    copy = project / "outputs" / "nbval" / f"{name}.ipynb"
+    copy.parent.mkdir(exist_ok=True)
+    papermill.execute_notebook(nbformat.from_dict(clean), copy, values, prepare_only=True, progress_bar=False)
+    return copy
+
+
+def nbval(project: Path, copies: list[Path]) -> Command:
+    """Run notebooks cell by cell; their folder is no part of the tests' own configuration."""
+    options = ["--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    return run(project, sys.executable, "-m", "pytest", *options, "--rootdir", str(project), *map(str, copies))
 
 
 @dataclass(frozen=True)
 class TinyStudy:
-    """project: a clone, reproduced; pull: of data and weights; first, second: `dvc repro`, and `dvc repro` again.
-
-    copies: the notebooks that nbval runs meanwhile in a clone of its own; nbval: what came of that.
-    """
+    """project: a clone, reproduced; repro: the command that did it."""
 
     project: Path
-    pull: Command
-    first: Command
-    second: Command
-    copies: list[Path]
-    nbval: Command
+    repro: Command
 
 
-@functools.cache
-def tiny_study(folder: Path) -> TinyStudy:
-    """The study twice at once, for two cores: by DVC in one clone, by nbval, notebook after notebook, in another."""
+def reproduce(folder: Path) -> TinyStudy:
+    """A clean clone of the working tree in `folder`, made tiny, and `dvc repro` in it."""
     commit_tree(folder / "source")
-    project, other = folder / "clone", folder / "clone_for_nbval"
+    project = folder / "clone"
     pull = tiny_clone(folder / "source", project)
-    tiny_clone(folder / "source", other)
-    copies = nbval_copies(other)
-    nbval = (
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-cell-timeout=300",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-    )
-    with ThreadPoolExecutor(1) as pool:
-        meanwhile = pool.submit(run, other, sys.executable, *nbval, "--rootdir", str(other), *map(str, copies))
-        first = run(project, "dvc", "repro")
-        second = run(project, "dvc", "repro")
-        return TinyStudy(project, pull, first, second, copies, meanwhile.result())
+    assert pull.code == 0, pull.text
+    repro = run(project, "dvc", "repro")
+    assert repro.code == 0, repro.text[-6000:]
+    return TinyStudy(project, repro)
