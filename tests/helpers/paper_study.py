@@ -30,8 +30,8 @@ VALUES |= {"network.backbone": "resnet10t", "network.pretrained": False}
 
 @dataclass(frozen=True)
 class PaperStudy:
-    """project: the clone; missing, checked: what `mlanet data check` said before the face model was converted and after;
-    converted: the conversion. Each is (exit code, all that was printed)."""
+    """project: the clone; missing, checked: what `mlanet data check` said before the face model was converted, and
+    after; converted: the conversion. Each is an exit code and all that was printed."""
 
     project: Path
     missing: tuple[int, str]
