@@ -1,4 +1,4 @@
-"""Fixtures that several tests share, and which tests go to which worker of pytest-xdist."""
+"""Fixtures that several tests share, and which files begin first."""
 
 import os
 from pathlib import Path
@@ -15,20 +15,12 @@ from mlanet_lib.face_model import MorphableModel
 pytest_plugins = ["toy_report"]
 torch.set_num_threads(1)
 
-STUDIES = ("tiny_study", "paper_study")
-"""Fixtures that take a minute: the tests of one go to one worker, and begin first."""
+LONGEST = ("test_pipeline", "test_paper_profile", "test_processes", "test_start", "test_browser")
+"""Files that take a minute begin first, so that no worker ends long after the others."""
 
 
-def study_of(item: pytest.Item) -> str | None:
-    return next((name for name in STUDIES if name in item.fixturenames), None)
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a study, and those of one file, run in one worker: what they share is made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(study_of(item) or item.path.stem))
-    items.sort(key=lambda item: study_of(item) is None)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from ruamel.yaml import YAML
-from tiny_project import ROOT, VARIANTS, run, set_values, set_variants
+from tiny_project import ROOT, VARIANTS, nbval, nbval_copy, run, set_values, set_variants
 
 from mlanet_lib.files.project import read_yaml
+from mlanet_lib.study.notebook_runner import read_notebook
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 LEARNING_RATE = read_yaml(ROOT / "params.yaml")["train"]["lr"]
@@ -86,6 +87,22 @@ def test_looking_at_an_executed_notebook_and_saving_it_trains_nothing(tiny_study
     source.write_bytes(original)
     assert done.code == 0
     assert stages_run(done.text) == ["clean@02_train"]
+
+
+def test_the_first_and_the_last_run_under_nbval(tiny_study, tmp_path):
+    """Cell by cell, as somebody who works in Jupyter runs them, in copies outside of notebooks/.
+
+    Clean notebooks hold no outputs to compare with: nbval says only that no cell raises. For the others papermill has
+    said that already, when the study was reproduced.
+    """
+    project, report = tiny_study.project, tiny_study.project / "outputs" / "report"
+    shutil.copytree(report, tmp_path / "report")
+    copies = [nbval_copy(project, name) for name in ("00_explore", "06_report")]
+    done = nbval(project, copies)
+    shutil.copytree(tmp_path / "report", report, dirs_exist_ok=True)  # as the pipeline left it
+    assert done.code == 0, done.text[-6000:]
+    code = [cell for path in copies for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+    assert f"{len(code)} passed" in done.text
 
 
 def test_one_more_variant_asks_for_that_variant_the_gathering_and_the_report(tiny_study):

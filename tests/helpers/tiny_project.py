@@ -1,4 +1,4 @@
-"""The whole study at a tiny size, in a clean clone: for test_pipeline and test_notebooks (fixture `tiny_study`)."""
+"""The whole study at a tiny size, in a clean clone: for test_pipeline (fixture `tiny_study`)."""
 
 import os
 import shutil
