@@ -29,7 +29,7 @@ WHOLE_LOCK = { python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/de
 	{ [ ! -e dvc.lock ] || python -c "from ruamel.yaml import YAML; found = YAML(typ='safe').load(open('dvc.lock')); \
 		found['schema'], found['stages']" 2>/dev/null || git checkout --quiet -- dvc.lock 2>/dev/null || rm -f dvc.lock; }
 
-.PHONY: help setup repro test test-slow test-all fuzz lab lint format lock data weights clean-setup
+.PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -60,6 +60,7 @@ repro: setup  ## run the whole pipeline of params.yaml and print the headline ta
 	@dvc repro
 	@echo && cat outputs/report/headline.txt
 
+.PHONY: test-slow test-all
 test: MARKED := -m "not slow"
 test-slow: MARKED := -m slow
 test: setup lint  ## lint, then the tests that are not marked slow: minutes, on all cores

@@ -192,6 +192,7 @@ def lab(project, portrait):
         server.wait(60)
 
 
+@pytest.mark.slow
 def test_the_live_notebook_follows_a_hand_and_a_photo(lab, project, portrait, visit):
     page, wrong = visit(f"{lab['url']}lab/tree/notebooks/00_explore.ipynb?token={lab['token']}", 1400, 1000)
     page.get_by_text(re.compile(r"\| Idle$")).wait_for()  # the kernel's line; without one a menu asks for it
