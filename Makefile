@@ -100,7 +100,7 @@ weights: setup  ## ship what `dvc repro` trained on photos (profile open), by it
 		if [ "$$shipped" = ict.safetensors ]; then python tests/predictor/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
-lab: setup  ## open JupyterLab on the notebooks (as root too, who a container's user mostly is)
+lab: setup  ## open JupyterLab on the notebooks (as root too, which a container's user mostly is)
 	@$(NO_GIT)
 	@dvc pull --quiet data.dvc $(wildcard weights.dvc)
 	@jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/00_explore.ipynb
