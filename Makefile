@@ -97,7 +97,7 @@ weights: setup  ## ship what `dvc repro` trained on photos (profile open), by it
 	@$(NO_GIT)
 	@dvc pull --quiet weights.dvc
 	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
-		if [ "$$shipped" = ict.safetensors ]; then python tests/predictor/test_encoder_export.py; fi
+		if [ "$$shipped" = ict.safetensors ]; then PYTHONPATH=tests/helpers python tests/predictor/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 
 lab: setup  ## open JupyterLab on the notebooks (as root too, which a container's user mostly is)
