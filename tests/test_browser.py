@@ -94,7 +94,7 @@ def inputs(request):
 @pytest.fixture
 def report(inputs, toy_model, tmp_path):
     """The address of a whole report, with a face to turn."""
-    figure = charts.level_weights({"identity": [0.25] * 4})
+    figure = charts.level_weights({"identity": [0.25] * 4}, [1, 2, 3, 4])
     rainbow = np.linspace([1, 0.2, 0.2], [0.2, 0.2, 1], len(toy_model.mean))
     face = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy(), rainbow)
     inputs.gallery = Gallery([("Best", figure, "the best")], figure, viewer=face, viewer_caption="turn me")

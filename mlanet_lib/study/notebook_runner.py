@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -77,7 +78,7 @@ def _listed(value: object) -> list:
 
 def stripped(notebook: dict) -> dict:
     """The same cells, and nothing that running or looking changes: no outputs, counts, ids or editor's metadata."""
-    cells = []
+    cells: list[dict] = []
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
@@ -125,21 +126,25 @@ def declared_parameters(notebook: dict, where: str = "the notebook") -> dict[str
     if len(cells) != 1:
         raise UserError(f"{where} must have one cell tagged 'parameters', not {len(cells)}")
     defaults = {}
-    try:
-        statements = ast.parse(cells[0]["source"]).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        text = (getattr(error, "text", None) or "").strip()
-        reason = f"{text} belongs in another cell" if text.startswith(("%", "!")) else getattr(error, "msg", error)
-        raise UserError(f"{where}: its parameters cell{line} is not plain Python: {reason}") from error
-    for node in statements:
+    for node in _statements(cells[0]["source"], where):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
             try:
-                defaults[target.id] = ast.literal_eval(node.value)
+                defaults[target.id] = ast.literal_eval(value)
             except (ValueError, TypeError, RecursionError, MemoryError) as error:
                 raise UserError(f"{where}: parameter {target.id} must be a plain value") from error
     return defaults
+
+
+def _statements(source: str, where: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f" line {number}" if (number := getattr(error, "lineno", None)) else ""
+        text = (getattr(error, "text", None) or "").strip()
+        reason = f"{text} belongs in another cell" if text.startswith(("%", "!")) else getattr(error, "msg", error)
+        raise UserError(f"{where}: its parameters cell{line} is not plain Python: {reason}") from error
 
 
 def parse_settings(settings: list[str]) -> dict[str, object]:
@@ -204,30 +209,56 @@ def tidy(notebook: dict) -> dict:
     return notebook
 
 
-def execute(name: str, run: str | None = None, changes: dict[str, object] | None = None, root: Path | None = None):
+def execute(name: str, run: str | None, changes: dict[str, object], root: Path) -> Path:
     """Run notebooks/NAME.ipynb and return the path of the executed copy. UserError or CellError, nothing half-written.
 
-    A failed notebook is kept beside as NAME.failed.ipynb, for reading.
+    What runs and how long it took is printed, a line each. A failed notebook is kept beside as NAME.failed.ipynb.
     """
-    import nbformat  # seconds to import, as are these: only where something is executed
-    import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-    from papermill.exceptions import PapermillExecutionError
-
-    from mlanet_lib.study.notebook_html import write_html
-
-    root = root or find_root()
     for part in run.split("/") if run is not None else ():
         check_name(part, "--as")
     clean = clean_copy(name, root)
     declared = declared_parameters(clean, f"{name}.ipynb")
     configuration = read_yaml(root / PARAMS_FILE)
     check_keys(configuration, root)
-    values = parameter_values(declared, configuration, changes or {}, run, f"{name}.ipynb")
-    target = root / EXECUTED / (f"{run}.ipynb" if run else f"{name}.ipynb")
-    failed = target.with_name(f"{target.stem}.failed.ipynb")
+    values = parameter_values(declared, configuration, changes, run, f"{name}.ipynb")
+    _check_data(configuration, root)
+    target = root / EXECUTED / f"{run or name}.ipynb"
+    print(f"{run or name}: {title(clean)} ...", flush=True)
+    began = time.monotonic()
+    executed = run_cells(clean, values, root, target.with_name(f"{target.stem}.failed.ipynb"))
+    write_notebook(executed, target)
+    from mlanet_lib.study.notebook_html import write_html
+
+    write_html(executed, target.with_suffix(".html"), title=run or name)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    print(f"{run or name}: done in {minutes}:{seconds:02d}, {target.relative_to(root)} and .html", flush=True)
+    return target
+
+
+def title(notebook: dict) -> str:
+    """What a notebook does: the heading of its first cell, without its number."""
+    heading = notebook["cells"][0]["source"].partition("\n")[0] if notebook["cells"] else ""
+    return heading.lstrip("# ").rpartition(" · ")[2]
+
+
+def _check_data(configuration: dict, root: Path) -> None:
+    """UserError where the face model is one of data/, and data/ was not pulled."""
+    path = str((configuration.get("face_model") or {}).get("path"))
+    if path.startswith("data/") and not (root / path).is_file():
+        raise UserError(f"{path} is missing; run: dvc pull data.dvc weights.dvc")
+
+
+def run_cells(clean: dict, values: dict[str, object], root: Path, failed: Path) -> dict:
+    """The executed copy of a clean notebook, with these values injected. What had run of one that fails is written to
+    `failed`: a UserError, or a CellError with what the cell said."""
+    import nbformat  # seconds to import, as are these: only where something is executed
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from papermill.exceptions import PapermillExecutionError
+
     failed.unlink(missing_ok=True)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says the checks above refuse, or we do below
+    name, kept, ended = failed.name.replace(".failed", ""), f"(kept as {failed.relative_to(root)})", list[int]()
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL_ENVIRONMENT, MLANET_ROOT=str(root)):
         raw = Path(folder) / "executed.ipynb"
         try:
@@ -238,7 +269,7 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=root,
-                kernel_manager_class=_watched_kernel(ended := []),
+                kernel_manager_class=_watched_kernel(ended),
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
@@ -247,16 +278,13 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
             write_notebook(tidy(nbformat.read(raw, as_version=4)), failed)
             if error.ename == UserError.__name__:
                 raise UserError(error.evalue) from error
-            raise CellError(f"{name}.ipynb failed{error}\n(kept as {failed.relative_to(root)})") from error
+            raise CellError(f"{name} failed{error}\n{kept}") from error
         except (RuntimeError, NoSuchKernel) as error:  # nbclient's DeadKernelError is one
             if not ended:
-                raise UserError(f"{name}.ipynb: no kernel python3 could be started: {error}") from error
+                raise UserError(f"{name}: no kernel python3 could be started: {error}") from error
             write_notebook(tidy(nbformat.read(raw, as_version=4)), failed)
-            raise CellError(f"{name}.ipynb: {how_it_ended(ended[0])} (kept as {failed.relative_to(root)})") from error
-        executed = tidy(nbformat.read(raw, as_version=4))
-    write_notebook(executed, target)
-    write_html(executed, target.with_suffix(".html"), title=run or name)
-    return target
+            raise CellError(f"{name}: {how_it_ended(ended[0])} {kept}") from error
+        return tidy(nbformat.read(raw, as_version=4))
 
 
 def _watched_kernel(ended: list[int]) -> type:
@@ -264,8 +292,8 @@ def _watched_kernel(ended: list[int]) -> type:
     from jupyter_client import AsyncKernelManager
 
     class Watched(AsyncKernelManager):
-        async def is_alive(self) -> bool:
-            code = await self.provisioner.poll() if self.has_kernel else None
+        async def is_alive(self) -> bool:  # type: ignore[override]
+            code = await self.provisioner.poll() if self.provisioner else None
             if code is not None:
                 ended.append(code)
             return code is None and self.has_kernel
@@ -303,8 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.strip:
             clean_copy(options.name, root)
         else:
-            target = execute(options.name, options.run, parse_settings(options.settings), root)
-            print(f"wrote {target.relative_to(root)} and .html")
+            execute(options.name, options.run, parse_settings(options.settings), root)
     except CellError as error:
         print(error, file=sys.stderr)
         return 1

@@ -24,6 +24,8 @@ from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.profiles import merge, nested, parameter_keys, unknown_key, walk
 from mlanet_lib.training.loop import TrainConfig
 
+T = typing.TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -31,7 +33,7 @@ class Paths:
 
     bfm: folder of 3DDFA's Model_Shape.mat and Model_Exp.mat, or None; manifest: what photos there are, as `mlanet data
     check` wrote it; training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published
-    layouts; portraits: people with points placed by hand (`datasets.london`); outputs: where stages write.
+    layouts; portraits: people with points placed by hand (`face_sources.london`).
     """
 
     bfm: str | None
@@ -40,7 +42,6 @@ class Paths:
     aflw2000: str
     florence: str
     portraits: str
-    outputs: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class AblationParams:
     seeds: tuple[Annotated[int, SEED], ...]
     variants: dict[str, dict[str, typing.Any]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in self.variants:
             check_name(name, "ablation.variants:")  # they become folders
@@ -68,7 +69,7 @@ class AblationParams:
 @dataclass(frozen=True)
 class BenchmarkParams:
     """limit: faces judged (null: all); batch_size: pictures in one forward; bootstrap: resamples behind an interval;
-    examples: faces shown in figures; others: points of other systems by name (`evaluation_labels.read_points`)."""
+    examples: faces shown in figures; others: landmarks of other systems by name (`evaluation.labels.read_points`)."""
 
     limit: Annotated[int, COUNT] | None
     batch_size: Annotated[int, COUNT]
@@ -76,7 +77,7 @@ class BenchmarkParams:
     examples: Annotated[int, Range(2, 1000)]
     others: dict[str, str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in self.others:
             check_name(name, "benchmark.others:")
@@ -96,7 +97,7 @@ class Params:
     ablation: AblationParams
     benchmark: BenchmarkParams
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -178,7 +179,7 @@ def _check_keys(values: dict, kind: type, where: str, prefix: str) -> None:
         raise UserError(f"{where}: {prefix}{missing[0]} is missing")
 
 
-def _typed(kind: type, values: dict, where: str, prefix: str = ""):
+def _typed(kind: type[T], values: dict, where: str, prefix: str = "") -> T:
     """`values` as the dataclass `kind`, no value converted to another type (1 for 1.0 apart)."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
