@@ -57,6 +57,11 @@ def test_the_typed_values_are_those_that_dvc_sees(values):
         ({"network__levels": [5]}, r"network.levels = 5: must be at least 1 and at most 4"),
         ({"network__attention": "chanel"}, r"unknown attention 'chanel'; choose one of"),
         ({"network__backbone": "resnet10x"}, r"no backbone 'resnet10x'"),
+        ({"paths": {"portaits": "x"}}, r"paths.portaits is unknown, did you mean portraits\?"),
+        (
+            {"data__sources": {"mine": {"layout": "crops", "path": "x", "limmit": 3}}},
+            r"data.sources.mine.limmit is unknown, did you mean limit\?",
+        ),
         ({"train": 3}, r"params.yaml: train must hold steps, batch_size"),
         ({"ablation__base": {"train": {"lrr": 1}}}, r"ablation.base.train.lrr is unknown, did you mean lr\?"),
         ({"ablation__base": {"train": 3}}, r"ablation.base.train does not have the form of train"),
