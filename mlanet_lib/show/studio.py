@@ -1,5 +1,6 @@
 """A photo to play with in a notebook: take one, see its face rebuilt, change that face, compare two, keep the files."""
 
+import functools
 import html
 import io
 import tempfile
@@ -36,7 +37,6 @@ class Studio:
 
     def __init__(self, load: Callable[[], Predictor] = Predictor.load, folder: str | Path = "faces") -> None:
         self._load = load
-        self._predictor: Predictor | None = None
         self.photo: np.ndarray | None = None
         self.name = ""
         self.faces: list[Face] = []
@@ -71,12 +71,10 @@ class Studio:
         take = ui.HBox([self.upload, self.path, self.which])
         self.widget = ui.VBox([take, self.message, self.strip, self.tabs])
 
-    @property
+    @functools.cached_property
     def predictor(self) -> Predictor:
         """The network, loaded when it is first needed; UserError where its weights or face model are missing."""
-        if self._predictor is None:
-            self._predictor = self._load()
-        return self._predictor
+        return self._load()
 
     @property
     def face(self) -> Face:

@@ -169,19 +169,19 @@ def parameter_values(
     for key in changes:
         if key not in known:
             raise unknown_key(PARAMS_FILE, key, known)
-    keys = parameter_keys(merge(values, nested(changes)))
-    flat = dict(walk(merge(values, nested(changes))))
-    wanted = {}
-    for name in declared:
-        if name == RUN_NAME:
-            wanted[name] = run if run is not None else declared[name]
-        elif name in keys:
-            wanted[name] = flat[keys[name]]
-        else:
-            raise unknown_key(f"{where}, its parameters cell", name, [*keys, RUN_NAME])
     if run is not None and RUN_NAME not in declared:
         raise UserError(f"{where} has no parameter {RUN_NAME}: --as means nothing to it")
-    taken = {keys[name] for name in wanted if name in keys}
+    changed = merge(values, nested(changes))
+    keys, flat = parameter_keys(changed), dict(walk(changed))
+    wanted, taken = {}, set()
+    for name, default in declared.items():
+        if name == RUN_NAME:
+            wanted[name] = default if run is None else run
+        elif name in keys:
+            wanted[name] = flat[keys[name]]
+            taken.add(keys[name])
+        else:
+            raise unknown_key(f"{where}, its parameters cell", name, [*keys, RUN_NAME])
     for key in changes:
         if not any(key == other or key.startswith(f"{other}.") for other in taken):
             raise UserError(f"{where} has no parameter for {key}; it has {', '.join(sorted(taken)) or 'none'}")

@@ -55,7 +55,7 @@ def build(inputs: Inputs, output: str | Path) -> Path:
         "aflw": aflw,
         "florence": florence,
         "ablation": inputs.ablation,
-        "compared": _compared(inputs),
+        "compared": _with("difference", inputs.ablation),
         "likeness": inputs.likeness,
         "gallery": gallery,
         "portraits": inputs.portraits,
@@ -79,14 +79,9 @@ def build(inputs: Inputs, output: str | Path) -> Path:
     return write_page(render("report.html", **values), output)
 
 
-def _compared(inputs: Inputs) -> list[Mapping]:
-    """The variants that were compared with the full network."""
-    return [row for row in inputs.ablation or () if "difference" in row]
-
-
-def _priced(inputs: Inputs) -> list[Mapping]:
-    """The variants whose cost was measured."""
-    return [row for row in inputs.ablation or () if "images_per_second" in row]
+def _with(key: str, ablation: Sequence[Mapping] | None) -> list[Mapping]:
+    """The variants that have "difference" (to the full network), or "images_per_second" (their cost was measured)."""
+    return [row for row in ablation or () if key in row]
 
 
 def _rows(inputs: Inputs) -> dict[str, list[tables.Row]]:
@@ -95,7 +90,7 @@ def _rows(inputs: Inputs) -> dict[str, list[tables.Row]]:
         "nme": tables.nme_rows(aflw) if aflw else [],
         "occlusion": tables.occlusion_rows(aflw.get("by_occlusion", {})) if aflw else [],
         "ablation": tables.ablation_rows(inputs.ablation or ()),
-        "costs": tables.cost_rows(_priced(inputs)),
+        "costs": tables.cost_rows(_with("images_per_second", inputs.ablation)),
         "florence": tables.florence_rows(florence) if florence else [],
         "likeness": tables.likeness_rows(likeness) if likeness else [],
         "distances": tables.distance_rows(likeness) if likeness else [],
@@ -116,9 +111,9 @@ def _charts(inputs: Inputs) -> dict[str, Figure | None]:
         if images is not None:
             found = {name: images[column].to_numpy() for name, column in columns.items() if column in images}
             made["errors"] = charts.cumulative_error(found)
-    if compared := _compared(inputs):
+    if compared := _with("difference", inputs.ablation):
         made["forest"] = charts.forest(compared)
-    if priced := _priced(inputs):
+    if priced := _with("images_per_second", inputs.ablation):
         made["pareto"] = charts.pareto(priced)
     if history is not None and not history.empty:
         made["training"] = charts.training_curves(history)
