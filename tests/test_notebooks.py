@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from tiny_project import ROOT, tiny_study
 
 from mlanet_lib.files.project import read_yaml
-from mlanet_lib.study.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_file import notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_runner import declared_parameters
 from mlanet_lib.study.profiles import parameter_keys
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from mlanet_lib.show.charts import training_curves
+from mlanet_lib.show.curves import training_curves
 
 LOOK_EVERY = 2.0
 """Seconds between looks at the file."""

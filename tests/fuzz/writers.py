@@ -37,7 +37,7 @@ from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import encoder_export, mesh_files
 from mlanet_lib.show.report import page
-from mlanet_lib.study.notebook_runner import write_notebook
+from mlanet_lib.study.notebook_file import write_notebook
 from mlanet_lib.study.profiles import use_profile
 from mlanet_lib.training import resume
 from mlanet_lib.training.optimizer import adamw

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from mlanet_lib.show import charts
+from mlanet_lib.show import charts, curves
 from mlanet_lib.show.gallery import Gallery
 from mlanet_lib.show.report import tables
 from mlanet_lib.show.report.page import render, write_page
@@ -116,7 +116,7 @@ def _charts(inputs: Inputs) -> dict[str, Figure | None]:
     if priced := _with("images_per_second", inputs.ablation):
         made["pareto"] = charts.pareto(priced)
     if history is not None and not history.empty:
-        made["training"] = charts.training_curves(history)
+        made["training"] = curves.training_curves(history)
     if gallery and gallery.level_weights:
         made["levels"] = charts.level_weights(gallery.level_weights, gallery.levels)
     return made
