@@ -127,11 +127,11 @@ def execute(name: str, run: str | None, changes: dict[str, object], root: Path) 
     configuration = read_yaml(root / PARAMS_FILE)
     check_keys(configuration, root)
     values = parameter_values(declared, configuration, changes, run, f"{name}.ipynb")
-    _check_data(configuration, root)
+    _check_data(merge(configuration, nested(changes)), root)
     target = root / EXECUTED / f"{run or name}.ipynb"
     print(f"{run or name}: {title(clean)} ...", flush=True)
     began = time.monotonic()
-    executed = run_cells(clean, values, root, target.with_name(f"{target.stem}.failed.ipynb"))
+    executed = run_cells(f"{name}.ipynb", clean, values, root, target.with_name(f"{target.stem}.failed.ipynb"))
     write_notebook(executed, target)
     from mlanet_lib.study.notebook_html import write_html
 
@@ -149,14 +149,14 @@ def title(notebook: dict) -> str:
 
 def _check_data(configuration: dict, root: Path) -> None:
     """UserError where the face model is one of data/, and data/ was not pulled."""
-    path = str((configuration.get("face_model") or {}).get("path"))
+    path = str(dict(walk(configuration)).get("face_model.path"))
     if path.startswith("data/") and not (root / path).is_file():
         raise UserError(f"{path} is missing; run: dvc pull data.dvc weights.dvc")
 
 
-def run_cells(clean: dict, values: dict[str, object], root: Path, failed: Path) -> dict:
-    """The executed copy of a clean notebook, with these values injected. What had run of one that fails is written to
-    `failed`: a UserError, or a CellError with what the cell said."""
+def run_cells(name: str, clean: dict, values: dict[str, object], root: Path, failed: Path) -> dict:
+    """The executed copy of a clean notebook, with these values injected. Where it fails, what had run is written to
+    `failed`, and a UserError or CellError says what the cell said; `name` is what they call the notebook."""
     import nbformat  # seconds to import, as are these: only where something is executed
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
@@ -164,7 +164,7 @@ def run_cells(clean: dict, values: dict[str, object], root: Path, failed: Path) 
 
     failed.unlink(missing_ok=True)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says the checks above refuse, or we do below
-    name, kept, ended = failed.name.replace(".failed", ""), f"(kept as {failed.relative_to(root)})", list[int]()
+    kept, ended = f"(kept as {failed.relative_to(root)})", list[int]()
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL_ENVIRONMENT, MLANET_ROOT=str(root)):
         raw = Path(folder) / "executed.ipynb"
         try:
