@@ -80,7 +80,7 @@ def levels(network, crop: np.ndarray, sharp: np.ndarray) -> figures.Figure:
 @charts.styled
 def numbers(predictor: Predictor, face: FaceParameters) -> figures.Figure:
     """3: what each group of parameters reads from which level, and the strongest coefficients."""
-    figure = figures.level_weights(predictor.network.level_weights(), predictor.network.config.levels)
+    figure = charts.level_weights(predictor.network.level_weights(), predictor.network.config.levels)
     figure.axes[0].set_title("each level's weight")
     figure.set_figwidth(9)
     figure.get_layout_engine().set(rect=(0, 0, 0.57, 1))

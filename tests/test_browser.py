@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from tiny_project import ROOT, environment
+from toy_report import make_ablation, make_aflw, make_florence
 
 from mlanet_lib.drawing import views
 from mlanet_lib.face_model import MorphableModel
@@ -25,7 +26,11 @@ from mlanet_lib.show.report.report import Inputs, build
 from mlanet_lib.show.studio import SIDE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
 LONGEST = 400  # seconds that one step may take on a busy machine
 
 
@@ -83,22 +88,17 @@ def colours(picture):
     return len(np.unique(picture.reshape(-1, 3), axis=0))
 
 
-@pytest.fixture
-def inputs(request):
+@pytest.fixture(scope="module")
+def report(toy_model, tmp_path_factory):
+    """The address of a whole report, with a face to turn."""
     history = pd.DataFrame({"step": [1, 2], "total": [2.0, 1.0], "val_nme": [9.0, 8.0]})
     images = pd.DataFrame({"nme": np.linspace(2, 9, 33), "nme constant": np.linspace(10, 30, 33)})
-    results = [request.getfixturevalue(name) for name in ("aflw", "florence", "ablation")]
-    return Inputs(results[0], images, results[1], {"variants": results[2]}, history, {"profile": "embedded"})
-
-
-@pytest.fixture
-def report(inputs, toy_model, tmp_path):
-    """The address of a whole report, with a face to turn."""
-    figure = charts.level_weights({"identity": [0.25] * 4})
+    figure = charts.level_weights({"identity": [0.25] * 4}, [1, 2, 3, 4])
     rainbow = np.linspace([1, 0.2, 0.2], [0.2, 0.2, 1], len(toy_model.mean))
     face = viewer.mesh_figure(toy_model.mean.numpy(), toy_model.faces.numpy(), rainbow)
-    inputs.gallery = Gallery([("Best", figure, "the best")], figure, viewer=face, viewer_caption="turn me")
-    return build(inputs, tmp_path / "report.html").as_uri()
+    gallery = Gallery([("Best", figure, "the best")], figure, viewer=face, viewer_caption="turn me")
+    results = make_aflw(), images, make_florence(), make_ablation(), history
+    return build(Inputs(*results, {"profile": "embedded"}, gallery), tmp_path_factory.mktemp("r") / "r.html").as_uri()
 
 
 def test_the_report_is_quiet_offline_and_its_face_turns(report, visit):
@@ -125,8 +125,8 @@ def test_the_report_fits_a_phone_and_shows_its_pictures(report, visit):
     assert wrong == []
 
 
-def test_a_table_sorts_by_its_headings(inputs, visit, tmp_path):
-    page, _ = visit(build(inputs, tmp_path / "report.html").as_uri())
+def test_a_table_sorts_by_its_headings(report, visit):
+    page, _ = visit(report)
     table = page.locator("table").first
     heading = table.get_by_role("columnheader", name="0–30°")
 

@@ -8,7 +8,8 @@ from paths import ROOT
 from ruamel.yaml import YAML
 
 from mlanet_lib.files.project import read_yaml
-from mlanet_lib.study.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_file import notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_runner import declared_parameters
 from mlanet_lib.study.profiles import parameter_keys
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -44,7 +45,7 @@ def test_thin_and_readable(path):
     assert all(len(cell.source.splitlines()) <= 25 for cell in code)
     assert cells[-2].source.startswith("## Summary") and "print(" in cells[-1].source
     if path.stem[:2] in ("02", "03", "04", "05"):  # what is trained or judged ends with a picture
-        assert cells[-1].source.splitlines()[-1].startswith("figures.")
+        assert cells[-1].source.splitlines()[-1].startswith(("charts.", "figures."))
     assert not any(line.startswith(("class ", "%", "!")) for cell in code for line in cell.source.splitlines())
 
 

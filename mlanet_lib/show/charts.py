@@ -1,19 +1,23 @@
-"""Charts: curves, bars with intervals, distributions, the ablation's forest plot, learned level weights.
+"""Charts of results: bars with intervals, distributions, the ablation's forest plot, learned level weights.
 
 One look for all figures: white paper, thin grey axes, Okabe and Ito's colour-blind-safe colours. Every function returns
 a matplotlib figure, closed, so that a notebook shows it once. Charts name their protocol in an axis label.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 INK, FAINT = "#22262b", "#d9dde2"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "figure.dpi": 110,
     "savefig.facecolor": "white",
@@ -45,11 +49,11 @@ STYLE = {
 BINS = (("bin_0_30", "0–30°"), ("bin_30_60", "30–60°"), ("bin_60_90", "60–90°"), ("balanced_mean", "balanced\nmean"))
 
 
-def styled(function):
+def styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
     """The function with matplotlib in the project's style while it draws."""
 
     @functools.wraps(function)
-    def draw(*arguments, **options):
+    def draw(*arguments: P.args, **options: P.kwargs) -> Figure:
         with plt.rc_context(STYLE):
             return function(*arguments, **options)
 
@@ -61,63 +65,26 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def axes_grid(width: float, height: float, rows: int = 1, columns: int = 1, **options):
+def axes_grid(
+    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **options: Any
+) -> tuple[Figure, Any]:
     """A closed figure of `width` x `height` inches and its axes (call it from a `styled` function)."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout=layout, **options)
     plt.close(figure)
     return figure, axes
 
 
-VALIDATION = {
-    "val_nme": "validation NME, % (68 points, 2D)",
-    "val_pose_mae": "validation pose error, degrees",
-    "val_vertices": "validation vertex error, mm",
-}
-
-
-@styled
-def training_curves(
-    history: Mapping[str, Sequence[float]], validation: Mapping[str, Sequence[float]] | None = None
-) -> Figure:
-    """Training losses on a log axis, and beside them the validation figures with their lowest value marked.
-
-    history: columns by name (a dict or a DataFrame), as `training.fit` writes them: step, the losses, and `val_*`;
-    the latter may come apart, as `validation`, with the same steps.
-    """
-    columns = {name: np.asarray(values[name], float) for values in (history, validation or {}) for name in values}
-    step = columns["step"]
-    losses = [n for n in columns if n not in ("step", "epoch", "lr", "seconds") and not n.startswith("val_")]
-    checks = [name for name in VALIDATION if name in columns]
-    figure, axes = axes_grid(1.6 + 3.1 * (1 + len(checks)), 3.0, 1, 1 + len(checks), squeeze=False)
-    for k, name in enumerate(sorted(losses, key=lambda name: name != "total")):
-        main = name == "total"
-        style = {"color": INK if main else COLOURS[(k - 1) % len(COLOURS)], "linewidth": 1.2 + main}
-        values = np.where(columns[name] > 0, columns[name], np.nan)
-        axes[0, 0].plot(step, values, label=name, linestyle="--" if k > len(COLOURS) else "-", **style)
-    axes[0, 0].set(xlabel="step", title="training losses", yscale="log")
-    if losses:
-        figure.legend(loc="outside left upper", fontsize=7, handlelength=1.4)
-    for axis, name, colour in zip(axes[0, 1:], checks, COLOURS, strict=False):
-        values = columns[name]
-        axis.plot(step, values, color=colour, marker="o", markersize=2.5)
-        axis.set(xlabel="step")
-        axis.set_title(VALIDATION[name], fontsize=8.5)
-        if np.isfinite(values).any():
-            best = int(np.nanargmin(values))
-            axis.annotate(
-                f"{values[best]:.2f}", (step[best], values[best]), (0, 7), textcoords="offset points", ha="right"
-            )
-    return figure
+def note(axis: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """A text beside a place of the axis, `offset` points away."""
+    axis.annotate(text, place, offset, textcoords="offset points", **style)
 
 
 @styled
 def yaw_bars(
     results: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
-    ylabel: str = "sparse NME, %",
-    title: str = "68 points in 2D, over sqrt(w·h) of the true points' box",
 ) -> Figure:
-    """Error by yaw bin, a bar a system: results[system] as `metrics.by_yaw` gives it, intervals[system][bin]: 95 %."""
+    """Sparse NME by yaw bin, a bar a system. results: of `metrics.by_yaw`; intervals[system][bin]: 95 %."""
     figure, axis = axes_grid(1.6 + 1.35 * len(BINS) + 0.15 * len(results) * len(BINS), 3.1)
     width = 0.8 / len(results)
     top = 0.0
@@ -133,15 +100,13 @@ def yaw_bars(
         upper = np.where(np.isfinite(limits[:, 1]), limits[:, 1], heights)
         for place, height, above in zip(places, heights, upper, strict=True):
             if np.isfinite(height):
-                axis.annotate(
-                    f"{height:.2f}", (place, above), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
-                )
+                note(axis, f"{height:.2f}", (place, above), (0, 2), ha="center", fontsize=7.5)
         top = np.nanmax([top, *upper])
     axis.set_xticks(np.arange(len(BINS)), [label for _, label in BINS])
     axis.grid(axis="x", visible=False)
-    axis.set(ylabel=ylabel, ylim=(0, top * 1.14))
+    axis.set(ylabel="sparse NME, %", ylim=(0, top * 1.14))
     axis.axvline(len(BINS) - 1.5, color=FAINT, linewidth=1)
-    axis.set_title(title, fontweight="normal", fontsize=8.5)
+    axis.set_title("68 points in 2D, over sqrt(w·h) of the true points' box", fontweight="normal", fontsize=8.5)
     figure.legend(loc="outside upper left", ncols=min(3, len(results)))
     return figure
 
@@ -169,9 +134,7 @@ def cumulative_error(
 
 
 @styled
-def forest(
-    rows: Sequence[Mapping], xlabel: str = "difference to the full model, NME percentage points (positive: worse)"
-) -> Figure:
+def forest(rows: Sequence[Mapping]) -> Figure:
     """Ablation, a line a variant: {"name", "difference", "low", "high"} (95 %); grey where the interval holds 0."""
     figure, axis = axes_grid(6.2, 0.9 + 0.32 * len(rows))
     for k, row in enumerate(rows):
@@ -183,16 +146,16 @@ def forest(
         axis.annotate(note, (1.01, k), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
     axis.axvline(0, color=INK, linewidth=1)
     axis.set_yticks(range(len(rows)), [plain(row["name"]) for row in rows])
+    xlabel = "difference to the full model, NME percentage points (positive: worse)"
     axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="y", visible=False)
     return figure
 
 
 @styled
-def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] | None = None) -> Figure:
+def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int]) -> Figure:
     """Heat map of the levels' weights: weights[group] (L,), rows sum to 1; columns are the levels, fine to coarse."""
     values = np.array([list(map(float, row)) for row in weights.values()])
-    levels = list(levels or range(1, values.shape[1] + 1))
     figure, axis = axes_grid(1.8 + 0.85 * len(levels), 0.9 + 0.36 * len(weights))
     shown = axis.imshow(values, cmap="Blues", vmin=0, vmax=max(0.5, values.max()), aspect="auto")
     for (i, j), value in np.ndenumerate(values):
@@ -207,7 +170,7 @@ def level_weights(weights: Mapping[str, Sequence[float]], levels: Sequence[int] 
 
 
 @styled
-def pareto(rows: Sequence[Mapping], ylabel: str = "balanced NME, %") -> Figure:
+def pareto(rows: Sequence[Mapping]) -> Figure:
     """Accuracy against cost, a dot a variant: {"name", "balanced_mean", "seed_sd", "images_per_second"}, the last as
     milliseconds a picture. The line joins those that no other beats in both."""
     figure, axis = axes_grid(6.2, 3.4)
@@ -219,23 +182,21 @@ def pareto(rows: Sequence[Mapping], ylabel: str = "balanced NME, %") -> Figure:
     for k, row in enumerate(rows):
         colour = INK if row["name"] == "full" else COLOURS[0] if k in front else COLOURS[6]
         axis.errorbar(cost[k], error[k], row["seed_sd"], fmt="o", color=colour, elinewidth=1, capsize=2.5, markersize=5)
-        axis.annotate(
-            plain(row["name"]), (cost[k], error[k]), (5, 4), textcoords="offset points", fontsize=7.5, color=colour
-        )
-    axis.set(xlabel="milliseconds a picture", ylabel=f"{ylabel} (± sd of seeds)")
+        note(axis, plain(row["name"]), (cost[k], error[k]), (5, 4), fontsize=7.5, color=colour)
+    axis.set(xlabel="milliseconds a picture", ylabel="balanced NME, % (± sd of seeds)")
     axis.margins(x=0.18, y=0.15)
     return figure
 
 
 @styled
-def landmark_errors(points: np.ndarray, errors: np.ndarray, label: str = "mean error, %") -> Figure:
+def landmark_errors(points: np.ndarray, errors: np.ndarray) -> Figure:
     """Mean error (68,) of each landmark, as colour and size on the points (68,2), x right, y up."""
     figure, axis = axes_grid(4.6, 3.3)
     shown = axis.scatter(*points.T, c=errors, s=30 + 120 * errors / errors.max(), cmap="viridis", edgecolor=INK, lw=0.5)
     for k in np.argsort(errors)[-3:]:
-        axis.annotate(f"{errors[k]:.1f}", points[k], (0, 8), textcoords="offset points", ha="center", fontsize=7.5)
+        note(axis, f"{errors[k]:.1f}", points[k], (0, 8), ha="center", fontsize=7.5)
     axis.set_aspect("equal")
     axis.margins(0.12)
     axis.axis("off")
-    figure.colorbar(shown, ax=axis, shrink=0.75, label=label).outline.set_visible(False)
+    figure.colorbar(shown, ax=axis, shrink=0.75, label="mean error, %").outline.set_visible(False)
     return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from mlanet_lib.show.charts import training_curves
+from mlanet_lib.show.curves import training_curves
 
 LOOK_EVERY = 2.0
 """Seconds between looks at the file."""
@@ -24,12 +24,14 @@ def live_curves(history: str | Path) -> Iterator[None]:
     path, ended = Path(history), threading.Event()
     handle = display(HTML(""), display_id=True)
 
+    def written() -> int:
+        return path.stat().st_mtime_ns if path.exists() else 0
+
     def watch() -> None:
-        shown = path.stat().st_mtime_ns if path.exists() else None  # what an earlier run left
+        shown = written()  # what an earlier run left
         while not ended.wait(LOOK_EVERY):
-            written = path.stat().st_mtime_ns if path.exists() else None
-            if handle is not None and written is not None and written != shown:
-                shown = written
+            if handle is not None and (now := written()) not in (0, shown):
+                shown = now
                 handle.update(training_curves(pd.read_csv(path)))
 
     watcher = threading.Thread(target=watch, daemon=True)

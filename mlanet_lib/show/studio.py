@@ -1,10 +1,12 @@
 """A photo to play with in a notebook: take one, see its face rebuilt, change that face, compare two, keep the files."""
 
+import functools
 import html
 import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as ui
 import numpy as np
@@ -15,8 +17,9 @@ from mlanet_lib.drawing.textures import albedo_texture, photo_texture
 from mlanet_lib.drawing.views import coloured, framed, panels
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.pictures import read_photo
-from mlanet_lib.predictor import Face, Predictor
+from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor.mesh_files import write_face
+from mlanet_lib.predictor.predictor import Face, Predictor
 from mlanet_lib.show import figures
 from mlanet_lib.show.widgets import Explorer
 
@@ -32,10 +35,12 @@ class Studio:
     What goes wrong with a photo or with files is said in one line above the pictures, and what was shown stays.
     """
 
-    def __init__(self, load: Callable[[], Predictor] = Predictor.load, folder: str | Path = "faces"):
-        self._load, self._predictor = load, None
+    def __init__(self, load: Callable[[], Predictor] = Predictor.load, folder: str | Path = "faces") -> None:
+        self._load = load
         self.photo: np.ndarray | None = None
-        self.name, self.faces, self.explorer = "", [], None
+        self.name = ""
+        self.faces: list[Face] = []
+        self.explorer: Explorer | None = None
         self._shown: int | None = None
         self._kept: tuple[str, torch.Tensor, np.ndarray] | None = None
         self.upload = ui.FileUpload(accept="image/*", description="a photo")
@@ -52,10 +57,8 @@ class Studio:
         self.written = ui.HTML()
         self.changed = ui.VBox()
         self.upload.observe(self._uploaded, "value")
-        self.path.observe(lambda change: change["new"] and self._guarded(self.open, change["new"]), "value")
-        self.which.observe(
-            lambda change: change["new"] is not None and self._guarded(self.show, change["new"]), "value"
-        )
+        self.path.observe(lambda change: self._guarded(self.open, change["new"] or None), "value")
+        self.which.observe(lambda change: self._guarded(self.show, change["new"]), "value")
         self.keep.on_click(lambda _: self._guarded(self.hold))
         self.save.on_click(lambda _: self._guarded(self.write))
         tabs = {
@@ -68,19 +71,21 @@ class Studio:
         take = ui.HBox([self.upload, self.path, self.which])
         self.widget = ui.VBox([take, self.message, self.strip, self.tabs])
 
-    @property
+    @functools.cached_property
     def predictor(self) -> Predictor:
         """The network, loaded when it is first needed; UserError where its weights or face model are missing."""
-        if self._predictor is None:
-            self._predictor = self._load()
-        return self._predictor
+        return self._load()
 
     @property
     def face(self) -> Face:
         """The face that is shown; UserError before a photo was opened."""
-        if self._shown is None:
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[np.ndarray, Face, FaceParameters]:
+        """The photo, the face that is shown, and that face as the sliders have it; UserError before one is."""
+        if self._shown is None or self.photo is None or self.explorer is None:
             raise UserError("open a photo first")
-        return self.faces[self._shown]
+        return self.photo, self.faces[self._shown], self.explorer.parameters
 
     def open(self, photo: str | Path | np.ndarray, name: str | None = None) -> None:
         """Rebuild the faces of a photo (`read_photo`) and show the largest; UserError, and no change, for none."""
@@ -97,13 +102,13 @@ class Studio:
 
     def show(self, k: int) -> None:
         """Show the k-th face of the photo, largest first, and put the sliders where the network sees it."""
-        self._shown = k
-        face, model = self.face, self.predictor.model
-        crop = self.predictor.sharp_crop(self.photo, face, 2 * SIDE)
+        face, model = self.faces[k], self.predictor.model
+        self._shown, self.explorer = k, Explorer(model, face.parameters)
+        photo, *_ = self._opened()
+        crop = self.predictor.sharp_crop(photo, face, 2 * SIDE)
         row = panels(model, face.parameters, crop, SIDE)
         self.strip.value = _png(np.concatenate(list(row.values()), 1))
         self.levels.value = self._level_maps(face)
-        self.explorer = Explorer(model, 256, start=face.parameters)
         self.changed.children = [self.explorer.widget]
         pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
         strongest = sorted(
@@ -115,9 +120,8 @@ class Studio:
 
     def hold(self) -> None:
         """Keep the face as the sliders have it; a second one is shown beside the first, with how far they are apart."""
-        _ = self.face
+        _, _, parameters = self._opened()
         model = self.predictor.model
-        parameters = self.explorer.parameters
         neutral = framed(model, parameters.replace(expression=torch.zeros_like(parameters.expression)))
         vertices = model.vertices(neutral.identity, neutral.expression)[0]
         clay = np.concatenate(
@@ -137,24 +141,22 @@ class Studio:
 
         Returns the paths. UserError where nothing was opened or the folder cannot be written.
         """
-        face, model = self.face, self.predictor.model
-        seen, said = face.parameters, self.explorer.parameters
-        parameters = seen.replace(identity=said.identity, expression=said.expression, albedo=said.albedo)
+        photo, face, said = self._opened()
+        model, seen = self.predictor.model, face.parameters
+        changed = {name: getattr(said, name) for name in ("identity", "expression", "albedo")}
+        parameters = seen.replace(**changed)
         record = self.predictor.record(face) | {
             "photo": self.name,
             "identity": parameters.identity[0].tolist(),
             "expression": dict(zip(model.expression_names, parameters.expression[0].tolist(), strict=True)),
             "albedo": parameters.albedo[0].tolist(),
-            "edited": not all(
-                torch.allclose(getattr(seen, name), getattr(parameters, name), atol=1e-6)
-                for name in ("identity", "expression", "albedo")
-            ),
+            "edited": not all(torch.allclose(getattr(seen, name), value, atol=1e-6) for name, value in changed.items()),
         }
         if self.texture.value == "photo":  # where the photo saw a point is asked of the face that was seen
-            texture = photo_texture(model, seen, self.predictor.sharp_crop(self.photo, face))
+            texture = photo_texture(model, seen, self.predictor.sharp_crop(photo, face))
         else:
             texture = albedo_texture(model, parameters)
-        overlay = self.predictor.overlay(self.photo, face)
+        overlay = self.predictor.overlay(photo, face)
         folder, stem = Path(self.folder.value or "."), f"{Path(self.name).stem}_{self._shown}"
         paths = write_face(folder, stem, model, parameters, record, overlay, texture)
         self.written.value = "<br>".join(html.escape(str(path.resolve())) for path in paths)
@@ -170,7 +172,7 @@ class Studio:
         figure.savefig(stream, format="png", dpi=110, bbox_inches="tight")
         return stream.getvalue()
 
-    def _uploaded(self, change) -> None:
+    def _uploaded(self, change: dict[str, Any]) -> None:
         if not change["new"]:
             return
         (file,) = change["new"]
@@ -180,7 +182,10 @@ class Studio:
             self._guarded(self.open, path)
         self.upload.value = ()  # the same file may be chosen again
 
-    def _guarded(self, action, *arguments) -> None:
+    def _guarded(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Do something, and say a UserError above the pictures. Nothing is done for None (an empty form)."""
+        if None in arguments:
+            return
         try:
             action(*arguments)
         except UserError as error:

@@ -1,6 +1,6 @@
-"""A face to turn with the mouse: plotly figures, light enough for a report. No matplotlib here.
+"""A face to turn with the mouse: plotly figures, light enough for a report.
 
-Names and titles are plain text: plotly would take tags and entities in them for its own.
+Names are plain text: plotly would take tags and entities in them for its own.
 """
 
 import html
@@ -8,8 +8,23 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 
-CLAY = (189, 194, 204)
-MOST_TRIANGLES = 24_000
+from mlanet_lib.show.charts import INK
+
+MOST_TRIANGLES, MOST_TOGETHER = 24_000, 200_000
+"""Triangles of a figure's mesh, and of all meshes of a figure."""
+HIDDEN = {"visible": False, "showbackground": False}
+SCENE = {
+    "xaxis": HIDDEN,
+    "yaxis": HIDDEN,
+    "zaxis": HIDDEN,
+    "aspectmode": "data",
+    "camera": {"eye": {"x": 0.35, "y": -1.65, "z": 0.12}, "projection": {"type": "perspective"}},
+}
+LAYOUT = {
+    "margin": {"l": 0, "r": 0, "t": 30, "b": 0},
+    "paper_bgcolor": "white",
+    "font": {"family": "system-ui, sans-serif", "color": INK},
+}
 
 
 def decimate(
@@ -29,75 +44,41 @@ def decimate(
     return _cluster(vertices, faces, colours, high)
 
 
-def _cluster(vertices, faces, colours, cell):
+def _cluster(
+    vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray, cell: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     keys = np.floor((vertices - vertices.min(0)) / cell).astype(np.int64)
     _, group, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     group = group.ravel()
-    merged = [
-        np.stack([np.bincount(group, column) for column in values.T], 1) / count[:, None]
-        for values in (vertices, colours)
-    ]
+
+    def means(values: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(group, column) for column in values.T], 1) / count[:, None]
+
     corners = group[faces]
-    kept = corners[
-        (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
-    ]
+    kept = corners[(corners != np.roll(corners, 1, axis=1)).all(1)]
     _, first = np.unique(np.sort(kept, axis=1), axis=0, return_index=True)
-    return merged[0], kept[np.sort(first)], merged[1]
+    return means(vertices), kept[np.sort(first)], means(colours)
 
 
-def mesh_figure(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    colours: np.ndarray | None = None,
-    title: str = "",
-    height: int = 420,
-    triangles: int = MOST_TRIANGLES,
-) -> go.Figure:
-    """One mesh: vertices (V,3) mm, model frame (y up), faces (F,3), colours (V,3) in [0,1] or clay."""
-    figure = go.Figure(_trace(vertices, faces, colours, triangles))
-    figure.update_layout(scene=_scene(), **_layout(title, height))
-    return figure
+def mesh_figure(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> go.Figure:
+    """One mesh: vertices (V,3) mm, model frame (y up), faces (F,3), colours (V,3) in [0,1]."""
+    figure = go.Figure(_trace(*decimate(np.asarray(vertices, float), faces, colours)))
+    return figure.update_layout(scene=SCENE, height=420, **LAYOUT)
 
 
-def compare_figure(
-    meshes: dict[str, tuple[np.ndarray, np.ndarray | None]],
-    faces: np.ndarray,
-    height: int = 380,
-    triangles: int = MOST_TRIANGLES,
-) -> go.Figure:
-    """Several faces of one topology side by side: {name: (vertices (V,3), colours (V,3) in [0,1] or None)}."""
-    from plotly.subplots import make_subplots
-
-    count = len(meshes)
-    figure = make_subplots(
-        1,
-        count,
-        specs=[[{"type": "scene"}] * count],
-        subplot_titles=[html.escape(name, quote=False) for name in meshes],
-        horizontal_spacing=0.01,
-    )
-    for k, (vertices, colours) in enumerate(meshes.values()):
-        figure.add_trace(_trace(vertices, faces, colours, triangles), row=1, col=k + 1)
-    figure.update_scenes(_scene())
-    figure.update_layout(**_layout("", height))
-    return figure
-
-
-def choose_figure(
-    meshes: dict[str, tuple[np.ndarray, np.ndarray]], faces: np.ndarray, height: int = 440, triangles: int = 200_000
-) -> go.Figure:
+def choose_figure(meshes: dict[str, tuple[np.ndarray, np.ndarray]], faces: np.ndarray) -> go.Figure:
     """One face of many, chosen by name from a menu: {name: (vertices (V,3) mm, colours (V,3) in [0,1])}.
 
-    All share `faces`. `triangles`: of all of them together; where there are more, they are thinned out alike
+    All share `faces`. Where they have more than `MOST_TOGETHER` triangles together, they are thinned out alike
     (`decimate`, by the first one's cells). Positions are kept to 0.1 mm.
     """
     columns = np.concatenate([np.concatenate(pair, 1) for pair in meshes.values()], 1)
-    budget = min(MOST_TRIANGLES, triangles // len(meshes))
+    budget = min(MOST_TRIANGLES, MOST_TOGETHER // len(meshes))
     _, kept, columns = decimate(np.asarray(columns[:, :3], float), np.asarray(faces), columns, budget)
     traces = []
     for k in range(len(meshes)):
         vertices, colours = np.split(columns[:, 6 * k : 6 * k + 6], 2, 1)
-        traces.append(_trace(np.round(vertices, 1), kept, colours, len(kept)))
+        traces.append(_trace(np.round(vertices, 1), kept, colours))
     figure = go.Figure(traces[0])
     buttons = []
     for name, trace in zip(meshes, traces, strict=True):
@@ -105,13 +86,10 @@ def choose_figure(
         values["vertexcolor"] = [list(trace.vertexcolor)]
         buttons.append({"label": html.escape(name, quote=False), "method": "restyle", "args": [values]})
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top"}
-    figure.update_layout(scene=_scene(), updatemenus=[menu], **_layout("", height))
-    return figure
+    return figure.update_layout(scene=SCENE, updatemenus=[menu], height=440, **LAYOUT)
 
 
-def _trace(vertices, faces, colours, triangles) -> go.Mesh3d:
-    colours = np.broadcast_to(np.array(CLAY) / 255, vertices.shape) if colours is None else np.asarray(colours)
-    vertices, faces, colours = decimate(np.asarray(vertices, float), np.asarray(faces), colours, triangles)
+def _trace(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> go.Mesh3d:
     packed = (np.clip(colours, 0, 1) * 255).round().astype(int)
     # the face looks along plotly's -y, up is z
     x, y, z = vertices.astype(np.float32)[:, [0, 2, 1]].T * np.array([[1], [-1], [1]], np.float32)
@@ -129,24 +107,3 @@ def _trace(vertices, faces, colours, triangles) -> go.Mesh3d:
         lighting={"ambient": 0.55, "diffuse": 0.7, "specular": 0.08, "roughness": 0.8, "fresnel": 0.02},
         lightposition={"x": 400, "y": -1500, "z": 900},
     )
-
-
-def _scene() -> dict:
-    hidden = {"visible": False, "showbackground": False}
-    return {
-        "xaxis": hidden,
-        "yaxis": hidden,
-        "zaxis": hidden,
-        "aspectmode": "data",
-        "camera": {"eye": {"x": 0.35, "y": -1.65, "z": 0.12}, "projection": {"type": "perspective"}},
-    }
-
-
-def _layout(title: str, height: int) -> dict:
-    return {
-        "title": {"text": html.escape(title, quote=False), "font": {"size": 13}} if title else None,
-        "height": height,
-        "margin": {"l": 0, "r": 0, "t": 30, "b": 0},
-        "paper_bgcolor": "white",
-        "font": {"family": "system-ui, sans-serif", "color": "#22262b"},
-    }

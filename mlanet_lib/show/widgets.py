@@ -1,6 +1,8 @@
 """A face to play with in a notebook: sliders for identity, expression, pose and light, drawn live."""
 
 import io
+from collections.abc import Iterable
+from typing import Any
 
 import ipywidgets as ui
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from mlanet_lib.drawing.views import coloured, framed, textured
-from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.lighting import ambient, directional
 from mlanet_lib.parameters import FaceParameters
@@ -29,54 +31,32 @@ def directional_light(azimuth: float, elevation: float, strength: float) -> torc
 class Explorer:
     """Sliders beside a picture. Show `.widget`; `.parameters` is the face as it stands, `.picture()` draws it.
 
-    model: the face model; size: side of the picture in pixels; identities: how many identity (and half as many albedo)
-    modes get a slider; start: a FaceParameters batch of one to begin with (a reconstruction, say).
+    start: the face to begin with (a reconstruction, say), a batch of one; size: side of the picture in pixels. The
+    first eight identity modes and the first four albedo modes have a slider.
     """
 
-    def __init__(
-        self, model: MorphableModel, size: int = 256, identities: int = 8, start: FaceParameters | None = None
-    ):
+    def __init__(self, model: MorphableModel, start: FaceParameters, size: int = 256) -> None:
         self.model, self.size = model, size
-        self.start = FaceParameters.neutral(model, 1) if start is None else start.detach().clone()
-        pose = [0.0, 0.0, 0.0] if start is None else start.pose_degrees()[0].tolist()
-        self.identity = self._sliders(self.start.identity[0], identities, "shape", -3, 3)
-        self.albedo = self._sliders(self.start.albedo[0], max(1, identities // 2), "skin", -3, 3)
+        self.start = start.detach().clone()
+        self.identity = {k: _slider(f"shape {k + 1}", -3, 3) for k in range(min(8, model.n_identity))}
+        self.albedo = {k: _slider(f"skin {k + 1}", -3, 3) for k in range(min(4, model.n_albedo))}
         order = sorted(range(model.n_expression), key=lambda k: (model.expression_names[k] not in SHOWN_FIRST, k))
-        self.expression = {
-            k: self._slider(model.expression_names[k], 0.0, 1.0, self.start.expression[0, k]) for k in order
-        }
+        self.expression = {k: _slider(model.expression_names[k], 0, 1) for k in order}
         limits = {"pitch": 60, "yaw": 90, "roll": 60}
-        self.pose = {
-            name: self._slider(name, -limit, limit, value, 1.0)
-            for (name, limit), value in zip(limits.items(), pose, strict=True)
-        }
+        self.pose = {name: _slider(name, -limit, limit, step=1.0) for name, limit in limits.items()}
         self.light = {
-            "azimuth": self._slider("azimuth", -90, 90, 40, 1.0),
-            "elevation": self._slider("elevation", -60, 80, 30, 1.0),
-            "strength": self._slider("lamp", 0, 1, 0.6),
+            "azimuth": _slider("azimuth", -90, 90, 40, step=1.0),
+            "elevation": _slider("elevation", -60, 80, 30, step=1.0),
+            "strength": _slider("lamp", 0, 1, 0.6),
         }
         self.clay = ui.ToggleButton(value=False, description="clay", layout={"width": "88px"})
         self.image = ui.Image(format="jpeg", width=2 * size, height=2 * size)
         self._paused = False
-        for control in [*self._controls(), self.clay]:
+        self.reset()
+        groups = (self.identity, self.albedo, self.expression, self.pose, self.light)
+        for control in (self.clay, *(slider for group in groups for slider in group.values())):
             control.observe(self._draw, "value")
         self.widget = self._layout()
-        self._draw()
-
-    @staticmethod
-    def _slider(name: str, low: float, high: float, value: float, step: float = 0.05) -> ui.FloatSlider:
-        value = float(np.clip(float(value), low, high))
-        style = {"description_width": "136px"}
-        return ui.FloatSlider(
-            value=value, min=low, max=high, step=step, description=name, style=style, layout={"width": "354px"}
-        )
-
-    def _sliders(self, values, count, name, low, high) -> dict[int, ui.FloatSlider]:
-        return {k: self._slider(f"{name} {k + 1}", low, high, values[k]) for k in range(min(count, len(values)))}
-
-    def _controls(self) -> list[ui.FloatSlider]:
-        groups = (self.identity, self.albedo, self.expression, self.pose, self.light)
-        return [slider for group in groups for slider in group.values()]
 
     def _layout(self) -> ui.Widget:
         groups = {
@@ -91,22 +71,23 @@ class Explorer:
         buttons[1].on_click(lambda _: self.reset())
         return ui.HBox([ui.VBox([self.image, ui.HBox([*buttons, self.clay])]), tabs])
 
+    def _of_the_face(self) -> dict[str, dict[int, ui.FloatSlider]]:
+        """The sliders of the face itself, by the name of the parameter and the mode's number."""
+        return {"identity": self.identity, "albedo": self.albedo, "expression": self.expression}
+
     @property
     def parameters(self) -> FaceParameters:
         """The face that the sliders describe (batch of one); modes without a slider keep the start's values."""
         values = {}
-        for name, group in (("identity", self.identity), ("albedo", self.albedo), ("expression", self.expression)):
+        for name, group in self._of_the_face().items():
             row = getattr(self.start, name).clone()
             for k, slider in group.items():
                 row[0, k] = slider.value
             values[name] = row
-        light = self.light
-        lighting = directional_light(light["azimuth"].value, light["elevation"].value, light["strength"].value)
-        angles = torch.tensor([[self.pose[name].value for name in ("pitch", "yaw", "roll")]])
-        turned = framed(
-            self.model, self.start.replace(**values), *(float(self.pose[n].value) for n in ("yaw", "pitch"))
-        )
-        return turned.replace(rotation=euler_to_matrix(angles), lighting=lighting)
+        lighting = directional_light(*(self.light[name].value for name in ("azimuth", "elevation", "strength")))
+        pitch, yaw, roll = (float(self.pose[name].value) for name in ("pitch", "yaw", "roll"))
+        turned = framed(self.model, self.start.replace(**values), yaw, pitch)
+        return turned.replace(rotation=euler_to_matrix(torch.tensor([[pitch, yaw, roll]])), lighting=lighting)
 
     def picture(self) -> np.ndarray:
         """The face as it stands, (size,size,3) uint8."""
@@ -122,12 +103,12 @@ class Explorer:
 
     def reset(self) -> None:
         """Back to where it started."""
-        groups = ((self.identity, "identity"), (self.albedo, "albedo"), (self.expression, "expression"))
-        self._set([(s, float(getattr(self.start, name)[0, k])) for group, name in groups for k, s in group.items()])
         pose = self.start.pose_degrees()[0].tolist()
-        self._set(list(zip(self.pose.values(), pose, strict=True)))
+        groups = self._of_the_face().items()
+        values = [(s, float(getattr(self.start, name)[0, k])) for name, group in groups for k, s in group.items()]
+        self._set([*values, *zip(self.pose.values(), pose, strict=True)])
 
-    def _set(self, values: list[tuple[ui.FloatSlider, float]]) -> None:
+    def _set(self, values: Iterable[tuple[ui.FloatSlider, float]]) -> None:
         self._paused = True  # one picture for all of them
         try:
             for slider, value in values:
@@ -136,7 +117,7 @@ class Explorer:
             self._paused = False
         self._draw()
 
-    def _draw(self, _=None) -> None:
+    def _draw(self, _: Any = None) -> None:
         if self._paused:
             return
         stream = io.BytesIO()
@@ -144,6 +125,6 @@ class Explorer:
         self.image.value = stream.getvalue()
 
 
-def explore(model: MorphableModel, start: FaceParameters | None = None, size: int = 256) -> ui.Widget:
-    """The explorer's widget, for the last line of a cell."""
-    return Explorer(model, size, start=start).widget
+def _slider(name: str, low: float, high: float, value: float = 0.0, step: float = 0.05) -> ui.FloatSlider:
+    look = {"style": {"description_width": "136px"}, "layout": {"width": "354px"}}
+    return ui.FloatSlider(value=value, min=low, max=high, step=step, description=name, **look)

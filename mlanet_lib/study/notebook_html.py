@@ -4,19 +4,19 @@ import copy
 import json
 from pathlib import Path
 
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 
 from mlanet_lib.files.atomic import atomic_path
 
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-def write_html(notebook: NotebookNode, path: Path, title: str) -> None:
+def write_html(notebook: dict, path: Path, title: str) -> None:
     """Write `notebook` as a self-contained page at `path`, atomically. Plotly's library is in it once, if needed."""
     from nbconvert import HTMLExporter  # a second to import
     from traitlets.config import Config
 
-    page = copy.deepcopy(notebook)
+    page = from_dict(copy.deepcopy(notebook))
     figures = 0
     for cell in page.cells:
         for output in cell.get("outputs", []):

@@ -12,102 +12,30 @@ Exit code 2: something the user gave is wrong, one line on stderr. Exit code 1: 
 
 import argparse
 import ast
-import difflib
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from unittest.mock import patch
 
 from mlanet_lib.errors import UserError, one_line
-from mlanet_lib.files.atomic import atomic_path, check_name
+from mlanet_lib.files.atomic import check_name
 from mlanet_lib.files.project import PARAMS_FILE, find_root, parse_yaml, read_yaml
+from mlanet_lib.study.notebook_file import read_notebook, stripped, tidy, write_notebook
 from mlanet_lib.study.profiles import check_keys, merge, nested, parameter_keys, unknown_key, walk
 
 CLEAN, EXECUTED = Path("outputs/clean"), Path("outputs/notebooks")
 RUN_NAME = "run"
 """The parameter that `--as` fills: which run of several the notebook makes."""
-KEPT_TAGS = ("parameters", "nbval-skip", "nbval-ignore-output", "raises-exception", "remove-input")
 KERNEL_ENVIRONMENT = {
     "PLOTLY_RENDERER": "plotly_mimetype",  # figures as data; the HTML draws them with one inlined plotly.js
     "SPYDER_PLAIN_TQDM": "1",  # tqdm.auto takes any SPYDER* variable for a console and draws text instead of a widget
     "TQDM_MININTERVAL": "1",
     "PYTHONHASHSEED": "0",
 }
-
-
-def read_notebook(path: Path) -> dict:
-    """The notebook at `path` as its JSON says (nbformat 4), sources as one text each, and metadata for every cell.
-
-    UserError if there is none, or one of another format.
-    """
-    if not path.is_file():
-        near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.ipynb")], n=1, cutoff=0.3)
-        raise UserError(f"no notebook {path}" + (f", did you mean {near[0]}?" if near else ""))
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
-        if isinstance(notebook, dict) and notebook.get("nbformat", 4) != 4:
-            raise UserError(f"{path} is of nbformat {notebook['nbformat']!r}, not 4: jupyter nbconvert --to notebook")
-        cells = [_read_cell(cell) for cell in _listed(notebook["cells"])]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not a notebook") from error
-    return {**notebook, "cells": cells}
-
-
-def _read_cell(cell: dict) -> dict:
-    """A cell with its source as one text, and with metadata; a TypeError or ValueError for what is no cell."""
-    source, metadata = cell["source"], cell.get("metadata", {})
-    source = "".join(source if isinstance(source, str) else _listed(source))
-    source.encode()  # half a surrogate pair could not be written
-    if cell["cell_type"] not in ("code", "markdown", "raw"):
-        raise ValueError("unknown type of cell")
-    return {**cell, "source": source, "metadata": {**metadata, "tags": _listed(metadata.get("tags", []))}}
-
-
-def _listed(value: object) -> list:
-    if not isinstance(value, list):
-        raise TypeError("not a list")
-    return value
-
-
-def stripped(notebook: dict) -> dict:
-    """The same cells, and nothing that running or looking changes: no outputs, counts, ids or editor's metadata."""
-    cells = []
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].get("tags", [])
-        if "injected-parameters" in tags:
-            continue
-        kept = {"cell_type": cell["cell_type"], "id": f"cell-{len(cells):02d}", "source": cell["source"].rstrip()}
-        tags = [tag for tag in tags if tag in KEPT_TAGS]
-        kept["metadata"] = {"tags": tags} if tags else {}
-        if cell["cell_type"] == "code":
-            kept |= {"outputs": [], "execution_count": None}
-        cells.append(kept)
-    metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-
-
-def notebook_text(notebook: dict) -> str:
-    """The file's text, laid out as Jupyter does (nbformat itself takes seconds to import)."""
-    cells = [{**cell, "source": cell["source"].splitlines(keepends=True)} for cell in notebook["cells"]]
-    return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-
-
-def write_notebook(notebook: dict, path: Path) -> None:
-    """Write atomically; a file that already holds just this is left alone."""
-    text = notebook_text(notebook)
-    if path.is_file() and path.read_bytes() == text.encode():
-        return
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def clean_copy(name: str, root: Path) -> dict:
@@ -125,21 +53,25 @@ def declared_parameters(notebook: dict, where: str = "the notebook") -> dict[str
     if len(cells) != 1:
         raise UserError(f"{where} must have one cell tagged 'parameters', not {len(cells)}")
     defaults = {}
-    try:
-        statements = ast.parse(cells[0]["source"]).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
-        text = (getattr(error, "text", None) or "").strip()
-        reason = f"{text} belongs in another cell" if text.startswith(("%", "!")) else getattr(error, "msg", error)
-        raise UserError(f"{where}: its parameters cell{line} is not plain Python: {reason}") from error
-    for node in statements:
+    for node in _statements(cells[0]["source"], where):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and getattr(node, "value", None) is not None:
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
             try:
-                defaults[target.id] = ast.literal_eval(node.value)
+                defaults[target.id] = ast.literal_eval(value)
             except (ValueError, TypeError, RecursionError, MemoryError) as error:
                 raise UserError(f"{where}: parameter {target.id} must be a plain value") from error
     return defaults
+
+
+def _statements(source: str, where: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f" line {number}" if (number := getattr(error, "lineno", None)) else ""
+        text = (getattr(error, "text", None) or "").strip()
+        reason = f"{text} belongs in another cell" if text.startswith(("%", "!")) else getattr(error, "msg", error)
+        raise UserError(f"{where}: its parameters cell{line} is not plain Python: {reason}") from error
 
 
 def parse_settings(settings: list[str]) -> dict[str, object]:
@@ -164,70 +96,75 @@ def parameter_values(
     for key in changes:
         if key not in known:
             raise unknown_key(PARAMS_FILE, key, known)
-    keys = parameter_keys(merge(values, nested(changes)))
-    flat = dict(walk(merge(values, nested(changes))))
-    wanted = {}
-    for name in declared:
-        if name == RUN_NAME:
-            wanted[name] = run if run is not None else declared[name]
-        elif name in keys:
-            wanted[name] = flat[keys[name]]
-        else:
-            raise unknown_key(f"{where}, its parameters cell", name, [*keys, RUN_NAME])
     if run is not None and RUN_NAME not in declared:
         raise UserError(f"{where} has no parameter {RUN_NAME}: --as means nothing to it")
-    taken = {keys[name] for name in wanted if name in keys}
+    changed = merge(values, nested(changes))
+    keys, flat = parameter_keys(changed), dict(walk(changed))
+    wanted, taken = {}, set()
+    for name, default in declared.items():
+        if name == RUN_NAME:
+            wanted[name] = default if run is None else run
+        elif name in keys:
+            wanted[name] = flat[keys[name]]
+            taken.add(keys[name])
+        else:
+            raise unknown_key(f"{where}, its parameters cell", name, [*keys, RUN_NAME])
     for key in changes:
         if not any(key == other or key.startswith(f"{other}.") for other in taken):
             raise UserError(f"{where} has no parameter for {key}; it has {', '.join(sorted(taken)) or 'none'}")
     return wanted
 
 
-def tidy(notebook: dict) -> dict:
-    """Remove from an executed notebook what differs from run to run without meaning: times, paths, redrawn bars."""
-    for holder in (notebook, *notebook["cells"]):
-        for name in ("papermill", "execution", "widgets"):
-            holder["metadata"].pop(name, None)
-    for cell in notebook["cells"]:
-        merged: list[dict] = []
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "stream" and merged and merged[-1].get("name") == output["name"]:
-                merged[-1]["text"] += output["text"]
-            else:
-                merged.append(output)
-        for output in merged:
-            if output["output_type"] == "stream":  # a progress bar redraws its line: the last state stays
-                lines = output["text"].split("\n")
-                output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-        if cell["cell_type"] == "code":
-            cell["outputs"] = merged
-    return notebook
-
-
-def execute(name: str, run: str | None = None, changes: dict[str, object] | None = None, root: Path | None = None):
+def execute(name: str, run: str | None, changes: dict[str, object], root: Path) -> Path:
     """Run notebooks/NAME.ipynb and return the path of the executed copy. UserError or CellError, nothing half-written.
 
-    A failed notebook is kept beside as NAME.failed.ipynb, for reading.
+    What runs and how long it took is printed, a line each. A failed notebook is kept beside as NAME.failed.ipynb.
     """
-    import nbformat  # seconds to import, as are these: only where something is executed
-    import papermill
-    from jupyter_client.kernelspec import NoSuchKernel
-    from papermill.exceptions import PapermillExecutionError
-
-    from mlanet_lib.study.notebook_html import write_html
-
-    root = root or find_root()
     for part in run.split("/") if run is not None else ():
         check_name(part, "--as")
     clean = clean_copy(name, root)
     declared = declared_parameters(clean, f"{name}.ipynb")
     configuration = read_yaml(root / PARAMS_FILE)
     check_keys(configuration, root)
-    values = parameter_values(declared, configuration, changes or {}, run, f"{name}.ipynb")
-    target = root / EXECUTED / (f"{run}.ipynb" if run else f"{name}.ipynb")
-    failed = target.with_name(f"{target.stem}.failed.ipynb")
+    values = parameter_values(declared, configuration, changes, run, f"{name}.ipynb")
+    _check_data(merge(configuration, nested(changes)), root)
+    target = root / EXECUTED / f"{run or name}.ipynb"
+    print(f"{run or name}: {title(clean)} ...", flush=True)
+    began = time.monotonic()
+    executed = run_cells(f"{name}.ipynb", clean, values, root, target.with_name(f"{target.stem}.failed.ipynb"))
+    write_notebook(executed, target)
+    from mlanet_lib.study.notebook_html import write_html
+
+    write_html(executed, target.with_suffix(".html"), title=run or name)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    print(f"{run or name}: done in {minutes}:{seconds:02d}, {target.relative_to(root)} and .html", flush=True)
+    return target
+
+
+def title(notebook: dict) -> str:
+    """What a notebook does: the heading of its first cell, without its number."""
+    heading = notebook["cells"][0]["source"].partition("\n")[0] if notebook["cells"] else ""
+    return heading.lstrip("# ").rpartition(" · ")[2]
+
+
+def _check_data(configuration: dict, root: Path) -> None:
+    """UserError where the face model is one of data/, and data/ was not pulled."""
+    path = str(dict(walk(configuration)).get("face_model.path"))
+    if path.startswith("data/") and not (root / path).is_file():
+        raise UserError(f"{path} is missing; run: dvc pull data.dvc weights.dvc")
+
+
+def run_cells(name: str, clean: dict, values: dict[str, object], root: Path, failed: Path) -> dict:
+    """The executed copy of a clean notebook, with these values injected. Where it fails, what had run is written to
+    `failed`, and a UserError or CellError says what the cell said; `name` is what they call the notebook."""
+    import nbformat  # seconds to import, as are these: only where something is executed
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from papermill.exceptions import PapermillExecutionError
+
     failed.unlink(missing_ok=True)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it says the checks above refuse, or we do below
+    kept, ended = f"(kept as {failed.relative_to(root)})", list[int]()
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, KERNEL_ENVIRONMENT, MLANET_ROOT=str(root)):
         raw = Path(folder) / "executed.ipynb"
         try:
@@ -238,7 +175,7 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=root,
-                kernel_manager_class=_watched_kernel(ended := []),
+                kernel_manager_class=_watched_kernel(ended),
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
@@ -247,16 +184,13 @@ def execute(name: str, run: str | None = None, changes: dict[str, object] | None
             write_notebook(tidy(nbformat.read(raw, as_version=4)), failed)
             if error.ename == UserError.__name__:
                 raise UserError(error.evalue) from error
-            raise CellError(f"{name}.ipynb failed{error}\n(kept as {failed.relative_to(root)})") from error
+            raise CellError(f"{name} failed{error}\n{kept}") from error
         except (RuntimeError, NoSuchKernel) as error:  # nbclient's DeadKernelError is one
             if not ended:
-                raise UserError(f"{name}.ipynb: no kernel python3 could be started: {error}") from error
+                raise UserError(f"{name}: no kernel python3 could be started: {error}") from error
             write_notebook(tidy(nbformat.read(raw, as_version=4)), failed)
-            raise CellError(f"{name}.ipynb: {how_it_ended(ended[0])} (kept as {failed.relative_to(root)})") from error
-        executed = tidy(nbformat.read(raw, as_version=4))
-    write_notebook(executed, target)
-    write_html(executed, target.with_suffix(".html"), title=run or name)
-    return target
+            raise CellError(f"{name}: {how_it_ended(ended[0])} {kept}") from error
+        return tidy(nbformat.read(raw, as_version=4))
 
 
 def _watched_kernel(ended: list[int]) -> type:
@@ -264,8 +198,8 @@ def _watched_kernel(ended: list[int]) -> type:
     from jupyter_client import AsyncKernelManager
 
     class Watched(AsyncKernelManager):
-        async def is_alive(self) -> bool:
-            code = await self.provisioner.poll() if self.has_kernel else None
+        async def is_alive(self) -> bool:  # type: ignore[override]
+            code = await self.provisioner.poll() if self.provisioner else None
             if code is not None:
                 ended.append(code)
             return code is None and self.has_kernel
@@ -303,8 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.strip:
             clean_copy(options.name, root)
         else:
-            target = execute(options.name, options.run, parse_settings(options.settings), root)
-            print(f"wrote {target.relative_to(root)} and .html")
+            execute(options.name, options.run, parse_settings(options.settings), root)
     except CellError as error:
         print(error, file=sys.stderr)
         return 1

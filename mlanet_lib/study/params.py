@@ -8,11 +8,12 @@ import dataclasses
 import json
 import os
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mlanet_lib.data.sources import DataConfig
 from mlanet_lib.errors import UserError
@@ -24,6 +25,10 @@ from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.profiles import merge, nested, parameter_keys, unknown_key, walk
 from mlanet_lib.training.loop import TrainConfig
 
+T = typing.TypeVar("T")
+UNKNOWN = "unexpected_keyword_argument"
+"""What pydantic calls a key that is no field's."""
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -31,7 +36,7 @@ class Paths:
 
     bfm: folder of 3DDFA's Model_Shape.mat and Model_Exp.mat, or None; manifest: what photos there are, as `mlanet data
     check` wrote it; training: the arrays of the training splits; aflw2000, florence: benchmark sets in their published
-    layouts; portraits: people with points placed by hand (`datasets.london`); outputs: where stages write.
+    layouts; portraits: people with points placed by hand (`face_sources.london`).
     """
 
     bfm: str | None
@@ -40,7 +45,6 @@ class Paths:
     aflw2000: str
     florence: str
     portraits: str
-    outputs: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class AblationParams:
     seeds: tuple[Annotated[int, SEED], ...]
     variants: dict[str, dict[str, typing.Any]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in self.variants:
             check_name(name, "ablation.variants:")  # they become folders
@@ -68,7 +72,7 @@ class AblationParams:
 @dataclass(frozen=True)
 class BenchmarkParams:
     """limit: faces judged (null: all); batch_size: pictures in one forward; bootstrap: resamples behind an interval;
-    examples: faces shown in figures; others: points of other systems by name (`evaluation_labels.read_points`)."""
+    examples: faces shown in figures; others: landmarks of other systems by name (`evaluation.labels.read_points`)."""
 
     limit: Annotated[int, COUNT] | None
     batch_size: Annotated[int, COUNT]
@@ -76,7 +80,7 @@ class BenchmarkParams:
     examples: Annotated[int, Range(2, 1000)]
     others: dict[str, str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         for name in self.others:
             check_name(name, "benchmark.others:")
@@ -84,8 +88,9 @@ class BenchmarkParams:
 
 @dataclass(frozen=True)
 class Params:
-    """The whole of params.yaml, by section."""
+    """The whole of params.yaml, by section. A key that is none of a section's is refused."""
 
+    __pydantic_config__: typing.ClassVar = ConfigDict(extra="forbid")
     profile: str
     seed: Annotated[int, SEED]
     paths: Paths
@@ -96,7 +101,7 @@ class Params:
     ablation: AblationParams
     benchmark: BenchmarkParams
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -126,8 +131,11 @@ def notebook_params(names: dict[str, object]) -> Params:
 def parse_params(values: dict, where: str = PARAMS_FILE) -> Params:
     """Nested mappings as `Params`; errors begin with `where`."""
     check_plain(values, where)
-    _check_keys(values, Params, where, "")
     params = _typed(Params, values, where)
+    given = dict(walk(values))
+    for key, _ in walk(dataclasses.asdict(params)):
+        if key not in given and not key.startswith("data.sources."):  # a source's keys may be left out, no others
+            raise UserError(f"{where}: {key} is missing")
     if FULL not in params.ablation.variants:
         raise UserError(f"{where}: ablation.variants needs {FULL}, the variant that the others are compared with")
     if not params.ablation.seeds or len(set(params.ablation.seeds)) < len(params.ablation.seeds):
@@ -144,16 +152,16 @@ def variant_params(params: Params, name: str, where: str = PARAMS_FILE) -> tuple
     network = dataclasses.asdict(params.network) | {"start": None}  # variants are other networks: they start afresh
     sections = {"network": network, "train": dataclasses.asdict(params.train)}
     for origin, changes in (("base", params.ablation.base), (f"variants.{name}", params.ablation.variants[name])):
+        known = dict(walk(sections))
         for key, value in walk(changes):
-            if key not in dict(walk(sections)):
+            if key not in known:
                 raise unknown_key(where, f"ablation.{origin}.{key}", _siblings(sections, key))
-            if isinstance(dict(walk(sections))[key], dict) != isinstance(value, dict):
+            if isinstance(known[key], dict) != isinstance(value, dict):
                 raise UserError(f"{where}: ablation.{origin}.{key} does not have the form of {key}")
         sections = merge(sections, changes)
     place = f"{where}: ablation.variants.{name}"
-    return _typed(NetworkConfig, sections["network"], place, "network"), _typed(
-        TrainConfig, sections["train"], place, "train"
-    )
+    trained = _typed(TrainConfig, sections["train"], place, "train")
+    return _typed(NetworkConfig, sections["network"], place, "network"), trained
 
 
 def _siblings(values: dict, key: str) -> list[str]:
@@ -163,30 +171,29 @@ def _siblings(values: dict, key: str) -> list[str]:
     return list(values)
 
 
-def _check_keys(values: dict, kind: type, where: str, prefix: str) -> None:
-    """Every key of `values` is a field of the dataclass `kind`, and every field is there, section by section."""
-    types = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in types:
-            raise unknown_key(where, f"{prefix}{key}", types)
-        if dataclasses.is_dataclass(types[key]):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}: {prefix}{key} must hold {', '.join(typing.get_type_hints(types[key]))}")
-            _check_keys(value, types[key], where, f"{prefix}{key}.")
-    missing = [key for key in types if key not in values]
-    if missing:
-        raise UserError(f"{where}: {prefix}{missing[0]} is missing")
-
-
-def _typed(kind: type, values: dict, where: str, prefix: str = ""):
+def _typed(kind: type[T], values: dict, where: str, prefix: str = "") -> T:
     """`values` as the dataclass `kind`, no value converted to another type (1 for 1.0 apart)."""
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (prefix, *first["loc"]) if part != "")
-        if isinstance(out := first.get("ctx", {}).get("error"), FieldError):
+        found = sorted(error.errors(), key=lambda one: one["type"] != UNKNOWN)  # what is misspelt before all else
+        place = [str(part) for part in found[0]["loc"]]
+        key = ".".join(part for part in (prefix, *place) if part)
+        if found[0]["type"] == UNKNOWN:
+            raise unknown_key(where, key, _fields(kind, place[:-1])) from error
+        if found[0]["type"] == "dataclass_type":
+            raise UserError(f"{where}: {key} must hold {', '.join(_fields(kind, place))}") from error
+        if found[0]["type"] == "missing":
+            raise UserError(f"{where}: {key} is missing") from error
+        if isinstance(out := found[0].get("ctx", {}).get("error"), FieldError):
             raise UserError(f"{where}: {key}{'.' if key else ''}{out}") from error
-        raise UserError(f"{where}: {key} = {repr(first['input'])[:80]}: {first['msg'].lower()}") from error
+        raise UserError(f"{where}: {key} = {repr(found[0]['input'])[:80]}: {found[0]['msg'].lower()}") from error
     except UserError as error:  # a dataclass judged its own values
         raise UserError(f"{where}: {error}") from error
+
+
+def _fields(kind: type, place: Sequence[str]) -> list[str]:
+    """The fields of the section at `place` within a dataclass; a mapping is passed by what it holds."""
+    for name in place:
+        kind = typing.get_type_hints(kind)[name] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[1]
+    return [name for name in typing.get_type_hints(kind) if not name.startswith("_")]

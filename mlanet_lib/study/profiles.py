@@ -7,7 +7,7 @@ here: `params` gives the values their types.
 
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -50,7 +50,7 @@ def nested(dotted: dict[str, object]) -> dict:
     return result
 
 
-def unknown_key(where: str, key: str, known) -> UserError:
+def unknown_key(where: str, key: str, known: Collection[str]) -> UserError:
     """The error for a name that is not there, with the nearest one that is: `params.yaml: train.lrr is unknown...`.
 
     known: the names that are, dotted or not; the last parts are compared, those beside the missing one first.
@@ -178,7 +178,7 @@ def use_profile(name: str, root: str | Path | None = None, force: bool = False) 
     """
     root = Path(root) if root else find_root()
     text, path = profile_text(name, root), root / PARAMS_FILE
-    check_keys(parse_yaml(text, f"profiles/{name}.yaml"), root)  # what is written can be read
+    check_keys(_values_of(text, name), root)  # what is written can be read
     if path.is_file() and not force and (edited := _edited_keys(root, path)):
         shown = ", ".join(edited[:5]) + (f" and {len(edited) - 5} more" if len(edited) > 5 else "")
         raise UserError(f"{PARAMS_FILE} was edited ({shown}); --force drops these edits")
@@ -187,13 +187,19 @@ def use_profile(name: str, root: str | Path | None = None, force: bool = False) 
     return path
 
 
+def _values_of(text: str, name: str) -> dict:
+    values = parse_yaml(text, f"profiles/{name}.yaml")
+    assert isinstance(values, dict)  # a profile's text is embedded.yaml's, with other values
+    return values
+
+
 def _edited_keys(root: Path, path: Path) -> list[str]:
     """Dotted keys of params.yaml whose values are not those of the profile it names."""
     now = read_yaml(path)
     profile = now.get("profile")
     if profile not in profile_names(root):
         return ["profile"]
-    was = dict(walk(parse_yaml(profile_text(profile, root), f"profiles/{profile}.yaml")))
+    was = dict(walk(_values_of(profile_text(profile, root), profile)))
     now = dict(walk(now))
     leaves = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return [key for key in leaves if not any(other.startswith(f"{key}.") for other in leaves)]

@@ -11,6 +11,8 @@ from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 from mlanet_lib.study.params import Params, variant_params
 from mlanet_lib.training.loop import TrainConfig
 
+OUTPUTS = Path("outputs")
+"""Where the stages write, in the project's root."""
 MAIN = "train"
 PREFIX = "ablation/"
 
@@ -29,16 +31,15 @@ class Run:
 def plan(params: Params, run: str) -> list[Run]:
     """The trainings behind a run's name: "train" is one, "ablation/KEY" one for each of `ablation.seeds`.
 
-    Folders lie in `paths.outputs`. UserError for another name or an unknown variant.
+    UserError for another name or an unknown variant.
     """
-    outputs = Path(params.paths.outputs)
     if run == MAIN:
-        return [Run(MAIN, params.seed, params.network, params.train, outputs / "train")]
+        return [Run(MAIN, params.seed, params.network, params.train, OUTPUTS / "train")]
     if not run.startswith(PREFIX):
         raise UserError(f"run {run!r} is neither {MAIN!r} nor {PREFIX}VARIANT")
     variant = run.removeprefix(PREFIX)
     network, train = variant_params(params, variant)
-    folder = outputs / "ablation" / variant
+    folder = OUTPUTS / "ablation" / variant
     return [Run(run, seed, network, train, folder / f"seed_{seed}") for seed in params.ablation.seeds]
 
 

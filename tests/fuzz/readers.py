@@ -30,7 +30,8 @@ from mlanet_lib.files import archive
 from mlanet_lib.files.pictures import read_image, read_photo
 from mlanet_lib.files.project import read_yaml
 from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
-from mlanet_lib.study.notebook_runner import declared_parameters, notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_file import notebook_text, read_notebook, stripped
+from mlanet_lib.study.notebook_runner import declared_parameters
 from mlanet_lib.study.params import load_params
 from mlanet_lib.video.clip import Clip, _hush
 

@@ -36,8 +36,8 @@ from mlanet_lib.geometry.crops import Box
 from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import encoder_export, mesh_files
-from mlanet_lib.show.report.page import Page
-from mlanet_lib.study.notebook_runner import write_notebook
+from mlanet_lib.show.report import page
+from mlanet_lib.study.notebook_file import write_notebook
 from mlanet_lib.study.profiles import use_profile
 from mlanet_lib.training import resume
 from mlanet_lib.training.optimizer import adamw
@@ -138,9 +138,7 @@ def writers(folder: Path) -> dict[str, Writer]:
         manifest.write(out / "manifest.json", {("photos", "scans")[version]: folder / "listed"}, progress=False)
 
     def write_page(out: Path, version: int) -> None:
-        page = Page(f"Version {version}")
-        page.section("One").details("long", "x" * 9000)
-        page.write(out / "report.html")
+        page.write_page(f"Version {version}" + "x" * 9000, out / "report.html")
 
     def write_copy(out: Path, version: int) -> None:
         cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": f"a = {version}\n", "outputs": []}

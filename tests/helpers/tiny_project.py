@@ -14,7 +14,8 @@ from paths import ROOT
 from ruamel.yaml import YAML
 
 from mlanet_lib.files.project import read_yaml
-from mlanet_lib.study.notebook_runner import declared_parameters, parameter_values, read_notebook, stripped
+from mlanet_lib.study.notebook_file import read_notebook, stripped
+from mlanet_lib.study.notebook_runner import declared_parameters, parameter_values
 from mlanet_lib.study.profiles import merge, nested
 
 TINY = {

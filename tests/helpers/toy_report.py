@@ -19,8 +19,7 @@ def difference(value, low, high, verdict):
     return {"difference": value, "low": low, "high": high, "verdict": verdict, "images": 33}
 
 
-@pytest.fixture
-def aflw():
+def make_aflw():
     pose = {"pitch": 3.0, "yaw": 4.0, "roll": 2.0, "mean": 3.0, "images": 33}
     baseline = {
         "sparse_nme": bins(20.0),
@@ -45,8 +44,7 @@ def aflw():
     }
 
 
-@pytest.fixture
-def florence():
+def make_florence():
     conditions = {"frontal": {"mean_mm": 1.25, "sd_mm": 0.5, "pictures": 8}}
     conditions["all"] = conditions["frontal"]
     return {
@@ -59,8 +57,7 @@ def florence():
     }
 
 
-@pytest.fixture
-def ablation():
+def make_ablation():
     shared = {"seed_sd": 0.25, "bins": bins(9.0), "images": 33, "seeds": 3, "per_seed": {}}
     shared |= {"parameters": 4_500_000, "gmacs": 0.125, "images_per_second": 200.0}
     return [
@@ -92,3 +89,6 @@ def likeness():
         "weights": "best.safetensors",
         "folder": "portraits",
     }
+
+
+aflw, florence, ablation = map(pytest.fixture, (make_aflw, make_florence, make_ablation))

@@ -5,7 +5,7 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mlanet_lib.show import charts
+from mlanet_lib.show import charts, curves
 
 
 def size(figure, kind="png"):
@@ -16,14 +16,14 @@ def size(figure, kind="png"):
 
 def test_every_chart_draws_and_is_closed():
     bins = {"bin_0_30": 3.0, "bin_30_60": 4.0, "bin_60_90": 6.0, "balanced_mean": 13 / 3, "image_mean": 3.5}
-    curves = {"step": [10, 20, 30], "total": [3.0, 2.0, 1.0], "vertices": [2.0, 1.0, 0.5], "lr": [1, 1, 1]}
-    curves["val_nme"] = [9.0, 5.0, 6.0]
+    history = {"step": [10, 20, 30], "total": [3.0, 2.0, 1.0], "vertices": [2.0, 1.0, 0.5], "lr": [1, 1, 1]}
+    history["val_nme"] = [9.0, 5.0, 6.0]
     made = [
+        curves.training_curves(history),
         charts.yaw_bars({"a": bins, "b": bins}, {"a": {key: (v - 0.1, v + 0.2) for key, v in bins.items()}}),
         charts.cumulative_error({"a": np.array([1.0, 2.0, 30.0])}),
-        charts.training_curves(curves),
         charts.forest([{"name": "x", "difference": 1.0, "low": 0.5, "high": 1.5}]),
-        charts.level_weights({"identity": [0.25] * 4, "pose": [0.1, 0.2, 0.3, 0.4]}),
+        charts.level_weights({"identity": [0.25] * 4, "pose": [0.1, 0.2, 0.3, 0.4]}, [1, 2, 3, 4]),
     ]
     for figure in made:
         assert size(figure) > 3000 and size(figure, "svg") < 300_000
@@ -37,16 +37,6 @@ def test_yaw_bars_have_the_heights_and_whiskers_they_are_given():
     segment = axis.collections[0].get_segments()[0]
     assert segment[:, 1].tolist() == [2.5, 3.75]
     assert {"3.00", "6.50"} <= {text.get_text() for text in axis.texts}
-
-
-def test_training_curves_mark_the_lowest_validation_and_join_what_comes_apart():
-    curves = {"step": [1, 2, 3], "total": [3.0, 2.0, 1.0]}
-    for figure in (
-        charts.training_curves(curves | {"val_nme": [9.0, 5.25, 6.0]}),
-        charts.training_curves(curves, validation={"step": [1, 2, 3], "val_nme": [9.0, 5.25, 6.0]}),
-    ):
-        assert len(figure.axes) == 2
-        assert [text.get_text() for text in figure.axes[1].texts] == ["5.25"]
 
 
 def test_forest_says_not_distinguishable_where_the_interval_holds_zero():

@@ -83,7 +83,7 @@ def test_errors_are_those_of_the_points_and_of_the_surface(predictor, folder, tm
         truth = dataclasses.replace(truth, face_model=model.fingerprint, **coefficients)
         return dataclasses.replace(read(path), truth=truth)
 
-    def drawn(_, __, errors, limit, label):
+    def drawn(_, __, errors, limit):
         seen["errors"] = errors
 
     monkeypatch.setattr(aflw2000, "read_sample", knowing)

@@ -10,12 +10,12 @@ from PIL import Image
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.lighting import ambient
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.show.widgets import Explorer, directional_light, explore
+from mlanet_lib.show.widgets import Explorer, directional_light
 
 
 @pytest.fixture
 def explorer(toy_model):
-    return Explorer(toy_model, size=48)
+    return Explorer(toy_model, FaceParameters.neutral(toy_model, 1), 48)
 
 
 def shown(explorer):
@@ -50,7 +50,7 @@ def test_starts_from_a_reconstruction_and_returns_to_it(toy_model):
     start = start.replace(
         identity=torch.tensor([[0.5, -1.0, 0, 2.0, 0]]), rotation=euler_to_matrix(torch.tensor([[0.0, 20.0, 0.0]]))
     )
-    explorer = Explorer(toy_model, 32, start=start)
+    explorer = Explorer(toy_model, start, 32)
     first = shown(explorer)
     assert torch.allclose(explorer.parameters.identity, start.identity)
     explorer.randomize(seed=3)
@@ -75,9 +75,8 @@ def test_clay_is_grey(explorer):
     assert np.ptp(picture[24, 24]) < 25
 
 
-def test_light_comes_from_where_it_is_set(toy_model):
+def test_light_comes_from_where_it_is_set(explorer):
     assert torch.allclose(directional_light(10, 10, 0.0), ambient(1))
-    explorer = Explorer(toy_model, 48)
     explorer.light["strength"].value, explorer.light["elevation"].value = 1.0, 0.0
     sides = []
     for azimuth in (-80.0, 80.0):
@@ -87,8 +86,7 @@ def test_light_comes_from_where_it_is_set(toy_model):
     assert sides[0] < 0 < sides[1]
 
 
-def test_widget_holds_the_picture_and_all_sliders(toy_model):
-    widget = explore(toy_model, size=32)
-    left, tabs = widget.children
+def test_widget_holds_the_picture_and_all_sliders(explorer):
+    left, tabs = explorer.widget.children
     assert len(tabs.children) == 3 and left.children[0].format == "jpeg"
     assert sum(len(tab.children) for tab in tabs.children) == 5 + 3 + 4 + 3 + 3

@@ -149,9 +149,6 @@ def test_bad_yaml_is_a_clear_line_with_its_place(tmp_path):
     path.write_text("a: 1\nb: [1, 2\nc: 3\n")
     with pytest.raises(UserError, match=r"params.yaml line \d is not YAML"):
         read_yaml(path)
-    path.write_text("a: 1\na: 2\n")
-    with pytest.raises(UserError, match="line 2 is not YAML: found duplicate key"):
-        read_yaml(path)
     path.write_text("- 1\n")
     with pytest.raises(UserError, match="must hold names and values"):
         read_yaml(path)
@@ -188,7 +185,7 @@ BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         ('a: "\\a"', "a = '.x07' holds a control character"),
         ("a: &a\n  b: *a\n", "a never ends"),
         (BOMB, ". never ends: it is nested too deeply, or holds aliases of aliases"),
-        ("a: " + "[" * 3000, "is not YAML that can be read: it is nested too deeply"),
+        ("a: " + "[" * 800, "is not YAML that can be read: it is nested too deeply"),
         ("a: " + "[" * 100 + "]" * 100, "a never ends"),
         ("a: 1\na: 2\n", "line 2 is not YAML: found duplicate key"),
         ("1: 2\n", "the key 1 is no text"),
