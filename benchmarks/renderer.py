@@ -2,11 +2,12 @@
 
     python benchmarks/renderer.py [--quick] [--device cuda] [--threads N] [--patience 5]
 
-Each row is one mesh size, picture size and batch of a backend: the share of pixels at which it finds another face than the first backend of the list does; milliseconds a picture (median) to rasterize, to
-draw shaded colours, and to draw and differentiate them; and MiB that a batch takes. On a GPU that is what a forward and
-backward pass allocates at its peak beyond its inputs; on the CPU, where nothing counts that, what the forward pass
-keeps for the backward one, each storage once and inputs left out. Batches that would take a call more than `--patience`
-seconds, by the time of the row before, are left out.
+Each row is one mesh size, picture size and batch of a backend: the share of pixels at which it finds another face than
+the first backend of the list does; milliseconds a picture (median) to rasterize, to draw shaded colours, and to draw
+and differentiate them; and MiB that a batch takes. On a GPU that is what a forward and backward pass allocates at its
+peak beyond its inputs; on the CPU, where nothing counts that, what the forward pass keeps for the backward one, each
+storage once and inputs left out. Batches that would take a call more than `--patience` seconds, by the time of the row
+before, are left out.
 """
 
 import argparse
