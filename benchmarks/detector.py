@@ -2,8 +2,8 @@
 
     python benchmarks/detector.py AFLW_CROPS [YOUTUBE_FACES]
 
-Each folder holds images.zip and labels.npz (names, landmarks68 in pixels). In units of s = sqrt(box width * height) from
-the box's centre: how far the crop's centre lies below (median), how far to the side in the nose's offset (least
+Each folder holds images.zip and labels.npz (names, landmarks68 in pixels). In units of s = sqrt(box width * height)
+from the box's centre: how far the crop's centre lies below (median), how far to the side in the nose's offset (least
 absolute deviations through zero), and how long the crop's side is (median); then the overlap (IoU) of the crops that
 these constants say with the labels'. Of AFLW, photos whose two labels disagree by more than 9 % are left out; every
 fourth photo is looked at. The second folder is only looked at, with the constants as they stand.

@@ -1,6 +1,6 @@
 """Imports timm without torch.compile's compiler, in about half of the time: every command begins with it.
 
-Importing timm reaches torch._dynamo in two places: torchvision's RoI operators take one function from it, and timm marks
+Importing timm reaches torch._dynamo in two places: torchvision's RoI operators take a function from it, and timm marks
 parts of its NaFlex models (no backbones here: all of one stride) as not to be compiled. While timm is imported, that
 function stands in for its module, and the mark does nothing, as where torch has no compiler.
 """

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
-# From the detector's box to the training crop (square on the larger side of the 68-point box, times sqrt(2)): measured by
-# benchmarks/detector.py on the 4,348 faces that YuNet found in 4,377 AFLW crops (68 points, all poses), checked on 866
-# YouTube Faces frames. In units of s = sqrt(box width * height), s from the box's centre: the centre moves down by 0.126
-# (median) and sideways by -0.09 of the nose's offset (a turned face's box reaches behind the ear); the side is 1.29 s
-# (median). Overlap (IoU) with the label's crop: 0.874 in the mean (median 0.891), on the frames 0.881 (0.888). The
-# benchmark's photos were not looked at.
+# From the detector's box to the training crop (square on the larger side of the 68-point box, times sqrt(2)): measured
+# by benchmarks/detector.py on the 4,348 faces that YuNet found in 4,377 AFLW crops (68 points, all poses), checked on
+# 866 YouTube Faces frames. In units of s = sqrt(box width * height), s from the box's centre: the centre moves down by
+# 0.126 (median) and sideways by -0.09 of the nose's offset (a turned face's box reaches behind the ear); the side is
+# 1.29 s (median). Overlap (IoU) with the label's crop: 0.874 in the mean (median 0.891), on the frames 0.881 (0.888).
+# The benchmark's photos were not looked at.
 YUNET_CROP = {"down": 0.126, "nose": -0.09, "side": 1.29}
 
 SCORE = 0.6  # the least of a face
@@ -116,7 +116,7 @@ class Detector:
         height, width = photo.shape[:2]
         frame = max(height, width) // 4
         zoom = 2 if max(height, width) < 200 else 1
-        framed = cv2.copyMakeBorder(photo, *[frame] * 4, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+        framed = cv2.copyMakeBorder(photo, frame, frame, frame, frame, cv2.BORDER_CONSTANT, value=(127, 127, 127))
         framed = cv2.resize(framed, None, fx=zoom, fy=zoom) if zoom > 1 else framed
         self.engine.setInputSize(framed.shape[1::-1])
         _, rows = self.engine.detect(cv2.cvtColor(framed, cv2.COLOR_RGB2BGR))

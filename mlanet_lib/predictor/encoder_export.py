@@ -116,6 +116,7 @@ def export_encoder(network: MLANet, model: MorphableModel, path: str | Path, wei
             dynamic_shapes={"images": {0: "batch"}},
             verbose=False,
         )
+        assert program is not None  # it is where no path is given
         program.model.metadata_props.update(metadata)
         for node in program.model.graph.all_nodes():  # the tracer's notes
             node.metadata_props.clear()

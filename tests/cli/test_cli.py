@@ -190,8 +190,8 @@ def test_face_model_not_pulled(photo, project, tmp_path, capsys, monkeypatch):
     refused(command, capsys, "ict.safetensors", "dvc pull data.dvc")
 
 
-def test_no_face_is_said(shared_data, photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
+def test_no_face_is_said(photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     refused(["reconstruct", photo, "--out", tmp_path / "o"], capsys, "no face found")
     assert not (tmp_path / "o").exists()
 

@@ -62,10 +62,9 @@ def test_folders_without_photos_or_faces(tmp_path):
         read_folder(tmp_path, RedSquares())
 
 
-def test_real_portraits(shared_data, monkeypatch):
+def test_real_portraits(shared_data):
     from mlanet_lib.predictor.detector import Detector
 
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
     samples = read_folder(shared_data / "portraits", Detector.load(), limit=3)
     assert [sample.name for sample in samples] == ["001_neutral.jpg", "001_smiling.jpg", "002_neutral.jpg"]
     for sample in samples:
