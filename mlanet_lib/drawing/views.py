@@ -3,6 +3,8 @@
 All pictures are (H,W,3) uint8 RGB unless said otherwise; a face is a `FaceParameters` batch of one.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -19,17 +21,9 @@ SIDE_YAW = -55.0
 CLAY = (0.74, 0.76, 0.80)
 LIGHT = (0.35, 0.45, 0.82)  # unit direction towards the key light, y-up camera-aligned frame
 LANDMARK_CHAINS = [
-    (range(17), False),
-    (range(17, 22), False),
-    (range(22, 27), False),
-    (range(27, 31), False),
-    (range(31, 36), False),
-    (range(36, 42), True),
-    (range(42, 48), True),
-    (range(48, 60), True),
-    (range(60, 68), True),
+    (range(first, after), first >= 36) for first, after in pairwise((0, 17, 22, 27, 31, 36, 42, 48, 60, 68))
 ]
-"""The 68 points as lines: (indices, closed). Jaw, brows, nose, nostrils, eyes, lips."""
+"""The 68 landmarks as lines: (indices, closed). Jaw, brows, nose, nostrils, eyes, lips."""
 
 
 def to_bytes(values: torch.Tensor | np.ndarray) -> np.ndarray:

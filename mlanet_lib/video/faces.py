@@ -54,12 +54,12 @@ class ClipFace:
     boxes: np.ndarray
     parameters: FaceParameters
 
-    def translation(self, width: int, height: int, focal: float = FOCAL) -> np.ndarray:
-        """(N, 3) mm: the model's origin before the clip's camera (x right, y down, z away), its focal length `focal`
-        of the picture's longer side. Sideways mm do not depend on it."""
+    def translation(self, width: int, height: int) -> np.ndarray:
+        """(N, 3) mm: the model's origin before the clip's camera (x right, y down, z away), its focal length `FOCAL`.
+        Sideways mm do not depend on it."""
         origin, pixels_a_mm = self.origin()
         offset = (origin - [width / 2, height / 2]) / pixels_a_mm[:, None]
-        return np.column_stack([offset, focal * max(width, height) / pixels_a_mm])
+        return np.column_stack([offset, FOCAL * max(width, height) / pixels_a_mm])
 
     def origin(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the model's origin lies, (N, 2) pixels, and the picture's scale there, (N,) pixels a mm."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from mlanet_lib.errors import UserError
@@ -10,7 +11,8 @@ from mlanet_lib.predictor.detector import YUNET_FILE, Detection, Detector, turn_
 
 
 @pytest.fixture
-def yunet():
+def yunet(monkeypatch):
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     return Detector.load()
 
 

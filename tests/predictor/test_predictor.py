@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from toy_model import with_ibug
 
@@ -265,8 +266,9 @@ def test_given_crops_need_no_detector(toy, tmp_path, monkeypatch):
     assert len(toy.faces(tmp_path / "a.png", [Box(0, 0, 64, 64)])) == 1
 
 
-def test_portraits_end_to_end(shared_data, toy):
+def test_portraits_end_to_end(shared_data, toy, monkeypatch):
     """Real photos through the real detector, points inside the photo (untrained network: plumbing only)."""
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     for path in sorted((shared_data / "portraits").glob("*.jpg"))[::5]:
         (face,) = toy.faces(path)
         assert face.landmarks68.min() > 0 and face.landmarks68.max() < 675

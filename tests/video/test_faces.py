@@ -51,7 +51,6 @@ def test_prediction_is_in_the_clip_s_frame(clip, toy_model):
     assert (face.id, face.frames.tolist()) == (0, list(range(COUNT)))
     assert np.allclose(face.times, np.arange(COUNT) / FPS, atol=1e-3) and (face.scores == 0.9375).all()
     assert np.allclose(face.translation(WIDTH, HEIGHT), translation, atol=0.02)
-    assert np.allclose(face.translation(WIDTH, HEIGHT, 2.0), translation * [1, 1, 2], atol=0.04)
     assert np.allclose(matrix_to_euler(face.parameters.rotation), degrees, atol=0.01)
     assert np.allclose(face.parameters.expression, expression, atol=1e-5)
 
@@ -176,6 +175,7 @@ def test_the_benchmark_s_clip_is_a_head_that_moves(benchmark, toy_model):
     assert changed.any() and not changed[:40].any()
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(benchmark, toy_model, monkeypatch, capsys):
     torch.manual_seed(0)
     network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1).eval()
