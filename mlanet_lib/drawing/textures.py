@@ -97,8 +97,9 @@ def photo_texture(
     inside = (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
     column, row = np.clip(x.round(), 0, side - 1).astype(int), np.clip(y.round(), 0, side - 1).astype(int)
     seen = inside & (np.abs(texels[..., 2] - depth[row, column]) < 4.0) & (texels[..., 3] > 0.15)
-    fade = np.clip(2 * gaussian_filter(seen.astype(float), size / 128) - 1, 0, 1)  # a straight border's middle is 0.5
-    weight = fade * np.clip((texels[..., 3] - 0.15) / 0.35, 0, 1)
+    fade = np.clip(2 * gaussian_filter(seen.astype(float), size / 256) - 1, 0, 1)  # 0.5 is a straight border's middle
+    from_border = np.minimum(np.minimum(x, side - 1 - x), np.minimum(y, side - 1 - y)) / (side / 16)
+    weight = fade * np.clip(from_border, 0, 1) * np.clip((texels[..., 3] - 0.15) / 0.35, 0, 1)
     colours = np.stack([map_coordinates(crop[..., c] / 255.0, [y, x], order=1, mode="nearest") for c in range(3)], -1)
     albedo = texels[..., 4:7]
     if weight.sum() > 0:
