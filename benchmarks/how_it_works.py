@@ -140,7 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     predictor, photo = Predictor.load(), read_photo(options.photo)
     face = predictor.faces(photo)[0]
-    print(f"{options.photo.name}, {photo.shape}, {predictor.weights}, {face.detector}, score {face.score:.2f}")
+    print(
+        f"{options.photo.name}, {photo.shape}, {predictor.weights}, {predictor.detector.kind}, score {face.score:.2f}"
+    )
     sharp = crop_image(photo, face.crop, CELL)
     drawn = [looks(predictor, photo, face), levels(predictor.network, face.crop_image, sharp)]
     drawn += [numbers(predictor, face.parameters), shapes(predictor.model, face.parameters)]

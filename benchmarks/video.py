@@ -5,7 +5,7 @@
 A synthetic head, at rest for the first and last quarter of the clip and moving along known curves between, is drawn by
 the renderer into a scene with a noisy sensor and goes the whole way of `mlanet reconstruct`: detector, tracker,
 network, one identity, the one-euro filter run forwards ("causal") and both ways (what is written). Jitter
-(`mlanet_lib.video.smoothing.jitter`) is measured at rest, lag against the truth (`.lag`) and the standard deviation of
+(`jitter`) is measured at rest, lag against the truth (`lag`) and the standard deviation of
 the error over the whole clip: a network errs with the pose, and may so seem late or early by itself.
 """
 
@@ -25,7 +25,7 @@ from mlanet_lib.predictor import Predictor
 from mlanet_lib.renderer import render_face
 from mlanet_lib.video.clip import Clip, video_writer
 from mlanet_lib.video.faces import FOCAL, ClipFace, gather, predict_frames, share, smooth
-from mlanet_lib.video.smoothing import jitter, lag, one_euro
+from mlanet_lib.video.smoothing import one_euro
 
 FPS, WIDTH, HEIGHT = 25, 640, 480
 SENSOR_NOISE = 4.0  # grey levels of 255
@@ -110,6 +110,45 @@ def measure(predicted: ClipFace, truth: FaceParameters, model: MorphableModel) -
     }
 
 
+def jitter(values: np.ndarray) -> np.ndarray:
+    """How much each channel of (N, C), N at least 3, trembles from frame to frame, in the channel's unit: (C,).
+
+    The root mean square second difference over the root of 6: the standard deviation of independent noise of each
+    frame, to which steady motion adds nothing and smooth motion next to nothing.
+    """
+    second = np.diff(np.asarray(values, np.float64), 2, axis=0)
+    return np.sqrt((second**2).mean(0) / 6)
+
+
+def lag(values: np.ndarray, truth: np.ndarray, fps: float, longest: float = 0.4) -> np.ndarray:
+    """How late each channel of (N, C) follows the truth (N, C), in seconds: (C,), negative where it is early.
+
+    The shift within +-`longest` seconds at which the two correlate best (Pearson's r of the rows that overlap), a
+    parabola through the best shift and its neighbours giving fractions of a frame. NaN for a channel that is constant.
+    """
+    values, truth = np.asarray(values, np.float64), np.asarray(truth, np.float64)
+    reach = min(round(longest * fps), len(values) - 3)
+    shifts = np.arange(-reach, reach + 1)
+    table = np.stack([_correlation(values[max(0, s) :], truth[max(0, -s) :]) for s in shifts])
+    result = np.full(values.shape[1], np.nan)
+    for channel in np.flatnonzero(np.isfinite(table).all(0)):
+        row = table[:, channel]
+        best = int(np.clip(row.argmax(), 1, len(row) - 2))
+        before, peak, after = row[best - 1 : best + 2]
+        bend = before - 2 * peak + after
+        fraction = np.clip((before - after) / (2 * bend), -1, 1) if bend < 0 else 0.0
+        result[channel] = (shifts[best] + fraction) / fps
+    return result
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's r of each channel, over the rows that both have; NaN where one is constant."""
+    count = min(len(one), len(other))
+    one, other = (x[:count] - x[:count].mean(0) for x in (one, other))
+    scale = np.sqrt((one**2).sum(0) * (other**2).sum(0))
+    return np.divide((one * other).sum(0), scale, out=np.full(one.shape[1], np.nan), where=scale > 0)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of the clip (default 10)")
@@ -124,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         with video_writer(path, FPS, WIDTH, HEIGHT) as write:
             for picture in frames(model, truth):
                 write(picture)
-        found = gather(predict_frames(Clip.open(path), predictor, Path(scratch) / "part"))
+        found = gather(predict_frames(Clip.open(path), predictor))
     face = max(found, key=lambda face: len(face.frames))
     print(f"{predictor.weights}, {predictor.detector.kind}: {len(face.frames)} of {len(truth)} frames, {FPS} a second")
     for title, ways in measure(face, truth, model).items():

@@ -17,9 +17,6 @@ from playwright.sync_api import sync_playwright
 from tiny_project import ROOT, environment
 from toy_report import make_ablation, make_aflw, make_florence
 
-from mlanet_lib.drawing import views
-from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.show import charts, viewer
 from mlanet_lib.show.gallery import Gallery
 from mlanet_lib.show.report.report import Inputs, build
@@ -147,15 +144,8 @@ def test_a_table_sorts_by_its_headings(report, visit):
 
 
 @pytest.fixture
-def portrait(request, tmp_path):
-    """(a portrait, the folder of its detector): of the real data, or a drawn face that OpenCV's cascade finds."""
-    try:
-        folder = request.getfixturevalue("shared_data")
-        return folder / "portraits" / "001_smiling.jpg", folder / "face_detector"
-    except pytest.skip.Exception:
-        model = MorphableModel.load(ROOT / "data" / "face_models" / "ict.npz")
-        Image.fromarray(views.textured(model, FaceParameters.neutral(model, 1), 400)).save(tmp_path / "mean.png")
-        return tmp_path / "mean.png", tmp_path
+def portrait():
+    return min((ROOT / "data" / "portraits").glob("*.jpg"))
 
 
 @pytest.fixture
@@ -171,14 +161,14 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def lab(project, portrait):
+def lab(project):
     """What JupyterLab, in the project and with nobody's settings, says of itself: its url and token."""
     home = project / "jupyter"
     settings = home / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     own = {f"JUPYTER_{name.upper()}_DIR": str(home / name) for name in ("config", "data", "runtime")}
-    own |= {"IPYTHONDIR": str(home / "ipython"), "MLANET_MODELS": str(portrait[1])}
+    own |= {"IPYTHONDIR": str(home / "ipython")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={project}"]
     with (project / "lab.log").open("w") as log:
         server = subprocess.Popen(command, cwd=project, env=environment(project) | own, stdout=log, stderr=log)
@@ -211,12 +201,12 @@ def test_the_live_notebook_follows_a_hand_and_a_photo(lab, project, portrait, vi
 
     with page.expect_file_chooser() as chooser:
         upload.click()
-    chooser.value.set_files(portrait[0])
-    page.get_by_text(f"{portrait[0].name}: photo, overlay, mesh").wait_for()
+    chooser.value.set_files(portrait)
+    page.get_by_text(f"{portrait.name}: photo, overlay, mesh").wait_for()
     page.wait_for_function(f"[...document.querySelectorAll('img')].some(i => i.naturalWidth === {5 * SIDE})")
 
     page.get_by_role("tab", name="take it away").click()
     page.get_by_role("button", name="write OBJ and GLB").click()
-    page.get_by_text(f"{portrait[0].stem}_0.glb").wait_for()
-    assert (project / "faces" / f"{portrait[0].stem}_0.glb").read_bytes().startswith(b"glTF")
+    page.get_by_text(f"{portrait.stem}_0.glb").wait_for()
+    assert (project / "faces" / f"{portrait.stem}_0.glb").read_bytes().startswith(b"glTF")
     assert wrong == []

@@ -117,8 +117,8 @@ def test_every_input_has_its_line(shared_data):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_was_wrong_is_right_or_one_line(name, shared_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
     monkeypatch.setenv("MLANET_ROOT", str(ROOT))
+    monkeypatch.delenv("MLANET_MODELS", raising=False)
     EXPECTED[name](shared_data / "faults" / name, tmp_path)
     said = capsys.readouterr().err
     assert said.count("\n") <= 1 and "Traceback" not in said

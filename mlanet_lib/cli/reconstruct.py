@@ -1,14 +1,20 @@
 """`mlanet reconstruct`: photos, folders of them and clips -> files. What is heavy is imported where it is needed."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from mlanet_lib.cli import options as cli_options
 from mlanet_lib.cli.options import a_path, network_options
 from mlanet_lib.errors import UserError, one_line, printable
 from mlanet_lib.files.atomic import check_writable
 from mlanet_lib.files.outputs import Task, check_text, is_own, may_replace, others_in, plan
+
+if TYPE_CHECKING:
+    from mlanet_lib.predictor.predictor import Predictor
 
 SQUARE = 1.05
 """How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
@@ -27,14 +33,13 @@ def add_options(verb: ArgumentParser) -> None:
     verb.set_defaults(run=reconstruct)
 
 
-def reconstruct(options) -> int:
+def reconstruct(options: Namespace) -> int:
     """Every photo and clip to its files; what cannot be done is a line each, and exit code 2."""
     photos, clips, wrong = split(options)
     check_writable(options.out)
     tasks = plan(photos, clips, options.out, options.overwrite)
-    predictor = cli_options.load_predictor(options) if tasks else None
-    from tqdm.auto import tqdm
-
+    if tasks:
+        predictor = cli_options.load_predictor(options)
     for path, error in wrong:
         _say_of(path, error)
     failed = len(wrong)
@@ -51,16 +56,13 @@ def reconstruct(options) -> int:
 
 
 def _say_of(path: Path, error: Exception) -> None:
-    from tqdm.auto import tqdm
-
     text = one_line(error)
     named = printable(str(path))
     tqdm.write(f"mlanet: {text if named in text else f'{named}: {text}'}", file=sys.stderr)
 
 
-def _photo(task: Task, predictor, options) -> None:
-    from tqdm.auto import tqdm
-
+def _photo(task: Task, predictor: "Predictor", options: Namespace) -> None:
+    """One photo to the files of its faces in `options.out`, and a line about each."""
     from mlanet_lib.drawing.textures import albedo_texture, photo_texture
     from mlanet_lib.files.pictures import read_reduced
     from mlanet_lib.geometry.crops import Box
@@ -83,17 +85,14 @@ def _photo(task: Task, predictor, options) -> None:
         else:
             texture = albedo_texture(predictor.model, face.parameters, backend=options.backend)
         record = {"photo": photo.name, "photo_size": list(size), **predictor.record(face.enlarged(reduced))}
-        overlay = predictor.overlay(image, face, options.backend)
-        write_face(
-            *(options.out, stem, predictor.model, face.parameters, record, overlay, texture),
-            may_replace=None if options.overwrite else may_replace,
-        )
+        overlay, judge = predictor.overlay(image, face, options.backend), None if options.overwrite else may_replace
+        write_face(options.out, stem, predictor.model, face.parameters, record, overlay, texture, judge)
         pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
         score = "not measured" if face.score is None else f"{face.score:.2f}"
         tqdm.write(f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {score})")
 
 
-def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]]:
+def split(options: Namespace) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]]:
     """The photos (those of folders among them) and the clips of `options.photos`, in order, and what cannot be looked
     at: a folder without pictures, or that may not be read.
 
@@ -101,7 +100,9 @@ def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]
     """
     from mlanet_lib.video.clip import VIDEOS
 
-    photos, clips, wrong = [], [], []
+    photos: list[Path] = []
+    clips: list[Path] = []
+    wrong: list[tuple[Path, Exception]] = []
     for path in options.photos:
         try:
             if options.video or (path.suffix.lower() in VIDEOS and not path.is_dir()):
@@ -117,10 +118,8 @@ def split(options) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]
     return photos, clips, wrong
 
 
-def _clip(task: Task, predictor, options) -> None:
+def _clip(task: Task, predictor: "Predictor", options: Namespace) -> None:
     """One clip to its files in `options.out`, and a line about them."""
-    from tqdm.auto import tqdm
-
     from mlanet_lib.video.clip import Clip
     from mlanet_lib.video.output import reconstruct_clip
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 
+from mlanet_lib.drawing.views import to_bytes
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.geometry.camera import project, to_camera
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.rasterizer import Fragments, rasterize
+from mlanet_lib.rasterizer import rasterize
 
 ALBEDO_SIZE, PHOTO_SIZE = 512, 1024  # texels; the albedo has one value a vertex, the photo has detail
 
@@ -21,7 +21,13 @@ def bake(
     Row 0 is v = 1 (a picture's top). Texels that no triangle covers take the nearest covered one, so that filtering
     at a seam or at the mesh's border mixes in no background.
     """
-    fragments = _uv_fragments(uv, faces, size, backend)
+    from scipy.ndimage import distance_transform_edt
+
+    corners_uv = uv.detach().cpu().float()[faces.cpu()]
+    # triangles that cross the map's border lie over everything else, the wrong way round: behind the camera, not drawn
+    depth = 1 - 2 * crossing(corners_uv).float()[:, None].expand(-1, 3)
+    flat = torch.stack([corners_uv[..., 0] * size, (1 - corners_uv[..., 1]) * size, depth], -1).reshape(1, -1, 3)
+    fragments = rasterize(flat, torch.arange(flat.shape[1]).reshape(-1, 3), size, size, backend)
     index, weights = fragments.face_index[0].numpy(), fragments.barycentric[0].numpy()
     covered = index >= 0
     if not covered.any():
@@ -31,14 +37,6 @@ def bake(
     texture[covered] = (weights[covered][..., None] * corners).sum(1)
     nearest = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     return texture[tuple(nearest)]
-
-
-def _uv_fragments(uv: torch.Tensor, faces: torch.Tensor, size: int, backend: str) -> Fragments:
-    uv = uv.detach().cpu().float()[faces.cpu()]
-    # triangles that cross the map's border lie over everything else, the wrong way round: behind the camera, not drawn
-    depth = 1 - 2 * crossing(uv).float()[:, None].expand(-1, 3)
-    flat = torch.stack([uv[..., 0] * size, (1 - uv[..., 1]) * size, depth], -1).reshape(1, -1, 3)
-    return rasterize(flat, torch.arange(flat.shape[1]).reshape(-1, 3), size, size, backend)
 
 
 def crossing(corners: torch.Tensor) -> torch.Tensor:
@@ -69,7 +67,7 @@ def albedo_texture(
 ) -> np.ndarray:
     """The model's albedo of one face (batch of 1) as a texture, (size,size,3) uint8."""
     albedo = model.albedo(parameters.albedo)[0]
-    return _to_bytes(bake(model.uv, model.faces, albedo, size, backend))
+    return to_bytes(bake(model.uv, model.faces, albedo, size, backend))
 
 
 def photo_texture(
@@ -78,9 +76,12 @@ def photo_texture(
     """The photo's colours where it sees the face, the model's albedo elsewhere; (size,size,3) uint8.
 
     `crop` (S,S,3) uint8: the square that the parameters describe. A point counts as seen where it is the nearest at
-    its pixel and faces the camera; the albedo is first brought to the seen part's mean colour, so that no edge shows.
+    its pixel and faces the camera. So that no edge shows, the albedo is first brought to the seen part's mean colour,
+    and the photo fades out towards the border of what is seen, and where the face turns away.
     The photo's light stays in the colours: this is a texture to look at, no albedo.
     """
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
     side = crop.shape[0]
     vertices = model.vertices(parameters.identity, parameters.expression)
     camera = to_camera(vertices, parameters.rotation, parameters.translation)
@@ -96,14 +97,12 @@ def photo_texture(
     inside = (x >= 0) & (x <= side - 1) & (y >= 0) & (y <= side - 1)
     column, row = np.clip(x.round(), 0, side - 1).astype(int), np.clip(y.round(), 0, side - 1).astype(int)
     seen = inside & (np.abs(texels[..., 2] - depth[row, column]) < 4.0) & (texels[..., 3] > 0.15)
-    weight = gaussian_filter((seen * np.clip((texels[..., 3] - 0.15) / 0.35, 0, 1)).astype(float), size / 128) * seen
+    fade = np.clip(2 * gaussian_filter(seen.astype(float), size / 256) - 1, 0, 1)  # 0.5 is a straight border's middle
+    from_border = np.minimum(np.minimum(x, side - 1 - x), np.minimum(y, side - 1 - y)) / (side / 16)
+    weight = fade * np.clip(from_border, 0, 1) * np.clip((texels[..., 3] - 0.15) / 0.35, 0, 1)
     colours = np.stack([map_coordinates(crop[..., c] / 255.0, [y, x], order=1, mode="nearest") for c in range(3)], -1)
     albedo = texels[..., 4:7]
     if weight.sum() > 0:
         mean = [np.average(values.reshape(-1, 3), axis=0, weights=weight.ravel()) for values in (colours, albedo)]
         albedo = albedo * (mean[0] / np.maximum(mean[1], 1e-3))
-    return _to_bytes(weight[..., None] * colours + (1 - weight[..., None]) * albedo)
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+    return to_bytes(weight[..., None] * colours + (1 - weight[..., None]) * albedo)

@@ -3,6 +3,8 @@
 All pictures are (H,W,3) uint8 RGB unless said otherwise; a face is a `FaceParameters` batch of one.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -14,23 +16,17 @@ from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render, render_face, turned
 
 SMOOTH = 2  # pictures are drawn this many times larger and averaged: no jagged edges
+FILL = 0.94  # of a picture's side, at most, for a whole head
+SIDE_YAW = -55.0
 CLAY = (0.74, 0.76, 0.80)
 LIGHT = (0.35, 0.45, 0.82)  # unit direction towards the key light, y-up camera-aligned frame
 LANDMARK_CHAINS = [
-    (range(17), False),
-    (range(17, 22), False),
-    (range(22, 27), False),
-    (range(27, 31), False),
-    (range(31, 36), False),
-    (range(36, 42), True),
-    (range(42, 48), True),
-    (range(48, 60), True),
-    (range(60, 68), True),
+    (range(first, after), first >= 36) for first, after in pairwise((0, 17, 22, 27, 31, 36, 42, 48, 60, 68))
 ]
-"""The 68 points as lines: (indices, closed). Jaw, brows, nose, nostrils, eyes, lips."""
+"""The 68 landmarks as lines: (indices, closed). Jaw, brows, nose, nostrils, eyes, lips."""
 
 
-def to_bytes(values) -> np.ndarray:
+def to_bytes(values: torch.Tensor | np.ndarray) -> np.ndarray:
     """[0,1] floats (array or tensor, channels last) to uint8, clipped."""
     values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
@@ -49,8 +45,8 @@ def framed(
     return _whole(model, seen) if whole else seen
 
 
-def _whole(model: MorphableModel, parameters: FaceParameters, fill: float = 0.94) -> FaceParameters:
-    """The faces with the middle of their extent in the picture's middle, and at most `fill` of its side large."""
+def _whole(model: MorphableModel, parameters: FaceParameters) -> FaceParameters:
+    """The faces with the middle of their extent in the picture's middle, and at most `FILL` of its side large."""
     camera = to_camera(
         model.vertices(parameters.identity, parameters.expression), parameters.rotation, parameters.translation
     )
@@ -58,15 +54,15 @@ def _whole(model: MorphableModel, parameters: FaceParameters, fill: float = 0.94
     low, high = slopes.amin(1), slopes.amax(1)
     depth = parameters.translation[:, 2:]
     middle = torch.nn.functional.pad(-(low + high) / 2 * depth, (0, 1))
-    focal = torch.minimum(parameters.focal, fill / (high - low).amax(1))
+    focal = torch.minimum(parameters.focal, FILL / (high - low).amax(1))
     return parameters.replace(translation=parameters.translation + middle, focal=focal)
 
 
 @torch.no_grad()
-def textured(model: MorphableModel, parameters: FaceParameters, size: int, background: float = 1.0) -> np.ndarray:
-    """The face with its albedo under its own light, on a plain background."""
+def textured(model: MorphableModel, parameters: FaceParameters, size: int) -> np.ndarray:
+    """The face with its albedo under its own light, on white."""
     rendering = render_face(model, parameters, SMOOTH * size)
-    image = torch.where(rendering.mask > 0, rendering.image.clamp(0, 1), background)
+    image = torch.where(rendering.mask > 0, rendering.image.clamp(0, 1), 1.0)
     return to_bytes(torch.nn.functional.avg_pool2d(image, SMOOTH)[0].permute(1, 2, 0))
 
 
@@ -76,16 +72,21 @@ def coloured(
     parameters: FaceParameters,
     size: int,
     colours: np.ndarray | None = None,
-    background: float = 1.0,
-    backend: str = "auto",
 ) -> np.ndarray:
-    """The mesh under a fixed light: grey as clay, or with `colours` (V,3) in [0,1] (a map of errors, say)."""
-    image, mask = _clay(model, parameters, SMOOTH * size, colours, backend)
-    image = np.where(mask[..., None], np.clip(image, 0, 1), background)
+    """The mesh under a fixed light, on white: grey as clay, or with `colours` (V,3) in [0,1] (a map of errors, say)."""
+    image, mask = _clay(model, parameters, SMOOTH * size, colours)
+    image = np.where(mask[..., None], np.clip(image, 0, 1), 1.0)
     return to_bytes(image.reshape(size, SMOOTH, size, SMOOTH, 3).mean((1, 3)))
 
 
-def _clay(model, parameters, size, colours=None, backend="auto") -> tuple[np.ndarray, np.ndarray]:
+def _clay(
+    model: MorphableModel,
+    parameters: FaceParameters,
+    size: int,
+    colours: np.ndarray | None = None,
+    backend: str = "auto",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lit mesh, not clipped (size,size,3), and its mask (size,size) bool."""
     vertices = model.vertices(parameters.identity, parameters.expression)
     camera = to_camera(vertices, parameters.rotation, parameters.translation)
     normals = model.normals(vertices) @ parameters.rotation.transpose(1, 2)
@@ -98,7 +99,7 @@ def _clay(model, parameters, size, colours=None, backend="auto") -> tuple[np.nda
 
 
 @torch.no_grad()
-def landmarks(model: MorphableModel, parameters: FaceParameters, size: float = 1.0) -> np.ndarray:
+def landmarks(model: MorphableModel, parameters: FaceParameters, size: int = 1) -> np.ndarray:
     """The 68 projected points (B,68,2) in pixels of a crop of side `size`."""
     points = model.landmarks(model.vertices(parameters.identity, parameters.expression))
     camera = to_camera(points, parameters.rotation, parameters.translation)
@@ -106,16 +107,16 @@ def landmarks(model: MorphableModel, parameters: FaceParameters, size: float = 1
 
 
 def panels(
-    model: MorphableModel, parameters: FaceParameters, crop: np.ndarray, size: int = 224, side_yaw: float = -55.0
+    model: MorphableModel, parameters: FaceParameters, crop: np.ndarray, size: int = 224
 ) -> dict[str, np.ndarray]:
     """The row that one looks at: photo, overlay, mesh, side view, albedo, each (size,size,3), by name."""
     photo = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.LANCZOS))
     flat = parameters.replace(lighting=FaceParameters.neutral(model, 1).lighting)
     return {
         "photo": photo,
-        "overlay": blend(photo, *rendered(model, parameters, size), opacity=1.0),
+        "overlay": blend(photo, *rendered(model, parameters, size)),
         "mesh": coloured(model, parameters, size),
-        "side view": coloured(model, framed(model, parameters, yaw=side_yaw, whole=True), size),
+        "side view": coloured(model, framed(model, parameters, yaw=SIDE_YAW, whole=True), size),
         "albedo": textured(model, framed(model, flat), size),
     }
 
@@ -133,18 +134,20 @@ def blend(photo: np.ndarray, image: np.ndarray, mask: np.ndarray, opacity: float
     return to_bytes(photo / 255.0 * (1 - weight) + image * weight)
 
 
-def draw_landmarks(photo: np.ndarray, points: np.ndarray, colour=(0, 158, 115), width: int = 1) -> np.ndarray:
-    """The 68 points (68,2), in the photo's pixels, as thin lines and dots (drawn larger, for smoothness)."""
+def draw_landmarks(
+    photo: np.ndarray, points: np.ndarray, colour: tuple[int, ...] = (0, 158, 115), width: int = 1
+) -> np.ndarray:
+    """The 68 landmarks (68,2), in the photo's pixels, as thin lines and dots (drawn larger, for smoothness)."""
     scale = 4 if max(photo.shape[:2]) <= 1500 else 1
     canvas = Image.fromarray(photo).resize((photo.shape[1] * scale, photo.shape[0] * scale))
     pen = ImageDraw.Draw(canvas)
     points = np.asarray(points, float) * scale
     for chain, closed in LANDMARK_CHAINS:
         line = [tuple(points[i]) for i in chain]
-        pen.line(line + line[:1] * closed, fill=tuple(colour), width=max(1, width * scale), joint="curve")
+        pen.line(line + line[:1] * closed, fill=colour, width=max(1, width * scale), joint="curve")
     radius = 0.9 * width * scale
     for x, y in points:
-        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(255, 255, 255), outline=tuple(colour))
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(255, 255, 255), outline=colour)
     return np.asarray(canvas.resize(photo.shape[1::-1], Image.Resampling.LANCZOS))
 
 

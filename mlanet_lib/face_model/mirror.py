@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mlanet_lib.errors import UserError
@@ -38,6 +37,8 @@ class Mirror:
         """The mirror of a face model, on its device; UserError where the model has no such symmetry."""
         mean = model.mean.detach().cpu().double().numpy()
         flip = np.array([-1.0, 1.0, 1.0])
+        from scipy.spatial import cKDTree  # here, since it takes a tenth of a second
+
         distance, twin = cKDTree(mean).query(mean * flip)
         if (far := np.quantile(distance, 1 - _STRAY)) > _TWIN_DISTANCE:
             raise UserError(

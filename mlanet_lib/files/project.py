@@ -32,6 +32,14 @@ def find_root(start: str | Path | None = None) -> Path:
     raise UserError(f"no mlanet project at or above {candidates[0]} (no {PARAMS_FILE} beside a dvc.yaml)")
 
 
+def library_root() -> Path:
+    """`find_root` where we are in a project, else the project that the library's source lies in."""
+    try:
+        return find_root()
+    except UserError:
+        return find_root(Path(__file__).parent)
+
+
 def read_yaml(path: str | Path, keep_comments: bool = False) -> dict:
     """The mapping in a YAML 1.2 file (1e-4 is a number), of plain values. UserError, with the line, if it is none."""
     path = Path(path)

@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def export_encoder(network: MLANet, model: MorphableModel, path: str | Path, wei
             except RuntimeError as error:  # so torch says that the disk is full
                 raise OSError(str(error).splitlines()[0]) from error
             return
-        program = torch.onnx.export(
+        exported = torch.onnx.export(
             graph,
             input_names=["images"],
             output_names=list(UNITS),
@@ -116,6 +117,7 @@ def export_encoder(network: MLANet, model: MorphableModel, path: str | Path, wei
             dynamic_shapes={"images": {0: "batch"}},
             verbose=False,
         )
+        program = cast(torch.onnx.ONNXProgram, exported)  # None only where a path was given
         program.model.metadata_props.update(metadata)
         for node in program.model.graph.all_nodes():  # the tracer's notes
             node.metadata_props.clear()

@@ -53,15 +53,14 @@ def write_glb(
     uv: np.ndarray,
     texture: np.ndarray,
     normals: np.ndarray,
-    targets: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    weights: Mapping[str, float] | None = None,
+    targets: Mapping[str, glb.Target] | None = None,
 ) -> None:
     """One binary glTF file with the texture inside. `vertices` (V,3) in mm, the file in metres; normals (V,3) unit.
 
-    targets: by name how far each vertex goes at full activation, (V,3) mm, and by how much its normal changes, (V,3);
-    weights: activations to open with.
+    targets: morph targets by name, moves in mm.
     """
     import trimesh
+    from trimesh.exchange.gltf import export_glb
 
     material = trimesh.visual.material.PBRMaterial(
         name="face", baseColorTexture=Image.fromarray(texture), metallicFactor=0.0, roughnessFactor=0.9
@@ -73,24 +72,28 @@ def write_glb(
         visual=trimesh.visual.TextureVisuals(uv=np.asarray(uv, float), material=material),
         process=False,
     )
-    data = mesh.export(file_type="glb", include_normals=True)
+    tree, binary = glb.read(export_glb(mesh, include_normals=True))
     if targets:
-        metres = {name: (moves / 1000, turns) for name, (moves, turns) in targets.items()}
-        data = glb.with_targets(data, metres, weights)
-    path.write_bytes(glb.signed(data, MARK))
+        metres = {name: target._replace(moves=target.moves / 1000) for name, target in targets.items()}
+        binary = glb.add_targets(tree, binary, metres)
+    tree = {"asset": tree.pop("asset") | {"generator": MARK}} | tree  # at the beginning, where `outputs.is_own` looks
+    path.write_bytes(glb.write(tree, binary))
 
 
-def _targets(model: MorphableModel, neutral: torch.Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How far each expression moves the vertices of a face at rest (1,V,3) at activation 1, and turns its normals:
-    {name: (V,3) mm, (V,3)}. The model is linear in the expression."""
+def _targets(
+    model: MorphableModel, neutral: torch.Tensor, weights: torch.Tensor, source: np.ndarray
+) -> dict[str, glb.Target]:
+    """Each expression by name: what it does to a face at rest (1,V,3) mm at activation 1, at the vertices `source`, and
+    its activation (weights (Ke,)). The model is linear in the expression."""
     one_each = torch.eye(model.n_expression)
     nobody = torch.zeros(1, model.n_identity)
     rest = model.vertices(nobody, torch.zeros(1, model.n_expression))
     normals = model.normals(neutral)[0]
     targets = {}
-    for name, row in zip(model.expression_names, one_each, strict=True):
+    for name, row, weight in zip(model.expression_names, one_each, weights.tolist(), strict=True):
         moves = model.vertices(nobody, row[None]) - rest
-        targets[name] = (moves[0].numpy(), (model.normals(neutral + moves)[0] - normals).numpy())
+        turns = model.normals(neutral + moves)[0] - normals
+        targets[name] = glb.Target(moves[0].numpy()[source], turns.numpy()[source], weight)
     return targets
 
 
@@ -121,12 +124,10 @@ def write_face(
     source, faces, uv = cut(model.uv, model.faces)
     neutral = model.vertices(parameters.identity, torch.zeros_like(parameters.expression))
     normals = model.normals(neutral)[0].numpy()[source]
-    rest = neutral[0].numpy()
-    targets = {name: (moves[source], turns[source]) for name, (moves, turns) in _targets(model, neutral).items()}
-    weights = dict(zip(model.expression_names, activations(model, parameters.expression)[0].tolist(), strict=True))
+    targets = _targets(model, neutral, activations(model, parameters.expression)[0], source)
     with together(folder, may_replace or (lambda path: True)) as temporary:
         write_obj(temporary / f"{stem}.obj", vertices[source], faces, uv, texture)
-        write_glb(temporary / f"{stem}.glb", rest[source], faces, uv, texture, normals, targets, weights)
+        write_glb(temporary / f"{stem}.glb", neutral[0].numpy()[source], faces, uv, texture, normals, targets)
         text = json.dumps({"generator": MARK, **record}, indent=1, allow_nan=False) + "\n"
         (temporary / f"{stem}.json").write_text(text, encoding="utf-8")
         if overlay is not None:

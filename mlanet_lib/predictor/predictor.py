@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,23 @@ from mlanet_lib.files.pictures import read_reduced
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.crops import Box, crop_image, from_crop, second_look
 from mlanet_lib.network import checkpoint
+from mlanet_lib.network.mlanet import MLANet
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor.detector import Detection, Detector, turn_points
 from mlanet_lib.predictor.weights import find_face_model, named_weights
 
 AXES = ("pitch", "yaw", "roll")
+UNITS = {
+    "landmarks68, box": "pixels of the photo, first pixel's centre at 0.5",
+    "crop": "pixels of the photo after quarter_turns counter-clockwise, as rotation and translation",
+    "pose_degrees": "degrees in the photo, of the face model's own frame: 0, 0, 0 looks straight ahead",
+    "pose_degrees_bfm": "the same of the Basel Face Model's frame, as 300W-LP and AFLW2000-3D label poses",
+    "identity, albedo": "standard deviations",
+    "expression": "activation in [0, 1], 1 = full: the mesh nearest to that of expression_predicted, which "
+    "may leave this range and is what the OBJ, the overlay and landmarks68 show",
+    "translation": "mm, camera frame (x right, y down, z away)",
+}
+"""Of the numbers in `Predictor.record`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +59,6 @@ class Face:
     crop: Box
     crop_image: np.ndarray
     turns: int = 0
-    detector: str = "yunet"
 
     def enlarged(self, factor: float) -> "Face":
         """The face in the pixels of a photo so many times as large."""
@@ -62,10 +74,16 @@ class Predictor:
     """
 
     def __init__(
-        self, network, model: MorphableModel, metadata: dict, path: Path | None = None, device="cpu", mirrored=False
+        self,
+        network: MLANet,
+        model: MorphableModel,
+        metadata: dict[str, Any],
+        path: Path | None = None,
+        device: str | torch.device = "cpu",
+        mirrored: bool = False,
     ):
-        self.network, self.model, self.metadata = network, model, metadata
-        self.path, self.device = path, torch.device(device)
+        self.network, self.model, self.metadata, self.path = network, model, metadata, path
+        self.device = torch.device(device)
         self.image_size = network.config.image_size
         self._points = SparseShape(model, 0)  # the 68 points alone: no mesh is decoded for them
         self._detector: Detector | None = None
@@ -73,7 +91,11 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, weights: str | Path = "auto", device="cpu", face_model: str | Path | None = None, mirrored: bool = False
+        cls,
+        weights: str | Path = "auto",
+        device: str | torch.device = "cpu",
+        face_model: str | Path | None = None,
+        mirrored: bool = False,
     ) -> "Predictor":
         """weights: a checkpoint, the name of shipped ones, or "auto": `named_weights`. face_model: an .npz, or None:
         the one that the checkpoint names, see `find_face_model`.
@@ -137,12 +159,13 @@ class Predictor:
         photo, reduced, _ = read_reduced(photo)
         if boxes is None:
             found = self.detector.detect(photo)
+            crops = [Box(*face.crop()) for face in found]
         else:
             none = np.full((5, 2), np.nan)
-            found = [Detection(np.array(box, float) / reduced, 1.0, none, detector="given") for box in boxes]
+            found = [Detection(np.array(box, float) / reduced, np.nan, none) for box in boxes]
+            crops = [Box(*face.box) for face in found]
         if not found:
             return []
-        crops = [Box(*(f.crop() if f.detector != "given" else f.box)) for f in found]
         turned = {turns: np.ascontiguousarray(np.rot90(photo, turns)) for turns in {f.turns for f in found}}
         images = self._crop_images(turned, found, crops)
         if boxes is None:
@@ -156,31 +179,31 @@ class Predictor:
         size = self.image_size
         return np.stack([crop_image(turned[f.turns], crop, size) for f, crop in zip(found, crops, strict=True)])
 
-    def _faces(self, found: list[Detection], crops: list[Box], images, height: int, width: int) -> list[Face]:
+    def _faces(
+        self, found: list[Detection], crops: list[Box], images: np.ndarray, height: int, width: int
+    ) -> list[Face]:
         parameters = self.predict_crops(images)
         points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
         quarter = euler_to_matrix(torch.tensor([[0.0, 0.0, 90.0 * detection.turns] for detection in found]))
         upright = parameters.replace(rotation=quarter @ parameters.rotation)
         poses, bfm_poses = (upright.pose_degrees(turn).tolist() for turn in (None, self.model.bfm_rotation))
-        faces = []
-        for number, (detection, crop) in enumerate(zip(found, crops, strict=True)):
-            face = Face(
+        return [
+            Face(
                 parameters=parameters[number],
                 landmarks68=turn_points(from_crop(points[number], crop), detection.turns, height, width),
                 box=Box(*detection.box_in_photo(height, width).tolist()),
-                score=None if detection.detector == "given" else detection.score,
+                score=None if np.isnan(detection.score) else detection.score,
                 pose_degrees=dict(zip(AXES, poses[number], strict=True)),
                 pose_degrees_bfm=dict(zip(AXES, bfm_poses[number], strict=True)),
                 crop=crop,
                 crop_image=images[number],
                 turns=detection.turns,
-                detector=detection.detector,
             )
-            faces.append(face)
-        return faces
+            for number, (detection, crop) in enumerate(zip(found, crops, strict=True))
+        ]
 
-    def record(self, face: Face) -> dict:
+    def record(self, face: Face) -> dict[str, Any]:
         """One face as JSON-able values: everything by name, with the units in `units`."""
         parameters = face.parameters
         active = activations(self.model, parameters.expression)[0]
@@ -191,28 +214,17 @@ class Predictor:
             "identity": parameters.identity[0].tolist(),
             "expression": dict(zip(self.model.expression_names, active.tolist(), strict=True)),
             "expression_predicted": parameters.expression[0].tolist(),
-            "albedo": parameters.albedo[0].tolist(),
-            "lighting": parameters.lighting[0].tolist(),
-            "rotation": parameters.rotation[0].tolist(),
+            **{name: getattr(parameters, name)[0].tolist() for name in ("albedo", "lighting", "rotation")},
             "translation": parameters.translation[0].tolist(),
             "focal": float(parameters.focal[0]),
             "box": [round(value, 2) for value in face.box],
             "crop": [round(value, 2) for value in face.crop],
             "quarter_turns": face.turns,
             "score": None if face.score is None else round(face.score, 4),
-            "detector": face.detector,
+            "detector": "given" if face.score is None else Detector.kind,
             "face_model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
             "weights": self.weights,
-            "units": {
-                "landmarks68, box": "pixels of the photo, first pixel's centre at 0.5",
-                "crop": "pixels of the photo after quarter_turns counter-clockwise, as rotation and translation",
-                "pose_degrees": "degrees in the photo, of the face model's own frame: 0, 0, 0 looks straight ahead",
-                "pose_degrees_bfm": "the same of the Basel Face Model's frame, as 300W-LP and AFLW2000-3D label poses",
-                "identity, albedo": "standard deviations",
-                "expression": "activation in [0, 1], 1 = full: the mesh nearest to that of expression_predicted, which "
-                "may leave this range and is what the OBJ, the overlay and landmarks68 show",
-                "translation": "mm, camera frame (x right, y down, z away)",
-            },
+            "units": UNITS,
         }
 
     def sharp_crop(self, photo: np.ndarray, face: Face, size: int = 1024) -> np.ndarray:

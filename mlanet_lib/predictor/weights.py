@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.files.project import find_root
+from mlanet_lib.files.project import library_root
 from mlanet_lib.network import checkpoint
 
 SHIPPED, STANDARD = "weights", "ict"
@@ -29,7 +29,7 @@ def named_weights(weights: str | Path = "auto", root: Path | None = None) -> Pat
 def find_weights(root: Path | None = None) -> Path:
     """The shipped weights whose face model is here, `ict` before the others; else those of training here;
     else shipped ones, and whoever loads them is told where to get the face model. UserError says what to run."""
-    root = root or find_root(_home())
+    root = root or library_root()
     shipped, trained = shipped_weights(root), root / TRAINED_HERE
     usable = [path for name, path in shipped.items() if any(p.is_file() for p in _face_model_paths(name, root))]
     if found := [*usable, *([trained] if trained.is_file() else []), *shipped.values()]:
@@ -40,13 +40,13 @@ def find_weights(root: Path | None = None) -> Path:
 
 def shipped_weights(root: Path | None = None) -> dict[str, Path]:
     """Name -> path of the shipped weights, NAME.safetensors in `weights/`, NAME a face model's; the standard first."""
-    paths = sorted(((root or find_root(_home())) / SHIPPED).glob("*.safetensors"))
+    paths = sorted(((root or library_root()) / SHIPPED).glob("*.safetensors"))
     return {path.stem: path for path in sorted(paths, key=lambda path: path.stem != STANDARD)}
 
 
 def ship(source: str | Path = TRAINED_HERE, root: Path | None = None) -> Path:
     """Write a checkpoint's weights, in half precision, as the shipped ones of its face model, and return their path."""
-    root = root or find_root(_home())
+    root = root or library_root()
     source = root / source
     path = root / SHIPPED / f"{checkpoint.read_metadata(source)['face_model']['name']}.safetensors"
     checkpoint.export_weights(source, path)
@@ -55,7 +55,7 @@ def ship(source: str | Path = TRAINED_HERE, root: Path | None = None) -> Path:
 
 def find_face_model(name: str, root: Path | None = None) -> Path:
     """Path of the face model called `name`: NAME.npz in the first of FACE_MODELS; UserError says what to run."""
-    for path in _face_model_paths(name, root or find_root(_home())):
+    for path in _face_model_paths(name, root or library_root()):
         if path.is_file():
             return path
     advice = "nothing here makes it: name other weights, or train anew (make repro)"
@@ -68,12 +68,3 @@ def find_face_model(name: str, root: Path | None = None) -> Path:
 
 def _face_model_paths(name: str, root: Path) -> list[Path]:
     return [root / folder / f"{name}.npz" for folder in FACE_MODELS]
-
-
-def _home() -> Path | None:
-    """Where to look for the project: here if we stand in one, else where the library's source lies."""
-    try:
-        find_root()
-    except UserError:
-        return Path(__file__).parent
-    return None

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """The z-buffer on the CPU, in numba, and the threads that it and its neighbours run on.
 
 Kernels release the GIL and run in a small pool of plain Python threads, not in numba's own threading layers: those
@@ -10,7 +11,8 @@ an edge at least one covers each pixel there, so that closed meshes have no hole
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import count
 
 import numba
@@ -35,38 +37,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)  # a forked child inherits the pool but not its threads
 
 
-def parts(batch: int, work: int, most: int) -> int:
-    """Into how many parts, at most `most`, each of a batch's items is cut so that every thread has something to do.
+def in_parts(function: Callable[[int, int, int], object], batch: int, length: int, work: int) -> None:
+    """Call `function(n, first, last)` for the items n of a batch, each whole (0, length), or cut into parts where there
+    are fewer items than threads. work: as `run_tasks`."""
+    cuts = 1 if work < WORTH_THREADS else max(1, min(length, torch.get_num_threads() // max(batch, 1)))
 
-    work: vertices, faces or pixels in the whole batch.
-    """
-    return 1 if work < WORTH_THREADS else max(1, min(most, torch.get_num_threads() // max(batch, 1)))
+    def task(k: int) -> None:
+        n, part = divmod(k, cuts)
+        function(n, length * part // cuts, length * (part + 1) // cuts)
+
+    run_tasks(task, batch * cuts, work)
 
 
-def run_tasks(function, tasks: int, work: int) -> None:
+def run_tasks(function: Callable[[int], object], tasks: int, work: int) -> None:
     """Call `function(k)` for k = 0 ... tasks - 1, in as many threads as torch uses, the calling one among them, or in
-    that one alone where there is little `work` (see `parts`). An exception in one of them is raised here."""
+    that one alone where there is little work: vertices, faces or pixels in the whole batch. An exception in one of them
+    is raised here."""
     global _pool
     threads = min(tasks, torch.get_num_threads()) if work >= WORTH_THREADS else 1
     numbers = count()
 
-    def work() -> None:
+    def take() -> None:
         while (k := next(numbers)) < tasks:
             function(k)
 
     if threads <= 1:
-        work()
+        take()
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(max(os.cpu_count() or 1, 1), thread_name_prefix="mlanet-raster")
-    others = [_pool.submit(work) for _ in range(threads - 1)]
+    others = [_pool.submit(take) for _ in range(threads - 1)]
     try:
-        work()
+        take()
     finally:
-        errors = [other.exception() for other in others]
-    for error in errors:
-        if error is not None:
-            raise error
+        wait(others)
+    for other in others:
+        other.result()
 
 
 @numba.njit(inline="always")
@@ -151,14 +157,9 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int) -> tuple
     meshes, triangles = vertices.numpy(), faces.numpy()
     index, weights, nearest = face_index.numpy(), barycentric.numpy(), depth.numpy()
 
-    work = batch * max(len(faces), height * width)
-    bands = parts(batch, work, height)
-
-    def task(k: int) -> None:
-        n, band = divmod(k, bands)
-        top, bottom = height * band // bands, height * (band + 1) // bands
+    def draw(n: int, top: int, bottom: int) -> None:
         _draw(meshes[n], triangles, top, bottom, index[n], nearest[n])
         _fill_barycentric(meshes[n], triangles, top, bottom, index[n], weights[n])
 
-    run_tasks(task, batch * bands, work)
+    in_parts(draw, batch, height, batch * max(len(faces), height * width))
     return face_index, barycentric, depth

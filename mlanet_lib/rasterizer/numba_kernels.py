@@ -1,5 +1,7 @@
+# mypy: allow-untyped-defs
 """The CPU's kernels around the z-buffer: interpolation over the faces found, vertex normals, and their gradients.
 
+Kernels take arrays one by one, for want of anything else that numba compiles as well: up to nine parameters, untyped.
 One task per mesh or picture, so that sums into its vertices need no locks and come out the same with any number of
 threads. Nothing per pixel is kept for the backward pass but the face: barycentric coordinates are computed again.
 """
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlanet_lib.rasterizer.interpolation import NO_AREA
-from mlanet_lib.rasterizer.numba_backend import compiled, edge_functions, parts, run_tasks
+from mlanet_lib.rasterizer.numba_backend import compiled, edge_functions, in_parts, run_tasks
 
 
 @compiled
@@ -210,44 +212,44 @@ def _project_backward(vertices, focal, g_projected, smallest, g_vertices):
     return g_focal
 
 
+def _numpy(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in tensors]
+
+
 def interpolate(vertices: Tensor, faces: Tensor, attributes: Tensor, face_index: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) and the depth (B, H, W); all contiguous CPU tensors, floats of one dtype."""
     batch, height, width = face_index.shape
     image = vertices.new_empty(batch, attributes.shape[2], height, width)
     depth = vertices.new_empty(batch, height, width)
-    arrays = [tensor.numpy() for tensor in (vertices, attributes, face_index, image, depth)]
-    triangles = faces.numpy()
-    bands = parts(batch, face_index.numel(), height)
+    points, triangles, values, index, colours, distances = _numpy(vertices, faces, attributes, face_index, image, depth)
 
-    def task(k: int) -> None:
-        n, band = divmod(k, bands)
-        points, values, index, colours, distances = (array[n] for array in arrays)
-        top, bottom = height * band // bands, height * (band + 1) // bands
-        _interpolate(points, triangles, values, index, top, bottom, colours, distances)
+    def fill(n: int, top: int, bottom: int) -> None:
+        _interpolate(points[n], triangles, values[n], index[n], top, bottom, colours[n], distances[n])
 
-    run_tasks(task, batch * bands, face_index.numel())
+    in_parts(fill, batch, height, face_index.numel())
     return image, depth
 
 
-def interpolate_backward(vertices, faces, attributes, face_index, image, g_image, g_depth) -> tuple[Tensor, Tensor]:
+def interpolate_backward(
+    given: tuple[Tensor, ...], image: Tensor, g_image: Tensor, g_depth: Tensor
+) -> tuple[Tensor, Tensor]:
     """The gradients (B, V, 3) and (B, V, C) of what `interpolate` was given, from those of what it returned."""
-    g_vertices, g_attributes = torch.zeros_like(vertices), torch.zeros_like(attributes)
-    inputs = (vertices, attributes, face_index, g_image.contiguous(), g_depth.contiguous(), image)
-    arrays = [tensor.numpy() for tensor in (*inputs, g_vertices, g_attributes)]
-    triangles = faces.numpy()
+    vertices, faces, attributes, face_index = given
+    gradients = torch.zeros_like(vertices), torch.zeros_like(attributes)
+    arrays = _numpy(attributes, face_index, g_image.contiguous(), g_depth.contiguous(), image, *gradients)
+    points, triangles = _numpy(vertices, faces)
 
-    def task(n: int) -> None:
-        points, *rest = (array[n] for array in arrays)
-        _interpolate_backward(points, triangles, *rest)
+    def add(n: int) -> None:
+        _interpolate_backward(points[n], triangles, *(array[n] for array in arrays))
 
-    run_tasks(task, len(vertices), face_index.numel())
-    return g_vertices, g_attributes
+    run_tasks(add, len(vertices), face_index.numel())
+    return gradients
 
 
 def normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Unit normals and the sums they come from, (B, V, 3) each; contiguous CPU tensors."""
     summed, unit = torch.zeros_like(vertices), torch.empty_like(vertices)
-    points, sums, units, triangles = vertices.numpy(), summed.numpy(), unit.numpy(), faces.numpy()
+    points, triangles, sums, units = _numpy(vertices, faces, summed, unit)
     run_tasks(lambda n: _normals(points[n], triangles, sums[n], units[n]), len(vertices), len(vertices) * len(faces))
     return unit, summed
 
@@ -255,34 +257,33 @@ def normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 def normals_backward(vertices: Tensor, faces: Tensor, summed: Tensor, unit: Tensor, g_unit: Tensor) -> Tensor:
     """The gradient (B, V, 3) with respect to the vertices."""
     g_vertices, scratch = torch.zeros_like(vertices), torch.empty_like(vertices)
-    arrays = [tensor.numpy() for tensor in (summed, unit, g_unit.contiguous(), scratch, g_vertices)]
-    points, triangles = vertices.numpy(), faces.numpy()
-    work = len(vertices) * len(faces)
-    run_tasks(lambda n: _normals_backward(points[n], triangles, *(array[n] for array in arrays)), len(vertices), work)
+    arrays = _numpy(summed, unit, g_unit.contiguous(), scratch, g_vertices)
+    points, triangles = _numpy(vertices, faces)
+
+    def add(n: int) -> None:
+        _normals_backward(points[n], triangles, *(array[n] for array in arrays))
+
+    run_tasks(add, len(vertices), len(vertices) * len(faces))
     return g_vertices
 
 
 def shade(albedo: Tensor, normals: Tensor, polynomial: Tensor) -> Tensor:
     """(B, V, 3) colours; contiguous CPU tensors (B, V, 3), (B, V, 3), (B, 9, 3) of one dtype (`lighting`)."""
     colours = torch.empty_like(albedo)
-    arrays = [tensor.numpy() for tensor in (albedo, normals, polynomial, colours)]
+    base, directions, light, out = _numpy(albedo, normals, polynomial, colours)
     batch, size = albedo.shape[:2]
-    cuts = parts(batch, batch * size, size)
 
-    def task(k: int) -> None:
-        n, part = divmod(k, cuts)
-        base, directions, light, out = (array[n] for array in arrays)
-        _shade(base, directions, light, size * part // cuts, size * (part + 1) // cuts, out)
+    def fill(n: int, first: int, last: int) -> None:
+        _shade(base[n], directions[n], light[n], first, last, out[n])
 
-    run_tasks(task, batch * cuts, batch * size)
+    in_parts(fill, batch, size, batch * size)
     return colours
 
 
 def shade_backward(albedo: Tensor, normals: Tensor, polynomial: Tensor, g_colours: Tensor) -> tuple[Tensor, ...]:
     """The gradients of what `shade` was given, from that of what it returned."""
     gradients = torch.empty_like(albedo), torch.zeros_like(normals), torch.empty_like(polynomial)
-    tensors = (albedo, normals, polynomial, g_colours.contiguous(), *gradients)
-    arrays = [tensor.numpy() for tensor in tensors]
+    arrays = _numpy(albedo, normals, polynomial, g_colours.contiguous(), *gradients)
     work = albedo.shape[0] * albedo.shape[1]
     run_tasks(lambda n: _shade_backward(*(array[n] for array in arrays)), len(albedo), work)
     return gradients
@@ -291,27 +292,23 @@ def shade_backward(albedo: Tensor, normals: Tensor, polynomial: Tensor, g_colour
 def project(vertices: Tensor, focal: Tensor, middle: float, centre: float, smallest: float) -> Tensor:
     """(B, V, 3) pixels and depth, from (B, V, 3) mm and (B,) pixels; contiguous CPU tensors of one dtype."""
     projected = torch.empty_like(vertices)
-    points, lengths, out = vertices.numpy(), focal.numpy(), projected.numpy()
+    points, lengths, out = _numpy(vertices, focal, projected)
     batch, size = vertices.shape[:2]
-    cuts = parts(batch, batch * size, size)
 
-    def task(k: int) -> None:
-        n, part = divmod(k, cuts)
-        bounds = size * part // cuts, size * (part + 1) // cuts
-        _project(points[n], lengths[n], middle, centre, smallest, *bounds, out[n])
+    def fill(n: int, first: int, last: int) -> None:
+        _project(points[n], lengths[n], middle, centre, smallest, first, last, out[n])
 
-    run_tasks(task, batch * cuts, batch * size)
+    in_parts(fill, batch, size, batch * size)
     return projected
 
 
 def project_backward(vertices: Tensor, focal: Tensor, g_projected: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     """The gradients of the two tensors that `project` was given, from that of what it returned."""
     g_vertices, g_focal = torch.empty_like(vertices), torch.zeros_like(focal)
-    arrays = [tensor.numpy() for tensor in (vertices, focal, g_projected.contiguous(), g_vertices, g_focal)]
-    points, lengths, incoming, out, total = arrays
+    points, lengths, incoming, out, total = _numpy(vertices, focal, g_projected.contiguous(), g_vertices, g_focal)
 
-    def task(n: int) -> None:
+    def fill(n: int) -> None:
         total[n] = _project_backward(points[n], lengths[n], incoming[n], smallest, out[n])
 
-    run_tasks(task, len(vertices), len(points) * points.shape[1])
+    run_tasks(fill, len(vertices), len(points) * points.shape[1])
     return g_vertices, g_focal

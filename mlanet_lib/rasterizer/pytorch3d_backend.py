@@ -14,6 +14,8 @@ triangles of one plane) either may be found: their depths differ by rounding, an
 import torch
 from torch import Tensor
 
+from mlanet_lib.rasterizer.interpolation import at_centres
+
 # A squared distance in device coordinates, 1e-4 px at 224: pixels whose centre lies on an edge count as inside
 _EDGE = 1e-12
 
@@ -50,11 +52,8 @@ def rasterize(vertices: Tensor, faces: Tensor, height: int, width: int) -> tuple
     background = found < 0
     first = torch.arange(batch, device=found.device)[:, None, None] * count
     face_index = (found - first).masked_fill(background, -1).int()
-    mesh, row, column = (~background).nonzero(as_tuple=True)
-    points = vertices[mesh[:, None], faces[face_index[~background].long()]]
-    x, y = points[..., 0] - (column[:, None] + 0.5), points[..., 1] - (row[:, None] + 0.5)
-    edges = x[:, [1, 2, 0]] * y[:, [2, 0, 1]] - y[:, [1, 2, 0]] * x[:, [2, 0, 1]]
+    places, _, edges, z = at_centres(vertices, faces, face_index)
     weights = edges / edges.sum(-1, keepdim=True)
-    barycentric = vertices.new_zeros(*shape, 3).index_put((mesh, row, column), weights)
+    barycentric = vertices.new_zeros(*shape, 3).index_put(places, weights)
     depth = vertices.new_full(shape, torch.inf)
-    return face_index, barycentric, depth.index_put((mesh, row, column), (weights * points[..., 2]).sum(-1))
+    return face_index, barycentric, depth.index_put(places, (weights * z).sum(-1))

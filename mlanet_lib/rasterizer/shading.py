@@ -4,58 +4,57 @@ They also run on the rasterizer's threads: torch's own would go on spinning for 
 and as the reference that tests compare with, they are `lighting.shade` and `camera.project` themselves.
 """
 
+from types import ModuleType
+from typing import Any
+
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mlanet_lib.geometry.camera import SMALLEST_DEPTH, project
 from mlanet_lib.geometry.lighting import irradiance_polynomial, shade
-from mlanet_lib.rasterizer import is_present
+from mlanet_lib.rasterizer.interpolation import kernels_for
 
 
 def shade_vertices(albedo: Tensor, normals: Tensor, lighting: Tensor) -> Tensor:
     """`lighting.shade`: (B, V, 3) albedo and unit normals, (B, 9, 3) light -> (B, V, 3), differentiable in all."""
-    if albedo.device.type == "cpu" and is_present("numba"):
-        return _Shade.apply(albedo, normals, irradiance_polynomial(lighting))
+    if albedo.device.type == "cpu" and (kernels := kernels_for(albedo.device)):
+        return _Shade.apply(kernels, albedo, normals, irradiance_polynomial(lighting))
     return shade(albedo, normals, lighting)
 
 
 def project_vertices(vertices_camera: Tensor, focal: Tensor, height: int, width: int) -> Tensor:
     """`camera.project`: (B, V, 3) mm and (B,) focal lengths in picture widths -> (B, V, 3), differentiable in both."""
-    if vertices_camera.device.type == "cpu" and is_present("numba"):
-        return _Project.apply(vertices_camera, focal.to(vertices_camera.dtype) * width, width / 2, height / 2)
+    if vertices_camera.device.type == "cpu" and (kernels := kernels_for(vertices_camera.device)):
+        pixels = focal.to(vertices_camera.dtype) * width
+        return _Project.apply(kernels, vertices_camera, pixels, width / 2, height / 2)
     return project(vertices_camera, focal, height, width)
 
 
 class _Shade(Function):
     @staticmethod
-    def forward(ctx, albedo, normals, polynomial):
-        from mlanet_lib.rasterizer import numba_kernels
-
-        inputs = [tensor.contiguous() for tensor in (albedo, normals, polynomial)]
+    def forward(ctx: Any, kernels: ModuleType, *given: Tensor) -> Tensor:
+        ctx.kernels = kernels
+        inputs = [tensor.contiguous() for tensor in given]
         ctx.save_for_backward(*inputs)
-        return numba_kernels.shade(*inputs)
+        return kernels.shade(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g_colours):
-        from mlanet_lib.rasterizer import numba_kernels
-
-        return numba_kernels.shade_backward(*ctx.saved_tensors, g_colours)
+    def backward(ctx: Any, g_colours: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *ctx.kernels.shade_backward(*ctx.saved_tensors, g_colours)
 
 
 class _Project(Function):
     @staticmethod
-    def forward(ctx, vertices, focal, middle, centre):
-        from mlanet_lib.rasterizer import numba_kernels
-
+    def forward(ctx: Any, kernels: ModuleType, vertices: Tensor, focal: Tensor, middle: float, centre: float) -> Tensor:
+        ctx.kernels = kernels
         vertices, focal = vertices.contiguous(), focal.contiguous()
         ctx.save_for_backward(vertices, focal)
-        return numba_kernels.project(vertices, focal, middle, centre, SMALLEST_DEPTH)
+        return kernels.project(vertices, focal, middle, centre, SMALLEST_DEPTH)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g_projected):
-        from mlanet_lib.rasterizer import numba_kernels
-
-        return *numba_kernels.project_backward(*ctx.saved_tensors, g_projected, SMALLEST_DEPTH), None, None
+    def backward(ctx: Any, g_projected: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.kernels.project_backward(*ctx.saved_tensors, g_projected, SMALLEST_DEPTH)
+        return None, *gradients, None, None

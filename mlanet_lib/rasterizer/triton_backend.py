@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """The z-buffer on a GPU, in Triton: it needs a CUDA device, or TRITON_INTERPRET=1, which runs it slowly on the CPU.
 
 Triangles are drawn in any order, with atomic minima that make the result independent of it: the same pixels, depths
@@ -12,6 +13,8 @@ Nothing here waits for the device.
 Multiplications and additions are not fused (`LAUNCH`), and divisions are rounded correctly. Fused, the edge function
 E(p, q) = p_x q_y - p_y q_x would round one product and not the other, no longer be antisymmetric in p and q, and two
 triangles that share an edge could both miss a pixel on it.
+
+Kernels have as many parameters as they need, since Triton knows no structures, and no types but `constexpr`.
 """
 
 import torch

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """The GPU's kernels around the z-buffer, in Triton: interpolation over the faces found, vertex normals, gradients.
 
 The formulas are those of `numba_kernels`. A lane takes a pixel or a face and adds to vertices with float atomics, whose
@@ -7,6 +8,8 @@ Normals, too, have kernels, since tensor operations would write every corner of 
 of 70 000 faces the gathered corners alone are 80 MB, and some 300 MB in all would be kept for the backward pass, which
 sorts indices besides. Here nothing is stored per face, and what is kept is 27 MB, two vectors a vertex.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -178,18 +181,22 @@ def interpolate(vertices: Tensor, faces: Tensor, attributes: Tensor, face_index:
     return image, depth
 
 
-def interpolate_backward(vertices, faces, attributes, face_index, image, g_image, g_depth) -> tuple[Tensor, Tensor]:
+def interpolate_backward(
+    given: tuple[Tensor, ...], image: Tensor, g_image: Tensor, g_depth: Tensor
+) -> tuple[Tensor, Tensor]:
     """The gradients (B, V, 3) and (B, V, C) of what `interpolate` was given, from those of what it returned."""
+    vertices, _, attributes, face_index = given
     batch, height, width = face_index.shape
-    count, channels = attributes.shape[1:]
-    g_vertices, g_attributes = torch.zeros_like(vertices), torch.zeros_like(attributes)
-    given = vertices, faces, attributes, face_index, image, g_image.contiguous(), g_depth.contiguous()
+    sizes = (*attributes.shape[1:], height, width)
+    gradients = torch.zeros_like(vertices), torch.zeros_like(attributes)
     if batch:
         with torch.cuda.device_of(vertices):
             _interpolate_backward[(batch * triton.cdiv(height * width, _PIXELS),)](
-                *(*given, g_vertices, g_attributes, count, channels, height, width), BLOCK=_PIXELS, **LAUNCH
+                *(*given, image, g_image.contiguous(), g_depth.contiguous(), *gradients, *sizes),
+                BLOCK=_PIXELS,
+                **LAUNCH,
             )
-    return g_vertices, g_attributes
+    return gradients
 
 
 def normals(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +211,7 @@ def normals_backward(vertices: Tensor, faces: Tensor, summed: Tensor, unit: Tens
     return _over_faces(_sum_normals_backward, vertices, faces, (g_unit - unit * along) * _inverse_length(summed))
 
 
-def _over_faces(kernel, vertices: Tensor, faces: Tensor, *given: Tensor) -> Tensor:
+def _over_faces(kernel: Any, vertices: Tensor, faces: Tensor, *given: Tensor) -> Tensor:
     """What a kernel over all faces of the batch adds to zeros (B, V, 3)."""
     result = torch.zeros_like(vertices)
     batch, count, triangles = len(vertices), vertices.shape[1], len(faces)

@@ -62,45 +62,38 @@ class Clip:
         count = int(count) if 0 < count < 2**31 else 0
         return cls(path, fps or told, frame.shape[1], frame.shape[0], count, timed=fps is not None)
 
-    def stamp(self) -> str:
-        """What changes when the source does: sizes and times of its files, and the frames a second."""
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.pictures or (self.path,)]
-        return f"{files} at {self.fps}, {self.turns} turns"
-
     def turned(self, turns: int) -> "Clip":
         """The clip with its frames turned by so many quarter turns counter-clockwise more."""
         size = (self.height, self.width) if turns % 2 else (self.width, self.height)
         return replace(self, turns=(self.turns + turns) % 4, width=size[0], height=size[1])
 
-    def frames(self, start: int = 0) -> Iterator[tuple[float, np.ndarray]]:
-        """(time in seconds, picture (H, W, 3) uint8 RGB) from frame `start` on; times rise strictly.
+    def frames(self) -> Iterator[tuple[float, np.ndarray]]:
+        """(time in seconds, picture (H, W, 3) uint8 RGB) of each frame; times rise strictly.
 
         Raises UserError where a picture has another size than the first, and for a video that ends too soon.
         """
-        for time, frame in self._from_folder(start) if self.pictures else self._from_video(start):
+        for time, frame in self._from_folder() if self.pictures else self._from_video():
             yield time, np.ascontiguousarray(np.rot90(frame, self.turns))
 
-    def _from_folder(self, start: int) -> Iterator[tuple[float, np.ndarray]]:
-        for number, picture in enumerate(self.pictures[start:], start):
+    def _from_folder(self) -> Iterator[tuple[float, np.ndarray]]:
+        first = (self.height, self.width) if self.turns % 2 == 0 else (self.width, self.height)
+        for number, picture in enumerate(self.pictures):
             frame = read_photo(picture)
-            size = frame.shape[:2] if self.turns % 2 == 0 else frame.shape[1::-1]
-            if size != (self.height, self.width):
-                raise UserError(
-                    f"{picture} has {size[1]}x{size[0]} pixels, the clip's first {self.width}x{self.height}"
-                )
+            height, width = frame.shape[:2]
+            if (height, width) != first:
+                raise UserError(f"{picture} has {width}x{height} pixels, the clip's first {first[1]}x{first[0]}")
             yield number / self.fps, frame
 
-    def _from_video(self, start: int) -> Iterator[tuple[float, np.ndarray]]:
+    def _from_video(self) -> Iterator[tuple[float, np.ndarray]]:
         with _capture(self.path) as capture:
             number, time = 0, -1 / self.fps
             while capture.grab():
                 clock = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 time = number / self.fps if self.timed else clock if clock > time else time + 1 / self.fps
-                if number >= start:
-                    readable, frame = capture.retrieve()
-                    if not readable:
-                        break
-                    yield time, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                readable, frame = capture.retrieve()
+                if not readable:
+                    break
+                yield time, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 number += 1
         if self.count - number > max(2, TRUNCATED * self.count):
             raise UserError(f"{self.path} is truncated or damaged: it ends after frame {number} of {self.count}")
@@ -143,7 +136,7 @@ def video_writer(path: Path, fps: float, width: int, height: int) -> Iterator[Ca
     does not hold every frame (OpenCV says nothing of a full disk).
     """
     _hush()
-    writer = cv2.VideoWriter(_address(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(_address(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     written = 0
 
     def write(frame: np.ndarray) -> None:

@@ -1,26 +1,32 @@
 """A clip -> the faces in it: one identity and albedo a face, smooth expression and pose of every frame.
 
-Two passes. The first (`predict_frames`) goes frame by frame and appends what it finds to a .part file, from which a
-killed run goes on. The second takes each face's identity and albedo as robust means over the clip and fits the frames'
-crops to that shape (`share`), then smooths over time (`smooth`). `mlanet_lib.video.output` writes the result.
+Two passes. The first (`predict_frames`) goes frame by frame. The second takes each face's identity and albedo as robust
+means over the clip and fits the frames' crops to that shape (`share`), then smooths over time (`smooth`).
+`mlanet_lib.video.output` writes the result.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.sparse_shape import SparseShape
-from mlanet_lib.files.outputs import MARK, may_replace
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.predictor.predictor import Predictor
 from mlanet_lib.video.clip import Clip
-from mlanet_lib.video.smoothing import OneEuro, both_ways, nearest_rotations, robust_mean, smooth_rotations
-from mlanet_lib.video.tracking import DETECT_EVERY, Tracker, confirmed
+from mlanet_lib.video.smoothing import (
+    Filter,
+    OneEuro,
+    both_ways,
+    nearest_rotations,
+    robust_mean,
+    smooth_rotations,
+)
+from mlanet_lib.video.tracking import Row, Tracker, confirmed
 
 FOCAL = 1.0
 """Focal length taken for a clip's camera, in its longer sides (a field of view of 53 degrees); z is in proportion."""
@@ -48,12 +54,12 @@ class ClipFace:
     boxes: np.ndarray
     parameters: FaceParameters
 
-    def translation(self, width: int, height: int, focal: float = FOCAL) -> np.ndarray:
-        """(N, 3) mm: the model's origin before the clip's camera (x right, y down, z away), its focal length `focal`
-        of the picture's longer side. Sideways mm do not depend on it."""
+    def translation(self, width: int, height: int) -> np.ndarray:
+        """(N, 3) mm: the model's origin before the clip's camera (x right, y down, z away), its focal length `FOCAL`.
+        Sideways mm do not depend on it."""
         origin, pixels_a_mm = self.origin()
         offset = (origin - [width / 2, height / 2]) / pixels_a_mm[:, None]
-        return np.column_stack([offset, focal * max(width, height) / pixels_a_mm])
+        return np.column_stack([offset, FOCAL * max(width, height) / pixels_a_mm])
 
     def origin(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the model's origin lies, (N, 2) pixels, and the picture's scale there, (N,) pixels a mm."""
@@ -63,97 +69,41 @@ class ClipFace:
         return self.boxes[:, :2] + inside * sides[:, None], focal * sides / z
 
 
-def predict_frames(clip: Clip, predictor, part: Path) -> list[dict]:
-    """What detector and network say of every frame: {"time", "looked", "rows", "state"}, appended to the file `part`.
+class Frame(NamedTuple):
+    """What is known of a frame: its time in seconds, whether the detector was asked, and the faces."""
 
-    A `part` of the same clip, weights and settings is gone on from, any other begun anew. A UserError (a damaged clip)
-    removes it.
-    """
-    if (part.exists() or part.is_symlink()) and not may_replace(part):
-        raise UserError(f"{part} is no file of mlanet's: move it away")
-    header = {
-        "generator": MARK,
-        "clip": clip.stamp(),
-        "weights": predictor.weights,
-        "trained": predictor.metadata.get("fingerprint"),
-    }
-    header |= {"face_model": predictor.model.fingerprint, "detector": predictor.detector.kind, "every": DETECT_EVERY}
-    done = _resume(part, header)
-    tracker = Tracker(predictor, clip.fps, done[-1]["state"] if done else None)
-    bar = {"total": clip.count or None, "initial": len(done), "disable": not sys.stderr.isatty()}
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("a") as file:
-            if not done:
-                file.write(json.dumps(header) + "\n")
-            for time, frame in tqdm(clip.frames(len(done)), "faces", unit="frame", **bar):
-                looked, faces = tracker.step(frame)
-                rows = [_row(track, face) for track, face in faces]
-                line = json.dumps({"time": time, "looked": looked, "rows": rows, "state": tracker.state()})
-                file.write(line + "\n")
-                file.flush()
-                done.append(_parse(line))
-    except UserError:
-        part.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        raise UserError(f"cannot write {part}: {error.strerror or error}") from error
-    return done
+    time: float
+    looked: bool
+    rows: list[Row]
 
 
-def _row(track, face) -> dict:
-    tensors = face.parameters.as_tensors().items()
-    parameters = {name: np.round(value[0].double().numpy(), 6).tolist() for name, value in tensors}
-    return {"id": track.id, "score": track.score, "box": list(map(float, face.crop)), "parameters": parameters}
+def predict_frames(clip: Clip, predictor: Predictor) -> list[Frame]:
+    """What detector and network say of every frame, in order. UserError for a clip that is damaged."""
+    tracker, frames = Tracker(predictor, clip.fps), []
+    bar = tqdm(clip.frames(), "faces", clip.count or None, unit="frame", disable=not sys.stderr.isatty())
+    for time, picture in bar:
+        looked, faces = tracker.step(picture)
+        rows = [Row(track.id, track.score, face.crop, face.parameters) for track, face in faces]
+        frames.append(Frame(time, looked, rows))
+    return frames
 
 
-def _resume(part: Path, header: dict) -> list[dict]:
-    """The frames of an earlier run's file, which is cut after its last whole line; none where it is another run's."""
-    if not part.is_file():
-        return []
-    whole = part.read_bytes()
-    lines = whole[: whole.rfind(b"\n") + 1].splitlines()
-    try:
-        mine = bool(lines) and json.loads(lines[0]) == header
-        done = [_parse(line) for line in lines[1:]] if mine else []
-    except ValueError:
-        done = []
-    if not done:
-        part.unlink()
-        return []
-    with part.open("r+b") as file:
-        file.truncate(whole.rfind(b"\n") + 1)
-    return done
-
-
-def _parse(line: str | bytes) -> dict:
-    """One frame's line, its parameters as arrays (lists of numbers would fill the memory for an hour of video)."""
-    frame = json.loads(line)
-    for row in frame["rows"]:
-        row["parameters"] = {name: np.array(value, np.float32) for name, value in row["parameters"].items()}
-    return frame
-
-
-def gather(done: list[dict]) -> list[ClipFace]:
+def gather(frames: list[Frame]) -> list[ClipFace]:
     """The faces of `predict_frames`, each as predicted, in order of appearance."""
-    rows: dict[int, list[tuple[int, dict]]] = {}
-    for number, row in confirmed((frame["looked"], frame["rows"]) for frame in done):
-        rows.setdefault(row["id"], []).append((number, row))
+    found: dict[int, list[tuple[int, Row]]] = {}
+    for number, row in confirmed((frame.looked, frame.rows) for frame in frames):
+        found.setdefault(row.id, []).append((number, row))
     faces = []
-    for id, found in sorted(rows.items()):
-        found.sort(key=lambda pair: pair[0])
-        tensors = {
-            name: torch.from_numpy(np.stack([row["parameters"][name] for _, row in found]))
-            for name in FaceParameters.names()
-        }
-        frames = np.array([number for number, _ in found])
-        times = np.array([done[number]["time"] for number in frames])
-        scores, boxes = (np.array([row[key] for _, row in found], np.float64) for key in ("score", "box"))
-        faces.append(ClipFace(id, frames, times, scores, boxes, FaceParameters(**tensors)))
+    for id, pairs in sorted(found.items()):
+        numbers, rows = zip(*sorted(pairs, key=lambda pair: pair[0]), strict=True)
+        times = np.array([frames[number].time for number in numbers])
+        scores, boxes = np.array([row.score for row in rows]), np.array([row.box for row in rows], np.float64)
+        parameters = FaceParameters.cat([row.parameters for row in rows])
+        faces.append(ClipFace(id, np.array(numbers), times, scores, boxes, parameters))
     return faces
 
 
-def share(face: ClipFace, model) -> ClipFace:
+def share(face: ClipFace, model: MorphableModel) -> ClipFace:
     """The same face with one identity, albedo and framing for the clip, its crops moved so that the shape fits.
 
     Identity and albedo are robust means over the frames; the translation within the crop is the frames' median. Each
@@ -186,7 +136,7 @@ def _landmarks(points: SparseShape, parameters: FaceParameters, boxes: np.ndarra
     return inside * boxes[:, None, 2:] + boxes[:, None, :2]
 
 
-def smooth(face: ClipFace, over_time=both_ways) -> ClipFace:
+def smooth(face: ClipFace, over_time: Filter = both_ways) -> ClipFace:
     """The face (of `share`) with expression, rotation and crop smoothed over time. over_time: or `one_euro`, causal."""
     old, times = face.parameters, face.times
     origin, _ = face.origin()

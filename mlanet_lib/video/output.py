@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,24 +15,39 @@ from tqdm.auto import tqdm
 
 from mlanet_lib.drawing.views import landmarks, overlay_in_photo
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.activations import activations
-from mlanet_lib.files.atomic import alone, together
+from mlanet_lib.files.atomic import together
 from mlanet_lib.files.outputs import MARK, TABLE_HEADER
 from mlanet_lib.geometry.camera import matrix_to_euler
 from mlanet_lib.geometry.crops import Box, from_crop
+from mlanet_lib.predictor.detector import Detector
+from mlanet_lib.predictor.predictor import Predictor
 from mlanet_lib.video.clip import Clip, video_writer
 from mlanet_lib.video.faces import FILTERS, FOCAL, ClipFace, gather, predict_frames, share, smooth
 from mlanet_lib.video.tracking import upright
 
 COLUMNS = TABLE_HEADER.split(",")
 """Of the table, before one column an expression."""
+UNITS = {
+    "pitch, yaw, roll": "degrees, along the line of sight to the face, 3DDFA's signs",
+    "x_mm, y_mm, z_mm": "the model's origin in the camera's frame (x right, y down, z away); z_mm is in "
+    "proportion to the assumed focal length, x_mm and y_mm do not depend on it",
+    "identity, albedo": "standard deviations; robust means over the clip",
+    "expression columns": "activation in [0, 1], 1 = full: the mesh nearest to the predicted one",
+    "quarter_turns": "counter-clockwise, by which the clip's frames were turned; all pixels are theirs",
+    "filter": "min_cutoff Hz; beta Hz for: rotation, a radian/s; position, a crop side/s; size, 1/s of the "
+    "crop side's logarithm; expression, 1/s",
+    "score": "the detector's, of its last look",
+}
+"""Of the numbers in the table and in `record`."""
 SURROUNDINGS = 1.02
 """Half the side of the part of a frame that is drawn anew for a face, in crop sides: the mesh is drawn up to 1."""
 
 
 def reconstruct_clip(
     clip: Clip,
-    predictor,
+    predictor: Predictor,
     folder: Path,
     name: str,
     backend: str = "auto",
@@ -40,29 +56,24 @@ def reconstruct_clip(
     """Write NAME.csv, NAME.json and NAME_overlay.mp4 into the folder, all or none; returns the faces, by id.
 
     The clip is turned as its faces stand (`upright`), and so is what is written. may_replace: which files of these
-    names may be replaced (all). A run that was killed goes on from `.NAME.frames.part` in the same folder. UserError:
-    no face in the clip, a clip that is damaged, another run of it at work, a folder that cannot be written.
+    names may be replaced (all). UserError: no face in the clip, a damaged clip, a folder that cannot be written.
     """
     clip = upright(clip, predictor.detector)
-    part = folder / f".{name}.frames.part"
-    with alone(folder / f".{name}.lock", f"{clip.path}: another run is writing {name}.csv into {folder}", MARK):
-        done = predict_frames(clip, predictor, part)
-        faces = [smooth(share(face, predictor.model)) for face in gather(done)]
-        if not faces:
-            part.unlink()
-            raise UserError(f"{clip.path}: no face found in {len(done)} frames")
-        with together(folder, may_replace or (lambda path: True)) as scratch:
-            write_table(scratch / f"{name}.csv", faces, predictor.model, clip.width, clip.height)
-            text = json.dumps(record(clip, faces, predictor, len(done)), indent=1, allow_nan=False) + "\n"
-            (scratch / f"{name}.json").write_text(text, encoding="utf-8")
-            write_overlay(scratch / f"{name}_overlay.mp4", clip, faces, predictor.model, backend)
-        part.unlink()
+    frames = predict_frames(clip, predictor)
+    faces = [smooth(share(face, predictor.model)) for face in gather(frames)]
+    if not faces:
+        raise UserError(f"{clip.path}: no face found in {len(frames)} frames")
+    with together(folder, may_replace or (lambda path: True)) as scratch:
+        write_table(scratch / f"{name}.csv", faces, predictor.model, clip.width, clip.height)
+        text = json.dumps(record(clip, faces, predictor, len(frames)), indent=1, allow_nan=False) + "\n"
+        (scratch / f"{name}.json").write_text(text, encoding="utf-8")
+        write_overlay(scratch / f"{name}_overlay.mp4", clip, faces, predictor.model, backend)
     return faces
 
 
-def write_table(path: Path, faces: list[ClipFace], model, width: int, height: int) -> None:
+def write_table(path: Path, faces: list[ClipFace], model: MorphableModel, width: int, height: int) -> None:
     """A CSV row for each frame and face, in order: `COLUMNS`, then activations by name (`record` has the units)."""
-    rows = []
+    rows: list[tuple[int, list[float]]] = []
     for face in faces:
         degrees = matrix_to_euler(face.parameters.rotation.double()).numpy()
         columns = [face.times, np.full(len(face.times), face.id), face.scores, degrees]
@@ -75,7 +86,7 @@ def write_table(path: Path, faces: list[ClipFace], model, width: int, height: in
             table.writerow([frame, f"{time:.4f}", int(id), *(f"{value:.4f}" for value in values)])
 
 
-def record(clip: Clip, faces: list[ClipFace], predictor, frames: int) -> dict:
+def record(clip: Clip, faces: list[ClipFace], predictor: Predictor, frames: int) -> dict[str, Any]:
     """What holds for the whole clip, JSON-able: each face's identity and albedo, the clip, weights, filter, units."""
     return {
         "generator": MARK,
@@ -102,22 +113,12 @@ def record(clip: Clip, faces: list[ClipFace], predictor, frames: int) -> dict:
         },
         "face_model": {"name": predictor.model.name, "fingerprint": predictor.model.fingerprint},
         "weights": predictor.weights,
-        "detector": predictor.detector.kind,
-        "units": {
-            "pitch, yaw, roll": "degrees, along the line of sight to the face, 3DDFA's signs",
-            "x_mm, y_mm, z_mm": "the model's origin in the camera's frame (x right, y down, z away); z_mm is in "
-            "proportion to the assumed focal length, x_mm and y_mm do not depend on it",
-            "identity, albedo": "standard deviations; robust means over the clip",
-            "expression columns": "activation in [0, 1], 1 = full: the mesh nearest to the predicted one",
-            "quarter_turns": "counter-clockwise, by which the clip's frames were turned; all pixels are theirs",
-            "filter": "min_cutoff Hz; beta Hz for: rotation, a radian/s; position, a crop side/s; size, 1/s of the "
-            "crop side's logarithm; expression, 1/s",
-            "score": "the detector's, of its last look",
-        },
+        "detector": Detector.kind,
+        "units": UNITS,
     }
 
 
-def write_overlay(path: Path, clip: Clip, faces: list[ClipFace], model, backend: str = "auto") -> None:
+def write_overlay(path: Path, clip: Clip, faces: list[ClipFace], model: MorphableModel, backend: str) -> None:
     """The clip with each face's mesh, points and number drawn on it, as an .mp4 of the clip's mean frame rate."""
     here: dict[int, list[tuple[ClipFace, int]]] = {}
     for face in faces:
@@ -134,7 +135,7 @@ def write_overlay(path: Path, clip: Clip, faces: list[ClipFace], model, backend:
 
 
 @torch.no_grad()
-def draw(frame: np.ndarray, face: ClipFace, row: int, model, backend: str = "auto") -> np.ndarray:
+def draw(frame: np.ndarray, face: ClipFace, row: int, model: MorphableModel, backend: str = "auto") -> np.ndarray:
     """A frame (H, W, 3) uint8 with one face's mesh, 68 points and number; only the face's surroundings are redrawn."""
     parameters, box = face.parameters[row], Box(*face.boxes[row].tolist())
     height, width = frame.shape[:2]

@@ -7,12 +7,15 @@ nothing says that a face is really there: `confirmed` drops what the next look d
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks
-from mlanet_lib.predictor.detector import SURELY_UPRIGHT, same_place
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.predictor.detector import SURELY_UPRIGHT, Detection, Detector, same_place
+from mlanet_lib.predictor.predictor import Face, Predictor
 from mlanet_lib.video.clip import Clip
 
 DETECT_EVERY = 5
@@ -38,27 +41,26 @@ class Track:
     lost: int = 0
 
 
+class Row(NamedTuple):
+    """A followed face in one frame: whose (`Track.id`), the score of its last detection, its crop and, in that, its
+    parameters (batch of 1)."""
+
+    id: int
+    score: float
+    box: Box
+    parameters: FaceParameters
+
+
 class Tracker:
-    """Follows the faces of a clip frame by frame: `Tracker(predictor, fps).step(frame)`.
+    """Follows the faces of a clip frame by frame: `Tracker(predictor, fps).step(frame)`."""
 
-    predictor: has `faces(frame, boxes)` and `detector.detect(frame, thorough)`, as `mlanet_lib.predictor.Predictor`.
-    state: a `state()` to go on from.
-    """
-
-    def __init__(self, predictor, fps: float, state: dict | None = None):
+    def __init__(self, predictor: Predictor, fps: float):
         self.predictor, self.fps = predictor, fps
-        state = state or {"frame": 0, "next": 0, "tracks": []}
-        self.frame, self.next = state["frame"], state["next"]
-        self.tracks = [Track(id, Box(*box), score, lost) for id, box, score, lost in state["tracks"]]
+        self.frame = self.next = 0
+        self.tracks: list[Track] = []
 
-    def state(self) -> dict:
-        """All that the next step depends on, JSON-able and exact."""
-        tracks = [[track.id, list(map(float, track.box)), track.score, track.lost] for track in self.tracks]
-        return {"frame": self.frame, "next": self.next, "tracks": tracks}
-
-    def step(self, frame: np.ndarray) -> tuple[bool, list[tuple[Track, object]]]:
-        """One frame (H, W, 3) uint8 RGB, in order: was the detector asked, and the faces that are followed here, each
-        as its `Track` and its `mlanet_lib.predictor.Face`."""
+    def step(self, frame: np.ndarray) -> tuple[bool, list[tuple[Track, Face]]]:
+        """One frame (H, W, 3) uint8 RGB, in order: was the detector asked, and the faces that are followed here."""
         looked = self.frame % DETECT_EVERY == 0 or not self.tracks or any(track.lost for track in self.tracks)
         self.frame += 1
         if looked:
@@ -92,7 +94,7 @@ class Tracker:
             self.tracks.append(Track(self.next, found[number], float(detections[number].score)))
             self.next += 1
 
-    def _upright(self, frame: np.ndarray, detections: list, new: list[int]) -> list[int]:
+    def _upright(self, frame: np.ndarray, detections: list[Detection], new: list[int]) -> list[int]:
         """Those of the new faces that stand upright. A detector answers to others too, less sure of itself: where one
         is not sure, it looks at the frame's turns as well."""
         if all(detections[number].score >= SURELY_UPRIGHT for number in new):
@@ -103,7 +105,7 @@ class Tracker:
         return [number for number in new if not any(same_place(boxes[number], box) for box in turned)]
 
 
-def upright(clip: Clip, detector) -> Clip:
+def upright(clip: Clip, detector: Detector) -> Clip:
     """The clip turned as its faces stand: by the turn that has the highest sum of scores in the first `LOOKS` frames
     with a face that are looked at; as it is where none of its first `SEARCHED` looks finds one."""
     scores, looks = [0.0] * 4, 0
@@ -152,19 +154,18 @@ def _next_crop(landmarks: np.ndarray, last: Box, height: int, width: int) -> Box
     return box if inside and 0.5 < box.w / last.w < 2 and _distance(box, last) < 0.5 else None
 
 
-def confirmed(frames: Iterable[tuple[bool, list[dict]]]) -> Iterator[tuple[int, dict]]:
-    """(frame number, row) of the rows that a detection bears out; a row's "id" says whose it is.
+def confirmed(frames: Iterable[tuple[bool, list[Row]]]) -> Iterator[tuple[int, Row]]:
+    """(frame number, row) of the rows that a detection bears out; frames: was the detector asked, and the rows.
 
-    frames: of each frame in order, was the detector asked, and its rows. Rows between two looks wait for the later one.
-    They are dropped where it misses their face and the face is not found again within BLINK frames; what still waits at
-    the clip's end is taken as it is.
+    Rows between two looks wait for the later one. They are dropped where it misses their face and the face is not found
+    again within BLINK frames; what still waits at the clip's end is taken as it is.
     """
-    waiting: dict[int, list[tuple[int, dict]]] = {}
+    waiting: dict[int, list[tuple[int, Row]]] = {}
     look = 0
     for number, (looked, rows) in enumerate(frames):
         look = number if looked else look
         for row in rows:
-            held = waiting.setdefault(row["id"], [])
+            held = waiting.setdefault(row.id, [])
             if looked:
                 yield from held if held and number - held[-1][0] <= BLINK else ()
                 yield number, row

@@ -94,7 +94,7 @@ def of_a_clip(model, folder: Path) -> Writer:
         oracle.weights = f"version {version}"
         reconstruct_clip(clip, oracle, out, "walk")
 
-    return Writer(write, part=".walk.frames.part", most=5)
+    return Writer(write, most=5)
 
 
 def of_packed_arrays() -> Writer:

@@ -1,22 +1,18 @@
 """Faces in photos: what a photo may be, where its faces are, and the crop that follows from a box."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.pictures import read_photo
-from mlanet_lib.predictor import detector as module
-from mlanet_lib.predictor.detector import Detection, Detector, turn_points
+from mlanet_lib.predictor.detector import YUNET_FILE, Detection, Detector, turn_points
 
 
 @pytest.fixture
-def yunet(shared_data, monkeypatch):
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
+def yunet(monkeypatch):
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     return Detector.load()
 
 
@@ -28,10 +24,8 @@ def portrait(shared_data):
 def test_crop_of_a_known_box():
     points = np.array([[35.0, 40.0], [65.0, 40.0], [60.0, 60.0], [40.0, 80.0], [60.0, 80.0]])
     crop = Detection(np.array([0.0, 0.0, 100.0, 100.0]), 0.9, points).crop()
-    assert np.allclose(crop, [50 - 1.2 - 66.5, 50 + 10.5 - 66.5, 133, 133])
-    assert np.isfinite(
-        Detection(np.array([0.0, 0, 80, 80]), 1.0, np.full((5, 2), np.nan), detector="haar").crop()
-    ).all()
+    assert np.allclose(crop, [50 - 0.9 - 64.5, 50 + 12.6 - 64.5, 129, 129])
+    assert np.isfinite(Detection(np.array([0.0, 0, 80, 80]), 1.0, np.full((5, 2), np.nan)).crop()).all()
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -92,21 +86,13 @@ def test_bad_photos_are_one_clear_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_content_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "yunet_n_640_640.onnx").write_bytes(b"something else")
+def test_missing_and_altered_weights_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MLANET_MODELS", str(tmp_path))
-    with pytest.raises(UserError, match="sha256"):
+    with pytest.raises(UserError, match=r"not here \(.*\): run dvc pull weights.dvc"):
         Detector.load()
-
-
-def test_without_weights_the_cascade_or_a_clear_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MLANET_MODELS", str(tmp_path))
-    if hasattr(module.cv2, "CascadeClassifier"):
-        assert Detector.load().kind == "haar"
-        assert "note: YuNet" in capsys.readouterr().err
-    else:  # OpenCV 5
-        with pytest.raises(UserError, match="no face detector"):
-            Detector.load()
+    (tmp_path / YUNET_FILE).write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"was altered .*: run dvc pull --force weights.dvc"):
+        Detector.load()
 
 
 def test_twelve_portraits_hold_twelve_faces(yunet, shared_data):
@@ -197,23 +183,3 @@ def test_crop_agrees_with_the_training_convention(yunet, shared_data):
             shared = np.prod(np.maximum(corner, 0))
             overlaps.append(shared / (got**2 + side**2 - shared))
     assert np.mean(overlaps) > 0.82
-
-
-def test_importing_the_detector_is_quiet_and_needs_no_network():
-    code = "import mlanet_lib.predictor.detector as d; print(d.yunet_weights(download=False)[1] or 'cached')"
-    environment = {k: v for k, v in os.environ.items() if k != "MLANET_MODELS"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() in ("is not downloaded", "cached") and done.stderr == ""
-
-
-def test_without_a_home_the_cache_is_elsewhere(tmp_path, monkeypatch):
-    import pooch
-
-    def nowhere(name):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(pooch, "os_cache", nowhere)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.delenv("MLANET_MODELS", raising=False)
-    monkeypatch.delenv("MLANET_CACHE", raising=False)
-    assert module.yunet_weights(download=False) == (None, "is not downloaded")

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from toy_model import with_ibug
 
@@ -17,7 +18,7 @@ from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks, crop_image
 from mlanet_lib.network import MLANet, checkpoint
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor import Predictor, predictor
-from mlanet_lib.predictor.detector import Detection, turn_points
+from mlanet_lib.predictor.detector import YUNET_CROP, Detection, turn_points
 from mlanet_lib.predictor.weights import find_weights, ship, shipped_weights
 
 
@@ -267,11 +268,11 @@ def test_given_crops_need_no_detector(toy, tmp_path, monkeypatch):
 
 def test_portraits_end_to_end(shared_data, toy, monkeypatch):
     """Real photos through the real detector, points inside the photo (untrained network: plumbing only)."""
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     for path in sorted((shared_data / "portraits").glob("*.jpg"))[::5]:
         (face,) = toy.faces(path)
         assert face.landmarks68.min() > 0 and face.landmarks68.max() < 675
-        assert face.crop.w == pytest.approx(1.33 * np.sqrt(face.box.w * face.box.h), rel=0.1)
+        assert face.crop.w == pytest.approx(YUNET_CROP["side"] * np.sqrt(face.box.w * face.box.h), rel=0.1)
 
 
 def test_a_face_has_its_pose_in_the_models_frame_and_in_bfms(toy, photo):

@@ -154,6 +154,7 @@ def test_same_gradients_as_the_reference(dtype, tolerance, device):
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests run on the device, or in the interpreter already")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "same", __file__]
@@ -165,6 +166,7 @@ def test_in_the_interpreter():
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="nothing is compiled in the interpreter")
 def test_kernels_compile_without_fused_or_approximate_arithmetic(tmp_path, monkeypatch):
     """Down to machine code, which needs no GPU: what the interpreter takes, the compiler might not."""
@@ -233,7 +235,7 @@ def test_a_backend_is_chosen_by_device_and_by_what_is_there(monkeypatch):
     packages = {"triton"}
     with pytest.raises(UserError, match="install numba"):
         choose("auto", cpu)
-    assert interpolation._kernels(cpu) is None and interpolation._kernels(other) is None
+    assert interpolation.kernels_for(cpu) is None and interpolation.kernels_for(other) is None
 
 
 def test_neither_numba_nor_triton_is_needed():

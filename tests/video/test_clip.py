@@ -59,14 +59,6 @@ def test_colours_are_rgb(tmp_path):
     assert frame[..., 0].mean() > 180 and frame[..., 1:].mean() < 25
 
 
-def test_going_on_gives_the_same_frames_and_times(video, tmp_path):
-    for clip in (Clip.open(video), Clip.open(video, fps=7.0), Clip.open(folder_of(tmp_path / "f", range(30)))):
-        whole = list(clip.frames())
-        rest = list(clip.frames(23))
-        assert [time for time, _ in rest] == [time for time, _ in whole[23:]]
-        assert all(np.array_equal(a[1], b[1]) for a, b in zip(rest, whole[23:], strict=True))
-
-
 def test_fps_can_be_said(video):
     times = [time for time, _ in Clip.open(video, fps=10.0).frames()]
     assert np.allclose(times, np.arange(COUNT) / 10)
@@ -139,8 +131,6 @@ def test_truncated_videos_are_refused(tmp_path):
     frames = []
     with pytest.raises(UserError, match=r"half.avi is truncated or damaged: it ends after frame \d+ of 40"):
         frames += [frame for _, frame in Clip.open(half).frames()]
-    with pytest.raises(UserError, match="truncated"):  # also where a run goes on behind its end
-        list(Clip.open(half).frames(30))
 
 
 def test_a_codec_that_cannot_be_read(tmp_path, video):
@@ -149,15 +139,6 @@ def test_a_codec_that_cannot_be_read(tmp_path, video):
     (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4v", b"zzzz").replace(b"\x20\x11", b"\xff\x11"))
     with pytest.raises(UserError, match=r"odd\.mp4"):
         Clip.open(tmp_path / "odd.mp4")
-
-
-def test_the_stamp_changes_with_the_source(video, tmp_path):
-    copy = tmp_path / video.name
-    shutil.copy2(video, copy)
-    assert Clip.open(copy).stamp() == Clip.open(video).stamp() != Clip.open(video, fps=5).stamp()
-    with copy.open("ab") as file:
-        file.write(b"x")
-    assert Clip.open(copy).stamp() != Clip.open(video).stamp()
 
 
 def test_a_writer_that_fails_says_so(tmp_path):
@@ -194,7 +175,6 @@ def test_a_turned_clip_gives_turned_frames(video, tmp_path, turns):
     assert frames[0].shape == (clip.height, clip.width, 3)
     assert means(clip) == means(Clip.open(video))
     assert clip.turned(-turns) == Clip.open(video)
-    assert turns == 0 or clip.stamp() != Clip.open(video).stamp()
     folder = tmp_path / "frames"
     folder.mkdir()
     Image.fromarray(np.rot90(frames[0], -turns)).save(folder / "1.png")

@@ -2,23 +2,17 @@
 
 import csv
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from oracle import FPS, HEIGHT, WIDTH, Motion, Oracle, numbered, write_clip
-from paths import HELPERS
 from PIL import Image
 
 from mlanet_lib.cli import __main__
 from mlanet_lib.errors import UserError
-from mlanet_lib.files.atomic import alone
-from mlanet_lib.files.outputs import MARK, is_own, plan
+from mlanet_lib.files.outputs import is_own
 from mlanet_lib.video.clip import Clip
 from mlanet_lib.video.faces import gather, predict_frames, share, smooth
 from mlanet_lib.video.output import COLUMNS, draw, reconstruct_clip
@@ -77,7 +71,7 @@ def test_what_is_written(clip, toy_model, tmp_path):
 
 def test_drawing_touches_the_face_s_surroundings_only(clip, toy_model, tmp_path):
     oracle = Oracle(toy_model, Motion(toy_model))
-    face = smooth(share(gather(predict_frames(clip, oracle, tmp_path / "x"))[0], toy_model))
+    face = smooth(share(gather(predict_frames(clip, oracle))[0], toy_model))
     frame = numbered(0)
     before = frame.copy()
     drawn = draw(frame, face, 0, toy_model)
@@ -91,7 +85,7 @@ def test_drawing_touches_the_face_s_surroundings_only(clip, toy_model, tmp_path)
 
 def test_a_face_at_the_picture_s_edge_is_drawn(clip, toy_model, tmp_path):
     oracle = Oracle(toy_model, Motion(toy_model))
-    face = smooth(share(gather(predict_frames(clip, oracle, tmp_path / "x"))[0], toy_model))
+    face = smooth(share(gather(predict_frames(clip, oracle))[0], toy_model))
     for corner in ((-60, -60), (WIDTH - 40, HEIGHT - 40), (WIDTH + 500, 0), (-900, -900)):
         face.boxes[0, :2] = corner
         assert draw(numbered(0), face, 0, toy_model).shape == (HEIGHT, WIDTH, 3)
@@ -103,24 +97,18 @@ def test_no_face_is_said_and_leaves_nothing(clip, toy_model, tmp_path):
     assert listed(tmp_path / "out") == []
 
 
-def test_a_killed_run_ends_with_the_same_files(clip, toy_model, tmp_path):
-    reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), tmp_path / "whole", "walk")
+def test_a_stopped_run_leaves_nothing_and_can_be_begun_again(clip, toy_model, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         reconstruct_clip(clip, Oracle(toy_model, *two(toy_model), stop=13), out, "walk")
-    assert listed(out) == [".walk.frames.part"]
-    again = Oracle(toy_model, *two(toy_model))
-    reconstruct_clip(clip, again, out, "walk")
-    assert again.asked == list(range(13, COUNT)) and listed(out) == NAMES
-    for name in NAMES[:2]:
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert listed(out) == []
+    reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
+    assert listed(out) == NAMES
 
 
 def test_a_full_disk_leaves_no_half_of_a_file(clip, toy_model, tmp_path):
-    """A limit on the size of files stands in for it; what was predicted is kept for the next run."""
+    """A limit on the size of files stands in for it."""
     out, before = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
-    part = out / ".walk.frames.part"
-    predict_frames(clip, Oracle(toy_model, *two(toy_model)), part)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
     try:
@@ -129,13 +117,10 @@ def test_a_full_disk_leaves_no_half_of_a_file(clip, toy_model, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert listed(out) == [part.name]
-    again = Oracle(toy_model, *two(toy_model))
-    reconstruct_clip(clip, again, out, "walk")
-    assert again.asked == [] and listed(out) == NAMES
+    assert listed(out) == []
 
 
-def test_a_part_that_cannot_be_written(clip, toy_model, tmp_path):
+def test_a_folder_that_cannot_be_written(clip, toy_model, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="cannot write"):
         reconstruct_clip(clip, Oracle(toy_model, Motion(toy_model)), tmp_path / "out", "walk")
@@ -210,67 +195,8 @@ def test_a_bad_clip_does_not_cost_the_others(clip, oracle, tmp_path, capsys):
     assert listed(tmp_path / "out") == NAMES and "bad.mp4" in capsys.readouterr().err
 
 
-def test_kill_nine_and_again(toy_model, tmp_path):
-    """A process that is killed while it predicts, for real; the next one goes on behind what it wrote."""
-    path, out = write_clip(tmp_path / "walk.mp4", 200), tmp_path / "out"
-    toy_model.save(tmp_path / "toy.npz")
-    code = (
-        f"import sys; sys.path.insert(0, {str(HELPERS)!r})\n"
-        "from pathlib import Path; from oracle import Motion, Oracle\n"
-        "from mlanet_lib.video.clip import Clip; from mlanet_lib.face_model import MorphableModel\n"
-        "from mlanet_lib.video.output import reconstruct_clip\n"
-        f"model = MorphableModel.load({str(tmp_path / 'toy.npz')!r})\n"
-        f"clip = Clip.open({str(path)!r})\n"
-        f"reconstruct_clip(clip, Oracle(model, Motion(model)), Path({str(out)!r}), 'walk')\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    part, deadline = out / ".walk.frames.part", time.monotonic() + 60
-    while not (part.is_file() and part.read_bytes().count(b"\n") > 20):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    lines = part.read_bytes().count(b"\n") - 1
-    assert 20 <= lines < 200 and listed(out) == [part.name, ".walk.lock"]
-    stored = type(toy_model).load(tmp_path / "toy.npz")
-    oracle = Oracle(stored, Motion(stored))
-    done = predict_frames(Clip.open(path), oracle, part)
-    assert oracle.asked == list(range(lines, 200)) and len(done) == 200
-
-
-def test_two_runs_of_one_clip_into_one_folder(clip, toy_model, tmp_path):
-    """The second is refused, and the first one's frames stay as they are."""
-    out = tmp_path / "out"
-    part = out / ".walk.frames.part"
-    predict_frames(clip, Oracle(toy_model, *two(toy_model)), part)
-    before = part.read_bytes()
-    with (
-        alone(out / ".walk.lock", "held by the first", MARK),
-        pytest.raises(UserError, match=r"walk\.mp4: another run is writing walk\.csv"),
-    ):
-        reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
-    assert part.read_bytes() == before and listed(out) == [part.name]
-    reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
-    assert listed(out) == NAMES
-
-
 def test_a_table_that_somebody_edited_is_not_replaced(clip, toy_model, tmp_path):
     (tmp_path / "walk.csv").write_text("frame,note\n0,mine\n")
     with pytest.raises(UserError, match=r"walk\.csv is there already"):
         reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), tmp_path, "walk", may_replace=is_own)
     assert (tmp_path / "walk.csv").read_text() == "frame,note\n0,mine\n" and not (tmp_path / "walk.json").exists()
-
-
-@pytest.mark.parametrize("name", [".walk.lock", ".walk.frames.part"])
-def test_hidden_files_of_somebody_stay(clip, toy_model, tmp_path, name):
-    out, precious = tmp_path / "out", tmp_path / "precious.txt"
-    out.mkdir()
-    precious.write_text("precious")
-    for make in (lambda: (out / name).symlink_to(precious), lambda: (out / name).write_text("precious")):
-        make()
-        with pytest.raises(UserError, match=r"move it away|cannot write"):
-            reconstruct_clip(clip, Oracle(toy_model, *two(toy_model)), out, "walk")
-        with pytest.raises(UserError, match="is there already"):
-            plan([], [clip.path], out)
-        assert (out / name).read_text() == precious.read_text() == "precious" and listed(out) == [name]
-        (out / name).unlink()

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from video import jitter, lag
 
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.video.smoothing import (
     OneEuro,
     both_ways,
-    jitter,
-    lag,
     nearest_rotations,
     one_euro,
     robust_mean,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 from red_squares import RedSquares, photo
 
@@ -65,7 +66,7 @@ def test_folders_without_photos_or_faces(tmp_path):
 def test_real_portraits(shared_data, monkeypatch):
     from mlanet_lib.predictor.detector import Detector
 
-    monkeypatch.setenv("MLANET_MODELS", str(shared_data / "face_detector"))
+    monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
     samples = read_folder(shared_data / "portraits", Detector.load(), limit=3)
     assert [sample.name for sample in samples] == ["001_neutral.jpg", "001_smiling.jpg", "002_neutral.jpg"]
     for sample in samples:
