@@ -5,6 +5,7 @@ there is, not against what is free.
 """
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,6 +15,9 @@ from mlanet_lib.limits import check_memory, memory
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.network.mlanet import backbone_options
 
+if TYPE_CHECKING:
+    from mlanet_lib.training.config import TrainConfig
+
 PICTURE = 60
 """Bytes a pixel of a batch's pictures: they, their targets, and what the augmentation makes of them."""
 RENDERED, VERTEX = 50, 50
@@ -22,7 +26,9 @@ COPIES = 20
 """Bytes a weight: itself, its average, its gradient, and AdamW's two moments."""
 
 
-def check_training(config, network: NetworkConfig, model: MorphableModel, batch: int, device: torch.device) -> None:
+def check_training(
+    config: "TrainConfig", network: NetworkConfig, model: MorphableModel, batch: int, device: torch.device
+) -> None:
     """UserError, with the estimate, where a training cannot fit into the memory of this machine or of its GPU.
 
     config: a `TrainConfig`; batch: pictures of a step in that memory. Compared with processes that called `fit` for two
@@ -63,7 +69,7 @@ def picture_bytes(config: NetworkConfig) -> int:
         network = timm.create_model(config.backbone, **backbone_options(config)).train()
         weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
 
-        def keep(tensor):
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
                 kept[storage._cdata] = storage  # held, so that no other one gets its address

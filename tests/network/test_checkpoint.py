@@ -1,10 +1,12 @@
 """Checkpoint files: what goes in comes out, foreign ones are refused, a failed write leaves the old one."""
 
 import json
+import shutil
 import struct
 
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import save_file
 
 from mlanet_lib.errors import UserError
@@ -126,6 +128,21 @@ def test_differences_are_named():
     assert checkpoint.differences(there, there) == []
 
 
-def test_the_code_fingerprint_is_of_files_that_exist():
-    assert len(checkpoint.code_fingerprint()) == 64
-    assert checkpoint.code_fingerprint() == checkpoint.code_fingerprint()
+@pytest.mark.parametrize(
+    "name, counts",
+    [("training/loop.py", True), ("geometry/camera.py", True), ("renderer.py", True), ("show/live.py", False)],
+)
+def test_the_code_fingerprint_is_of_what_trains(name, counts, tmp_path, monkeypatch):
+    """One byte more in a file changes it where the training depends on that file."""
+    library = tmp_path / "mlanet_lib"
+    shutil.copytree(ROOT / "mlanet_lib", library, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(checkpoint, "__file__", str(library / "network" / "checkpoint.py"))
+    checkpoint.code_fingerprint.cache_clear()
+    before = checkpoint.code_fingerprint()
+    with (library / name).open("a") as file:
+        file.write("#")
+    assert checkpoint.code_fingerprint() == before  # as first asked for
+    checkpoint.code_fingerprint.cache_clear()
+    assert (checkpoint.code_fingerprint() != before) == counts
+    monkeypatch.undo()
+    checkpoint.code_fingerprint.cache_clear()
