@@ -6,8 +6,9 @@
 A timm backbone, global average pooling and one linear layer: no face model, no attention, no picture rendered. `train`
 takes data, crops, first weights of the backbone, schedule and augmentation as params.yaml has them for `mlanet train`,
 and of its losses the landmarks' alone; samples without landmarks are left out. It goes on from FOLDER/last.safetensors,
-on a CPU bit for bit as if it had not been stopped, and refuses where parameters, data or code have changed since. The time it prints is that of the steps alone. What it leaves is a start for MLANet's
-backbone, too (`network.start`). `evaluate` is AFLW2000-3D's sparse alignment on crops from the ground truth.
+on a CPU bit for bit as if it had not been stopped, and refuses where parameters, data or code have changed since. The
+time it prints is that of the steps alone. What it leaves is a start for MLANet's backbone, too (`network.start`).
+`evaluate` is AFLW2000-3D's sparse alignment on crops from the ground truth.
 """
 
 import argparse

@@ -21,8 +21,8 @@ from mlanet_lib.files.atomic import atomic_path
 from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 
 FORMAT = "mlanet checkpoint 1"
-# what a training run's result depends on: a checkpoint of other code is not resumed
-TRAINING_CODE = (
+_MODULES = ("metrics.py", "parameters.py", "renderer.py")
+TRAINING_CODE = (*_MODULES, "face_model", "geometry", "network", "rasterizer", "training")
     "geometry",
     "parameters.py",
     "metrics.py",
@@ -31,7 +31,8 @@ TRAINING_CODE = (
     "renderer.py",
     "network",
     "training",
-)
+]
+"""What a training's result depends on: a checkpoint of other code is not resumed."""
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
@@ -47,8 +48,13 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors, on the CPU, and the metadata. A missing, truncated or foreign file is a UserError."""
     with _opened(path) as file:
-        metadata = _metadata(path, file)
-        return {name: _tensor(path, file, name) for name in file.keys()}, metadata  # noqa: SIM118
+        metadata, tensors = _metadata(path, file), {}
+        for name in file.keys():  # noqa: SIM118
+            try:
+                tensors[name] = file.get_tensor(name)
+            except Exception as error:  # a type that torch does not have, say
+                raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+    return tensors, metadata
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -87,22 +93,21 @@ def load_state(path: str | Path, network: torch.nn.Module, tensors: dict[str, Te
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: the weights do not fit the network ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: the weights do not fit the network ({reason})") from error
 
 
-def export_weights(source: str | Path, destination: str | Path, half: bool = True) -> None:
-    """Write a checkpoint for shipping: only the weights to use, in half precision unless `half` is false.
+def export_weights(source: str | Path, destination: str | Path) -> None:
+    """Write a checkpoint for shipping: only the weights to use, in half precision.
 
     Integers (the batch norms' counters) stay as they are. `load_network` gives float32 weights again.
     """
     tensors, metadata = read(source)
     weights = {
-        f"network.{name}": value.half() if half and value.is_floating_point() else value
+        f"network.{name}": value.half() if value.is_floating_point() else value
         for name, value in network_weights(tensors).items()
     }
-    save(destination, weights, {**metadata, "weights_dtype": "float16" if half else "float32"})
+    save(destination, weights, {**metadata, "weights_dtype": "float16"})
 
 
 def check_face_model(path: str | Path, metadata: dict, model: MorphableModel) -> None:
@@ -110,11 +115,11 @@ def check_face_model(path: str | Path, metadata: dict, model: MorphableModel) ->
     made_with = metadata.get("face_model")
     if not (isinstance(made_with, dict) and {"name", "fingerprint"} <= made_with.keys()):
         raise UserError(f"{path}: the checkpoint's header does not say which face model it was trained with")
-    made_with = {key: str(value) for key, value in made_with.items()}
-    if made_with["fingerprint"] != model.fingerprint:
+    name, fingerprint = (str(made_with[key]) for key in ("name", "fingerprint"))
+    if fingerprint != model.fingerprint:
         raise UserError(
-            f"{path} was trained with face model '{made_with['name']}' ({made_with['fingerprint'][:12]}), not with "
-            f"'{model.name}' ({model.fingerprint[:12]}): name weights of this face model, or train anew"
+            f"{path} was trained with face model '{name}' ({fingerprint[:12]}), not with '{model.name}' "
+            f"({model.fingerprint[:12]}): name weights of this face model, or train anew"
         )
 
 
@@ -162,13 +167,6 @@ def _metadata(path: str | Path, file: safe_open) -> dict:
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the checkpoint's header is damaged (it holds no names and values)")
     return metadata
-
-
-def _tensor(path: str | Path, file: safe_open, name: str) -> Tensor:
-    try:
-        return file.get_tensor(name)
-    except Exception as error:  # a type that torch does not have, say
-        raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
 
 
 def _config(path: str | Path, metadata: dict, head: Tensor | None) -> NetworkConfig:

@@ -7,9 +7,10 @@ seen through. Mirroring needs a face model that is symmetric (`mirror.py`).
 """
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -27,37 +28,10 @@ _PLACES = 256  # along each side of the sheet that noise is cut from
 _LOG = Range(0, 5)  # of the logarithm of a factor: e^5 is 148
 
 
-class Chance(NamedTuple):
-    """What the uniform random numbers of B samples are for, (B, n) each."""
-
-    shift: Tensor
-    zoom: Tensor
-    turn: Tensor
-    gain: Tensor
-    tint: Tensor
-    contrast: Tensor
-    blur: Tensor
-    noise: Tensor
-    erase: Tensor
-    mirror: Tensor
-    occlude: Tensor
-    lying: Tensor
-
-
-class Occluder(NamedTuple):
-    """The 13 numbers of an occluder, (n, ...) each: see `_occlude`; chosen: whether it is there at all."""
-
-    centre: Tensor
-    turn: Tensor
-    width: Tensor
-    slimness: Tensor
-    edge: Tensor
-    source: Tensor
-    tint: Tensor
-    swap: Tensor
-    chosen: Tensor
-
-
+Chance = namedtuple("Chance", "shift zoom turn gain tint contrast blur noise erase mirror occlude lying")
+"""What the uniform random numbers of B samples are for, (B, n) each."""
+Occluder = namedtuple("Occluder", "centre turn width slimness edge source tint swap chosen")
+"""What the numbers of `Chance.occlude` are for."""
 _CHANCES = (2, 1, 1, 1, 3, 1, 2, 3, 8, 1, 13, 1)  # how many numbers each field of `Chance` has
 _DRAWS = (23, 13, 1)  # drawn one after another, so that the first ones are what they were before there were the later
 _OCCLUDER = (2, 1, 1, 1, 1, 2, 3, 1, 1)

@@ -39,7 +39,8 @@ class Kind(IntEnum):
 
 KINDS = tuple(kind.name.lower() for kind in Kind)
 _ROWS = ("kind", "points_set")
-_LABELS = (*FaceParameters.names(), "landmarks", "visible", "confidence")
+_POINTS = ("landmarks", "visible", "confidence")
+_LABELS = (*FaceParameters.names(), *_POINTS)
 
 
 @dataclass
@@ -145,8 +146,7 @@ class TrainingData:
                     f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
                     f"the face model '{model.name}' need {shape}"
                 )
-            pointed = name in ("landmarks", "visible", "confidence")
-            needed = labels["kind"] <= (Kind.LANDMARKED if pointed else Kind.LABELLED)
+            needed = labels["kind"] <= (Kind.LANDMARKED if name in _POINTS else Kind.LABELLED)
             if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
                 raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
         if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
@@ -162,18 +162,9 @@ class TrainingData:
         # channels last in memory already: the permutation costs nothing and the network wants it so
         images = self.images[at].permute(0, 3, 1, 2).float() / 255
         labels = {name: value[at] for name, value in self.labels.items()}
-        parameters = FaceParameters.from_tensors(labels)
-        return Batch(
-            images=images,
-            target=images,
-            landmarks=labels["landmarks"],
-            visible=labels["visible"],
-            confidence=labels["confidence"],
-            parameters=parameters,
-            kind=self.kind[rows],
-            lit=self.lit[rows],
-            points_set=self.points_set[rows],
-        )
+        points = {name: labels[name] for name in _POINTS}
+        rows_of = {"kind": self.kind[rows], "lit": self.lit[rows], "points_set": self.points_set[rows]}
+        return Batch(images, images, parameters=FaceParameters.from_tensors(labels), **points, **rows_of)
 
     def constant(self) -> dict[str, list | None]:
         """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, of 3DDFA's definition where any row

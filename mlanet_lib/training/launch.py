@@ -12,10 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -54,12 +53,8 @@ def fit_in_processes(
     check_processes(count, gpus if on_gpus else cores(), "train.processes", "GPUs" if on_gpus else "cores")
     if count == 1 or "RANK" in os.environ:
         return fit(job, resume, max_steps, progress, device)
-    options: dict[str, object] = {
-        "resume": resume if resume is None else str(resume),
-        "max_steps": max_steps,
-        "progress": progress,
-        "device": device,
-    }
+    source = resume if resume is None else str(resume)
+    options = {"resume": source, "max_steps": max_steps, "progress": progress, "device": device}
     with tempfile.TemporaryDirectory(prefix="mlanet_") as name:
         folder = Path(name)
         _write_job(folder, job, options)
@@ -104,25 +99,16 @@ def _run(count: int, folder: Path) -> None:
         max_restarts=0,
         signals_to_handle="",  # this process's handlers stay: what they raise ends the others, too
     )
+    logging.disable()  # what the agent logs of a process that fails, the UserError says
     try:
-        with _quiet():
-            elastic_launch(config, sys.executable)(*WORKER, str(folder))
+        elastic_launch(config, sys.executable)(*WORKER, str(folder))
     except ChildFailedError as error:
         said = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("error_*"))]
         rank, failure = error.get_first_failure()
         how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise UserError(said[0] if said else f"training in {count} processes: process {rank} ended by {how}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torchrun's agent logs of processes that fail: the UserError says it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
     finally:
-        logging.disable(before)
+        logging.disable(logging.NOTSET)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -132,14 +118,14 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _write_job(folder: Path, job: Job, options: dict[str, object]) -> None:
+def _write_job(folder: Path, job: Job, options: dict[str, Any]) -> None:
     job.model.save(folder / "face_model.npz")
     paths = {name: str(value) for name, value in vars(job).items() if isinstance(value, Path)}
     values = {"train": asdict(job.train), "network": asdict(job.network), "seed": job.seed}
     (folder / "job.json").write_text(json.dumps(values | {"paths": paths, "options": options}), encoding="utf-8")
 
 
-def _read_job(folder: Path) -> tuple[Job, dict]:
+def _read_job(folder: Path) -> tuple[Job, dict[str, Any]]:
     """The job that `_write_job` wrote, and the options of `fit`."""
     values = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     train = values["train"]

@@ -202,9 +202,8 @@ class Trainer:
         self.epoch_steps = len(self.data) // self.batch_size
         check_training(config, job.network, job.model, team.in_one_memory(self.batch_size), team.device)
         if self.batch_size < 2 * team.count and team.count > 1:
-            raise UserError(
-                f"a batch of {self.batch_size} is too small for {team.count} processes: each needs two samples"
-            )
+            short = f"a batch of {self.batch_size} is too small for {team.count} processes"
+            raise UserError(f"{short}: each needs two samples")
 
     def _fingerprint(self) -> dict[str, Any]:
         """All that the result of the run depends on."""
@@ -278,8 +277,7 @@ class Trainer:
         state.sums.clear()
 
     def _latest(self) -> str:
-        history = self.state.history
-        return f"{history[-1]['val_nme']:.2f}%" if history else "-"
+        return f"{self.state.history[-1]['val_nme']:.2f}%" if self.state.history else "-"
 
 
 def generator(seed: int, step: int, device: str | torch.device) -> torch.Generator:

@@ -131,11 +131,6 @@ def photometric_loss(rendered: Tensor, image: Tensor, mask: Tensor, scale: float
     return (mask * residual / (1 + residual / scale)).sum() / mask.sum().clamp_min(1.0)
 
 
-def prior_loss(coefficients: Tensor) -> Tensor:
-    """mean_bk c_bk^2: keeps (B, K) coefficients near the mean face where nothing else speaks."""
-    return coefficients.square().mean()
-
-
 def light_prior_loss(lighting: Tensor) -> Tensor:
     """mean (L - mean_rgb L)^2 of (B, 9, 3): keeps light near white (Deng et al. 2019's gamma loss)."""
     return (lighting - lighting.mean(2, keepdim=True)).square().mean()
@@ -219,6 +214,11 @@ def _photometric(seen: Comparison) -> Judged:
     return photometric_loss(drawing.image, photo, drawing.mask), drawing.mask
 
 
+def _prior(name: str) -> Callable[[Comparison], Tensor]:
+    """mean_bk c_bk^2: keeps coefficients near the mean face where nothing else speaks."""
+    return lambda seen: getattr(seen.faces("free")[0], name).square().mean()
+
+
 def _of(loss: Callable[[Tensor, Tensor], Tensor], name: str, group: str) -> Callable[[Comparison], Tensor]:
     """A loss of one of the parameters of a group."""
     return lambda seen: loss(*(getattr(side, name) for side in seen.faces(group)))
@@ -244,9 +244,9 @@ TERMS = (
     Term("landmarks", "pointed", lambda seen: (landmark_loss(*seen.landmarks), seen.landmarks[2])),
     Term("points", "pointed", _points),
     Term("openings", "pointed", lambda seen: (opening_loss(*seen.landmarks), opening_weights(seen.landmarks[2]))),
-    Term("prior_identity", "free", lambda seen: prior_loss(seen.faces("free")[0].identity)),
-    Term("prior_expression", "free", lambda seen: prior_loss(seen.faces("free")[0].expression)),
-    Term("prior_albedo", "free", lambda seen: prior_loss(seen.faces("free")[0].albedo)),
+    Term("prior_identity", "free", _prior("identity")),
+    Term("prior_expression", "free", _prior("expression")),
+    Term("prior_albedo", "free", _prior("albedo")),
     Term("prior_light", "free", lambda seen: light_prior_loss(seen.faces("free")[0].lighting)),
     Term("photometric", "drawn", _photometric),
 )

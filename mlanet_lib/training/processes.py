@@ -76,14 +76,13 @@ class Processes:
         if self.count == 1:
             yield
             return
-        failure = None
+        failure = ""
         try:
             yield
         except UserError as error:
             failure = str(error)
-        failures = [text for text in self.gathered(failure) if text is not None]
-        if failures:
-            raise UserError(failures[0])
+        for text in filter(None, self.gathered(failure)):
+            raise UserError(text)
 
     def from_main(self, function: Callable[[], T]) -> T:
         """What `function` returns in the main process, in all. The others wait; its UserError is raised in all."""

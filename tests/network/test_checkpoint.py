@@ -67,10 +67,10 @@ def test_averaged_weights_are_preferred(network, toy_model, tmp_path):
     checkpoint.save(tmp_path / "last.safetensors", tensors, metadata(toy_model))
     loaded, _ = checkpoint.load_network(tmp_path / "last.safetensors", toy_model)
     assert torch.equal(loaded.heads["identity"].weight, network.heads["identity"].weight)
-    checkpoint.export_weights(tmp_path / "last.safetensors", tmp_path / "ship.safetensors", half=False)
+    checkpoint.export_weights(tmp_path / "last.safetensors", tmp_path / "ship.safetensors")
     shipped, _ = checkpoint.read(tmp_path / "ship.safetensors")
     assert set(shipped) == {f"network.{k}" for k in network.state_dict()}
-    assert torch.equal(shipped["network.heads.identity.weight"], network.heads["identity"].weight)
+    assert torch.equal(shipped["network.heads.identity.weight"], network.heads["identity"].weight.half())
 
 
 def test_shipped_weights_are_half_as_big_and_nearly_the_same(stored, network, toy_model, tmp_path):

@@ -200,16 +200,11 @@ def test_wrong_settings_are_user_errors(change):
         TrainConfig(**change)
 
 
-import os
-
-LRA, LRB = (float(os.environ.get(k, 4e-3)) for k in ("LRA", "LRB"))
-
-
 def test_overfits_a_small_set(model, tmp_path):
     """Sixteen labelled faces, learned by heart: the landmarks come at least four times nearer than the mean face's."""
     folder = write_toy_split(model, tmp_path / "few", 16)
     config = TrainConfig(
-        steps=60, batch_size=16, lr=LRA, vertices=20, augment=PLAIN, validate_every=30, ema=0.9, photometric_batch=0
+        steps=60, batch_size=16, lr=4e-3, vertices=20, augment=PLAIN, validate_every=30, ema=0.9, photometric_batch=0
     )
     start = MLANet(model, NETWORK).eval()
     data = TrainingData(folder, model, 32)
@@ -247,7 +242,7 @@ def test_unlabelled_pictures_are_learned_from(model, tmp_path):
     config = TrainConfig(
         steps=60,
         batch_size=16,
-        lr=LRB,
+        lr=8e-3,
         augment=PLAIN,
         photometric_batch=16,
         photometric_size=16,
