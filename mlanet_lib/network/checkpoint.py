@@ -23,15 +23,6 @@ from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 FORMAT = "mlanet checkpoint 1"
 _MODULES = ("metrics.py", "parameters.py", "renderer.py")
 TRAINING_CODE = (*_MODULES, "face_model", "geometry", "network", "rasterizer", "training")
-    "geometry",
-    "parameters.py",
-    "metrics.py",
-    "face_model",
-    "rasterizer",
-    "renderer.py",
-    "network",
-    "training",
-]
 """What a training's result depends on: a checkpoint of other code is not resumed."""
 
 
