@@ -212,7 +212,7 @@ def test_what_came_out_is_loaded_without_the_start(model, folders, whole, tmp_pa
     ("changes", "named"),
     [
         ({"backbone": "lcnet_075"}, r"backbone \(lcnet_050 there, lcnet_075 here\)"),
-        ({"levels": (2, 3)}, r"levels \(\[3, 4\] there, \[2, 3\] here\)"),
+        ({"levels": (2, 3)}, r"levels \(\[2, 3, 4\] there, \[2, 3\] here\)"),
         ({"attention": "channel"}, r"attention \(channel_spatial there, channel here\)"),
         ({"fusion": "none", "width": 8}, r"fusion \(hierarchical there, none here\), width \(16 there, 8 here\)"),
         ({"pool": 1}, r"pool \(2 there, 1 here\)"),
