@@ -200,12 +200,11 @@ def test_wrong_settings_are_user_errors(change):
         TrainConfig(**change)
 
 
-@pytest.mark.slow
 def test_overfits_a_small_set(model, tmp_path):
     """Sixteen labelled faces, learned by heart: the landmarks come at least four times nearer than the mean face's."""
     folder = write_toy_split(model, tmp_path / "few", 16)
     config = TrainConfig(
-        steps=150, batch_size=16, vertices=20, augment=PLAIN, validate_every=75, ema=0.9, photometric_batch=0
+        steps=60, batch_size=16, lr=8e-3, vertices=20, augment=PLAIN, validate_every=30, ema=0.7, photometric_batch=0
     )
     start = MLANet(model, NETWORK).eval()
     data = TrainingData(folder, model, 32)
@@ -236,20 +235,19 @@ def test_photos_are_judged_by_their_points_and_drawn_faces_by_their_parameters(m
     assert "val_albedo" not in second and second["val_pose_mae"] > 0  # of the fitted ones, where there are no others
 
 
-@pytest.mark.slow
 def test_unlabelled_pictures_are_learned_from(model, tmp_path):
     """From pictures alone: the photometric error on the unlabelled samples falls by a tenth at least."""
     folder = write_toy_split(model, tmp_path / "free", 16, kinds=(2,))
     held_out = write_toy_split(model, tmp_path / "held_out", 4, seed=1)
     config = TrainConfig(
-        steps=150,
+        steps=60,
         batch_size=16,
-        lr=2e-3,
+        lr=8e-3,
         augment=PLAIN,
         photometric_batch=16,
         photometric_size=16,
         ema=0.7,
-        validate_every=150,
+        validate_every=60,
     )
     result = run(model, (folder, held_out), tmp_path / "out", config)
     assert "landmarks" not in result.history[0] and "identity" not in result.history[0]

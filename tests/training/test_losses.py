@@ -294,11 +294,11 @@ def test_the_head_of_points_learns_from_3ddfas_rows_alone(toy_model):
     truth, said = some_parameters(model, 4), torch.zeros(4, 136)
     shape, sets = SparseShape(model, 20), torch.tensor([1, 0, 1, 1])
     batch = dataclasses.replace(some_batch(model, truth, [0, 0, 1, 2]), points_set=sets)
-    terms, amounts = losses.semi_supervised_terms(truth, batch, shape, model, CONFIG, points=said)
+    terms, amounts = losses.semi_supervised_terms(comparison(truth, batch, shape, model, points=said))
     expected = losses.landmark_loss(said[1:2].unflatten(1, (68, 2)) + 0.5, batch.landmarks[1:2], torch.ones(1, 68))
     assert torch.isclose(terms["points"], expected) and amounts["points"].sum() == 68
     none = dataclasses.replace(batch, points_set=torch.ones(4).long())
-    terms, amounts = losses.semi_supervised_terms(truth, none, shape, model, CONFIG, points=said)
+    terms, amounts = losses.semi_supervised_terms(comparison(truth, none, shape, model, points=said))
     assert terms["points"] == 0 == amounts["points"].sum() and amounts["landmarks"].sum() == 3 * 68
 
 
