@@ -27,7 +27,9 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.project import find_root
 from mlanet_lib.network import NetworkConfig, checkpoint
 from mlanet_lib.training import loop, resume
-from mlanet_lib.training.loop import BEST, HISTORY, LAST, TrainConfig, fit
+from mlanet_lib.training.config import Job, TrainConfig
+from mlanet_lib.training.loop import fit
+from mlanet_lib.training.resume import BEST, HISTORY, LAST
 
 FILES = (BEST, LAST, HISTORY)
 MODEL = find_root(__file__) / "data" / "face_models" / "ict.npz"
@@ -53,7 +55,7 @@ def train(folder: Path, out: Path, steps: int) -> None:
     config = TrainConfig(steps=steps, batch_size=16, photometric_batch=2, photometric_size=24, validate_every=3)
     network = NetworkConfig(backbone="lcnet_050", image_size=32, width=16)
     model = MorphableModel.load(MODEL)
-    fit(config, network, model, folder / "train", folder / "validation", out, progress=False)
+    fit(Job(config, network, model, folder / "train", folder / "validation", out), progress=False)
 
 
 def start(folder: Path, out: Path, steps: int) -> subprocess.Popen:

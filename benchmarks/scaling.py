@@ -22,8 +22,8 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.project import find_root
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.params import load_params
+from mlanet_lib.training.config import Job, TrainConfig
 from mlanet_lib.training.launch import fit_in_processes
-from mlanet_lib.training.loop import TrainConfig
 
 ROOT = find_root(__file__)
 
@@ -126,13 +126,8 @@ def processes(options, scratch: Path) -> None:
         for steps in (few, many) * 2:
             with tempfile.TemporaryDirectory() as out:
                 start = time.perf_counter()
-                fit_in_processes(
-                    *(train, params.network, model, *setting.folders, out),
-                    resume=None,
-                    max_steps=steps,
-                    progress=False,
-                    device=options.device,
-                )
+                job = Job(train, params.network, model, *setting.folders, Path(out))
+                fit_in_processes(job, resume=None, max_steps=steps, progress=False, device=options.device)
                 seconds[steps] = min(time.perf_counter() - start, seconds.get(steps, np.inf))
         rows[str(count)] = (1, (seconds[many] - seconds[few]) / (many - few))
     table(f"Training step: processes (global batch {batch}, all cores shared)", "processes", rows)

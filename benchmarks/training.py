@@ -32,8 +32,9 @@ from mlanet_lib.network import MLANet, NetworkConfig
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.study.params import Params, load_params
 from mlanet_lib.training import loop
+from mlanet_lib.training.config import Job, TrainConfig
 from mlanet_lib.training.data import TrainingData
-from mlanet_lib.training.loop import TrainConfig, fit
+from mlanet_lib.training.loop import fit
 from mlanet_lib.training.processes import Processes
 
 RESNET50 = {"network.backbone": "resnet50", "network.image_size": 224, "train.batch_size": 32}
@@ -179,7 +180,7 @@ class Clock:
         swap(renderer, "shade_vertices", "shading", backward=True)
         swap(renderer, "render", "raster + interpolation", backward=True)
         swap(loop, "total", LOSSES)
-        swap(Processes, "clip", "optimiser")
+        swap(torch.nn.utils, "clip_grad_norm_", "optimiser")
         swap(loop, "update_average", "optimiser")
         backward, step = Processes.backward, torch.optim.AdamW.step
 
@@ -197,7 +198,7 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is trained: the arguments of `fit`, and how many steps are made."""
+    """What is trained, on which device, and how many steps are made."""
 
     train: TrainConfig
     network: NetworkConfig
@@ -217,8 +218,8 @@ class Setting:
         # no validation: with it the steps would be of two kinds
         train = dataclasses.replace(self.train, steps=10**6, validate_every=10**6)
         with tempfile.TemporaryDirectory() as out, patch.object(TrainingData, "batch", batch_and_tell):
-            options = {"resume": None, "progress": False, "device": str(self.device)}
-            fit(train, self.network, self.model, *self.folders, out, max_steps=steps or self.steps, **options)
+            job = Job(train, self.network, self.model, *self.folders, Path(out))
+            fit(job, resume=None, max_steps=steps or self.steps, progress=False, device=str(self.device))
 
     def seconds_a_step(self) -> float:
         """Of a run without a clock, the mean over the steps after the first two."""

@@ -14,7 +14,7 @@ from mlanet_lib.limits import Range, check_fields, check_memory, check_processes
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.params import AblationParams, BenchmarkParams, Params
 from mlanet_lib.training.augmentation import AugmentConfig
-from mlanet_lib.training.loop import TrainConfig
+from mlanet_lib.training.config import TrainConfig
 from mlanet_lib.training.losses import LossWeights
 
 CONFIGS = {

@@ -20,8 +20,9 @@ from mlanet_lib.geometry.crops import crop_box_from_landmarks, from_crop
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.network import NetworkConfig, checkpoint
 from mlanet_lib.training.augmentation import AugmentConfig
+from mlanet_lib.training.config import Job, TrainConfig
 from mlanet_lib.training.data import TrainingData
-from mlanet_lib.training.loop import BEST, HISTORY, LAST, TrainConfig
+from mlanet_lib.training.resume import BEST, HISTORY, LAST
 
 NETWORK = NetworkConfig(backbone="lcnet_050", image_size=32)
 CONFIG = TrainConfig(steps=20, batch_size=8, validate_every=5)
@@ -34,29 +35,27 @@ sys.path[:0] = [{benchmarks!r}, {tests!r}, {helpers!r}]
 import torch
 import point_regressor, test_point_regressor
 torch.set_num_threads(1)
-augment, calls = point_regressor.augment, []
+from mlanet_lib.training import loop
+augment, calls = loop.augment, []
 def deadly(*arguments):
     calls.append(arguments)
     if len(calls) == test_point_regressor.DEATH:
         os.kill(os.getpid(), signal.SIGKILL)
     return augment(*arguments)
-point_regressor.augment = deadly
+loop.augment = deadly
 test_point_regressor.run(point_regressor, Path({folder!r}), Path({out!r}))
 """
 
 
 def run(module, folder, out, config=CONFIG):
-    """A training with a checkpoint every 3 steps, beside those of its validations."""
-    module.SAVE_EVERY = 3
-    return module.train(config, NETWORK, MorphableModel.load(folder / "model.npz"), folder, out, seed=5)
+    model = MorphableModel.load(folder / "model.npz")
+    return module.train(Job(config, NETWORK, model, folder / "train", folder / "validation", out, seed=5))
 
 
 @pytest.fixture
 def module(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("point_regressor")
-    monkeypatch.setattr(module, "SAVE_EVERY", module.SAVE_EVERY)
-    return module
+    return importlib.import_module("point_regressor")
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +67,21 @@ def folder(toy_model, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_killed_training_goes_on_bit_for_bit(module, folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    history, rate = run(module, folder, whole)
-    assert [row["step"] for row in history] == [5, 10, 15, 20] and rate > 0
+    result, rate = run(module, folder, whole)
+    assert [row["step"] for row in result.history] == [5, 10, 15, 20] and rate > 0
     script = CHILD.format(
         benchmarks=str(BENCHMARKS), tests=str(ROOT / "tests"), helpers=str(HELPERS), folder=str(folder), out=str(killed)
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = checkpoint.read_metadata(killed / LAST)
-    assert left["step"] == 6 and left["sums"]["steps"] == 1 and len(left["history"]) == 1
+    assert left["step"] == 5 and len(left["history"]) == 1
     again, _ = run(module, folder, killed)
-    assert again == history
+    assert again.history == result.history and again.resumed_from == 5
     assert importlib.import_module("kill_and_resume").unlike(whole, killed) == []
     assert sorted(path.name for path in killed.iterdir()) == sorted((BEST, LAST, HISTORY))
 
@@ -100,6 +100,7 @@ def test_it_begins_with_the_mean_points_and_is_judged_on_photos(module, folder):
     assert module.validate(network, held_out) == pytest.approx(errors[photos].mean(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_it_learns_by_heart(module, folder, tmp_path):
     """Sixteen faces: their points come at least four times nearer than the mean points."""
     model = MorphableModel.load(folder / "model.npz")
@@ -109,8 +110,9 @@ def test_it_learns_by_heart(module, folder, tmp_path):
     before = module.validate(module.PointRegressor(NETWORK, data.labels["landmarks"].mean(0)).eval(), data)
     config = TrainConfig(steps=80, batch_size=16, augment=PLAIN, validate_every=20, ema=0.9, precision="bfloat16")
     network = NetworkConfig(backbone="resnet10t", image_size=32)
-    history, _ = module.train(config, network, model, tmp_path, tmp_path / "out")
-    assert history[-1]["val_nme"] < before / 4
+    job = Job(config, network, model, tmp_path / "train", tmp_path / "validation", tmp_path / "out")
+    result, _ = module.train(job)
+    assert result.history[-1]["val_nme"] < before / 4
 
 
 def test_another_run_is_not_gone_on_with(module, folder, tmp_path):

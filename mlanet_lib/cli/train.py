@@ -1,14 +1,20 @@
 """The verb `mlanet train`: what notebook 02 trains, from the command line and in any number of processes."""
 
+import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlanet_lib.cli.options import a_path
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import check_writable
 
+if TYPE_CHECKING:
+    from mlanet_lib.training.loop import FitResult
 
-def add_options(verb) -> None:
+
+def add_options(verb: argparse.ArgumentParser) -> None:
     """The options of `mlanet train`."""
     verb.add_argument("--run", dest="name", default="train", metavar="RUN", help="train (default), or ablation/VARIANT")
     verb.add_argument("--out", type=a_path, metavar="DIR", help="folder for the weights (default: params.yaml's)")
@@ -18,7 +24,7 @@ def add_options(verb) -> None:
     verb.set_defaults(run=train)
 
 
-def train(options) -> int:
+def train(options: argparse.Namespace) -> int:
     """Train the run; the last line says its best validation figures and its files."""
     from mlanet_lib.face_model import MorphableModel
     from mlanet_lib.files.project import find_root
@@ -38,15 +44,11 @@ def train(options) -> int:
     model, data = MorphableModel.load(params.face_model.path), Path(params.paths.training)
     try:
         for one in runs:
-            folder = one.folder if out is None else out / one.folder.name if len(runs) > 1 else out
-            check_writable(folder)
-            result = fit_in_processes(
-                *(one.train, one.network, model, data / "train", data / "validation", folder),
-                seed=one.seed,
-                resume=resume or "auto",
-                max_steps=options.max_steps,
-                device=options.device,
-            )
+            job = one.job(model, data)
+            if out:
+                job = replace(job, out_folder=out / one.folder.name if len(runs) > 1 else out)
+            check_writable(job.out_folder)
+            result = fit_in_processes(job, resume or "auto", options.max_steps, device=options.device)
             if os.environ.get("RANK", "0") == "0":
                 print(summary(result, one.seed))
     finally:
@@ -54,7 +56,7 @@ def train(options) -> int:
     return 0
 
 
-def summary(result, seed: int) -> str:
+def summary(result: "FitResult", seed: int) -> str:
     """One line: steps made, the best validation figures, and the files."""
     best = result.best or {}
     figures = ", ".join(f"{name.removeprefix('val_')} {best[name]:.3f}" for name in best if name.startswith("val_"))

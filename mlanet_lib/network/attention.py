@@ -31,7 +31,7 @@ def level_attention(channels: int, kind: str) -> nn.Module:
         return EcaModule(channels)
     if kind == "se":
         return SEModule(channels, rd_channels=max(8, channels // 16))
-    steps = []
+    steps: list[nn.Module] = []
     if kind.startswith("channel"):
         steps.append(ChannelAttn(channels, rd_channels=max(8, channels // 16)))
     if kind.endswith("spatial"):
@@ -46,11 +46,11 @@ class CoarseGate(nn.Module):
     gate is 1 everywhere and fusion changes nothing. An assumption of this project, not the paper's equation.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.weigh = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.weigh.weight)
-        nn.init.zeros_(self.weigh.bias)
+        for parameter in self.weigh.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, finer: Tensor, coarser: Tensor) -> Tensor:
         """finer: (B, width, H, W), coarser: (B, width, h, w), of the next coarser level. Returns (B, width, H, W)."""

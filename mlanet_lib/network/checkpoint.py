@@ -8,6 +8,7 @@ import json
 import typing
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,21 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.atomic import atomic_path
 from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 
 FORMAT = "mlanet checkpoint 1"
-# what a training run's result depends on: a checkpoint of other code is not resumed
-TRAINING_CODE = (
-    "geometry",
-    "parameters.py",
-    "metrics.py",
-    "face_model",
-    "rasterizer",
-    "renderer.py",
-    "network",
-    "training",
-)
+_MODULES = ("metrics.py", "parameters.py", "renderer.py")
+TRAINING_CODE = (*_MODULES, "face_model", "geometry", "network", "rasterizer", "training")
+"""What a training's result depends on: a checkpoint of other code is not resumed."""
 
 
 def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
@@ -45,8 +39,13 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors, on the CPU, and the metadata. A missing, truncated or foreign file is a UserError."""
     with _opened(path) as file:
-        metadata = _metadata(path, file)
-        return {name: _tensor(path, file, name) for name in file.keys()}, metadata  # noqa: SIM118
+        metadata, tensors = _metadata(path, file), {}
+        for name in file.keys():  # noqa: SIM118
+            try:
+                tensors[name] = file.get_tensor(name)
+            except Exception as error:  # a type that torch does not have, say
+                raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+    return tensors, metadata
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -55,22 +54,28 @@ def read_metadata(path: str | Path) -> dict:
         return _metadata(path, file)
 
 
-def load_network(path: str | Path, model, device="cpu") -> tuple[MLANet, dict]:
+def load_network(path: str | Path, model: MorphableModel, device: str | torch.device = "cpu") -> tuple[MLANet, dict]:
     """The network of a checkpoint in evaluation mode (its averaged weights where it has them), and the metadata.
 
     model: the `MorphableModel` it was trained with; another one is a UserError. Nothing is downloaded.
     """
     tensors, metadata = read(path)
     check_face_model(path, metadata, model)
-    prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
-    config = _config(path, metadata, tensors.get(f"{prefix}heads.identity.weight"))
+    weights = network_weights(tensors)
+    config = _config(path, metadata, weights.get("heads.identity.weight"))
     try:
         network = MLANet(model, config, pretrained=False)
     except (RuntimeError, ValueError, OverflowError) as error:  # numbers of which no network can be made
         raise UserError(f"{path}: no network can be made of the checkpoint's header ({error})") from error
-    load_state(path, network, tensors, prefix)
+    load_state(path, network, weights, "")
     network.pretrained_weights = str(metadata.get("pretrained_weights", "unknown"))
     return network.to(device).eval(), metadata
+
+
+def network_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights to use of a checkpoint's tensors, the averaged ones where it has them, without a prefix."""
+    prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_state(path: str | Path, network: torch.nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
@@ -79,36 +84,33 @@ def load_state(path: str | Path, network: torch.nn.Module, tensors: dict[str, Te
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: the weights do not fit the network ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path}: the weights do not fit the network ({reason})") from error
 
 
-def export_weights(source: str | Path, destination: str | Path, half: bool = True) -> None:
-    """Write a checkpoint for shipping: only the weights to use, in half precision unless `half` is false.
+def export_weights(source: str | Path, destination: str | Path) -> None:
+    """Write a checkpoint for shipping: only the weights to use, in half precision.
 
     Integers (the batch norms' counters) stay as they are. `load_network` gives float32 weights again.
     """
     tensors, metadata = read(source)
-    prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
     weights = {
-        "network." + name.removeprefix(prefix): value.half() if half and value.is_floating_point() else value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
+        f"network.{name}": value.half() if value.is_floating_point() else value
+        for name, value in network_weights(tensors).items()
     }
-    save(destination, weights, {**metadata, "weights_dtype": "float16" if half else "float32"})
+    save(destination, weights, {**metadata, "weights_dtype": "float16"})
 
 
-def check_face_model(path: str | Path, metadata: dict, model) -> None:
+def check_face_model(path: str | Path, metadata: dict, model: MorphableModel) -> None:
     """UserError unless the checkpoint was trained with this face model."""
     made_with = metadata.get("face_model")
     if not (isinstance(made_with, dict) and {"name", "fingerprint"} <= made_with.keys()):
         raise UserError(f"{path}: the checkpoint's header does not say which face model it was trained with")
-    made_with = {key: str(value) for key, value in made_with.items()}
-    if made_with["fingerprint"] != model.fingerprint:
+    name, fingerprint = (str(made_with[key]) for key in ("name", "fingerprint"))
+    if fingerprint != model.fingerprint:
         raise UserError(
-            f"{path} was trained with face model '{made_with['name']}' ({made_with['fingerprint'][:12]}), not with "
-            f"'{model.name}' ({model.fingerprint[:12]}): name weights of this face model, or train anew"
+            f"{path} was trained with face model '{name}' ({fingerprint[:12]}), not with '{model.name}' "
+            f"({model.fingerprint[:12]}): name weights of this face model, or train anew"
         )
 
 
@@ -136,7 +138,7 @@ def differences(there: dict, here: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def _opened(path: str | Path):
+def _opened(path: str | Path) -> safe_open:
     if not Path(path).is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:
@@ -145,7 +147,7 @@ def _opened(path: str | Path):
         raise UserError(f"{path} is not a readable checkpoint (safetensors): {error}") from error
 
 
-def _metadata(path: str | Path, file) -> dict:
+def _metadata(path: str | Path, file: safe_open) -> dict:
     header = file.metadata() or {}
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is not an mlanet checkpoint: its header does not say '{FORMAT}'")
@@ -158,27 +160,19 @@ def _metadata(path: str | Path, file) -> dict:
     return metadata
 
 
-def _tensor(path: str | Path, file, name: str) -> Tensor:
-    try:
-        return file.get_tensor(name)
-    except Exception as error:  # a type that torch does not have, say
-        raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
-
-
 def _config(path: str | Path, metadata: dict, head: Tensor | None) -> NetworkConfig:
     """The network's choices that a header holds. A UserError unless each has its type, and before anything large is
     made of them: the heads that they make must be as wide as the stored one."""
     stored = metadata.get("network")
     if not isinstance(stored, dict):
         raise UserError(f"{path}: the checkpoint's header does not say which network it holds")
-    kinds = typing.get_type_hints(NetworkConfig)
+    kinds: dict[str, Any] = typing.get_type_hints(NetworkConfig) | {"focal": int | float}
     for name, value in stored.items():
         kind = kinds.get(name)
         if name == "levels":
             fits = isinstance(value, list) and all(type(level) is int for level in value)
         else:
-            wanted = int | float if kind is float else kind
-            fits = kind is not None and isinstance(value, wanted) and isinstance(value, bool) == (kind is bool)
+            fits = kind is not None and isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
         if not fits:
             raise UserError(f"{path}: the checkpoint's header says network.{name} = {value!r}, which cannot be")
     try:

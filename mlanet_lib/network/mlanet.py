@@ -1,4 +1,4 @@
-"""MLANet: one picture of a face in, named face parameters out.
+"""MLANet: one crop of a face in, named face parameters out.
 
     timm backbone (strides 4, 8, 16, 32) -> attention at each chosen level -> hierarchical fusion (coarse gates fine)
     -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights (fusion
@@ -10,7 +10,7 @@ every choice in it is a field of `NetworkConfig`, the axes of the ablation.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import timm
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL, rotation_6d_to_matrix
 from mlanet_lib.limits import FieldError, Range, check_fields
 from mlanet_lib.network.attention import ATTENTION_KINDS, FUSION_KINDS, CoarseGate, energy_map, level_attention
@@ -50,7 +51,7 @@ class NetworkConfig:
     1..4 (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is
     trained on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to
     (1 = global average); focal: the camera's, in picture widths; start: a checkpoint that a training begins with
-    (`training_files.begin_from`; making a network does not read it).
+    (`resume.begin_from`; making a network does not read it).
     """
 
     backbone: str = "resnet18"
@@ -64,7 +65,7 @@ class NetworkConfig:
     focal: Annotated[float, Range(0, 1000, above=True)] = DEFAULT_FOCAL
     start: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         if not self.levels:
@@ -85,10 +86,18 @@ class MLANet(nn.Module):
     `pretrained_weights` says in one line where the backbone's first weights came from.
     """
 
-    def __init__(self, model, config: NetworkConfig | None = None, **options):
+    backbone: Any  # timm's feature extractor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    neutral_rotation: Tensor
+    neutral_translation: Tensor
+    neutral_lighting: Tensor
+    head_scale: Tensor
+
+    def __init__(self, model: MorphableModel, config: NetworkConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = dataclasses.replace(config or NetworkConfig(), **options)
-        self.backbone, self.pretrained_weights = _backbone(self.config)
+        self.backbone, self.pretrained_weights = make_backbone(self.config)
         width, pool = self.config.width, self.config.pool
         channels = self.backbone.feature_info.channels()
         count = len(channels)
@@ -111,7 +120,7 @@ class MLANet(nn.Module):
         self.points = nn.Linear(channels[-1], 2 * 68)  # for the training alone
         if count > 1 and not self.side_by_side:
             self.level_logits = nn.Parameter(logits)
-        else:  # one level's weight is 1 whatever its logit, and of levels side by side the heads read all
+        else:  # one level's weight is 1 whatever its logit, and of concatenated levels the heads read all
             self.register_buffer("level_logits", logits)
         neutral = FaceParameters.neutral(model, 1, focal=self.config.focal)
         mean, std = (self.backbone.pretrained_cfg.get(key, 0.5) for key in ("mean", "std"))
@@ -122,7 +131,8 @@ class MLANet(nn.Module):
         scale = torch.tensor([HEAD_SCALE[name] for name in self.sizes])
         self.register_buffer("head_scale", scale / count**0.5 if self.side_by_side else scale)
         self.register_buffer("neutral_rotation", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
-        for head in (*self.heads.values(), self.points):
+        for head in (*(self.heads[name] for name in self.sizes), self.points):
+            assert isinstance(head, nn.Linear)
             nn.init.normal_(head.weight, std=HEAD_INIT)
             nn.init.zeros_(head.bias)
 
@@ -142,8 +152,8 @@ class MLANet(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The heads' scaled outputs by group, (B, size): differences from the mean face, all zero at the start.
 
-        While it is trained also "points", (B, 136): the 68 points as the coarsest level's mean says them without a face
-        model, from the crop's centre, in crop sides. Judged beside the landmarks, they teach the backbone faster than
+        In training also "points", (B, 136): the 68 landmarks as an auxiliary head regresses them from the coarsest
+        level's mean without a face model, from the crop's centre, in crop sides. They teach the backbone faster than
         parameters do (3DDFA_V2, Guo et al. 2020, regularises its training so); nothing else reads them.
         """
         features = self._features(images)
@@ -202,44 +212,42 @@ class MLANet(nn.Module):
         reads the levels side by side (fusion "...concatenate"): each level's share of the sum of its squared weights.
         """
         if self.side_by_side:
-            count = len(self.config.levels)
-            squares = {n: h.weight.detach().square().unflatten(1, (count, -1)) for n, h in self.heads.items()}
+            shape = (-1, len(self.config.levels), self.config.width * self.config.pool**2)
+            squares = {n: h.get_parameter("weight").detach().square().view(shape) for n, h in self.heads.items()}
             return {name: square.sum((0, 2)) / square.sum() for name, square in squares.items()}
         weights = self.level_logits.detach().softmax(1)
         return {name: weights[k] for k, name in enumerate(self.sizes)}
 
 
-def _backbone(config: NetworkConfig) -> tuple[nn.Module, str]:
-    """The feature extractor that returns the chosen levels, and where its weights came from."""
-    options = backbone_options(config)
+def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
+    """timm's feature extractor that returns the chosen levels, and where its weights came from.
+
+    Norms of random weights that timm starts at zero (a ResNet's last of each block) start at 0.1, so that the branch
+    before them receives a gradient from the first step on.
+    """
+    options, reason = backbone_options(config), ""
     if config.pretrained:
         try:
-            backbone = timm.create_model(config.backbone, pretrained=True, **options)
+            backbone: Any = timm.create_model(config.backbone, pretrained=True, **options)
             tag = backbone.pretrained_cfg.get("tag") or "default"
             return backbone, f"ImageNet weights of timm, {config.backbone}.{tag}"
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             print(f"no pretrained weights for {config.backbone}, random ones instead: {reason}", flush=True)
-            return _fresh(config, options), f"random (pretrained ones were not to be had: {reason})"
-    return _fresh(config, options), "random"
-
-
-def backbone_options(config: NetworkConfig) -> dict:
-    """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
-    options = {"features_only": True, "feature_cls": "getter"}  # "getter" drops what lies behind the last level
-    with torch.device("meta"):
-        strides = timm.create_model(config.backbone, **options).feature_info.reduction()
-    wanted = [2 ** (level + 1) for level in config.levels]
-    if not set(wanted) <= set(strides):
-        raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
-    return options | {"out_indices": tuple(strides.index(stride) for stride in wanted)}
-
-
-def _fresh(config: NetworkConfig, options: dict) -> nn.Module:
-    """A backbone with random weights. Norms that timm starts at zero (a ResNet's last of each block) start at 0.1, so
-    that the branch before them receives a gradient from the first step on."""
     backbone = timm.create_model(config.backbone, **options)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
             nn.init.constant_(module.weight, 0.1)
-    return backbone
+    return backbone, f"random (pretrained ones were not to be had: {reason})" if reason else "random"
+
+
+def backbone_options(config: NetworkConfig) -> dict[str, Any]:
+    """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
+    options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # without what follows the last level
+    with torch.device("meta"):
+        backbone: Any = timm.create_model(config.backbone, **options)
+    strides = backbone.feature_info.reduction()
+    wanted = [2 ** (level + 1) for level in config.levels]
+    if not set(wanted) <= set(strides):
+        raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
+    return options | {"out_indices": tuple(strides.index(stride) for stride in wanted)}

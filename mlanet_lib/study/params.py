@@ -23,7 +23,7 @@ from mlanet_lib.files.project import PARAMS_FILE, check_plain, find_root, read_y
 from mlanet_lib.limits import COUNT, SEED, FieldError, Range, check_fields
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.profiles import merge, nested, parameter_keys, unknown_key, walk
-from mlanet_lib.training.loop import TrainConfig
+from mlanet_lib.training.config import TrainConfig
 
 T = typing.TypeVar("T")
 UNKNOWN = "unexpected_keyword_argument"

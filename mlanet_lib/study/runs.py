@@ -9,7 +9,7 @@ from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.network.checkpoint import export_weights, load_network
 from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 from mlanet_lib.study.params import Params, variant_params
-from mlanet_lib.training.loop import TrainConfig
+from mlanet_lib.training.config import Job, TrainConfig
 
 OUTPUTS = Path("outputs")
 """Where the stages write, in the project's root."""
@@ -26,6 +26,10 @@ class Run:
     network: NetworkConfig
     train: TrainConfig
     folder: Path
+
+    def job(self, model: MorphableModel, data: Path) -> Job:
+        """The training on the splits `train` and `validation` in the folder `data`."""
+        return Job(self.train, self.network, model, data / "train", data / "validation", self.folder, self.seed)
 
 
 def plan(params: Params, run: str) -> list[Run]:

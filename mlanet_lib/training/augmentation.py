@@ -7,6 +7,7 @@ seen through. Mirroring needs a face model that is symmetric (`mirror.py`).
 """
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated
@@ -22,25 +23,18 @@ from mlanet_lib.limits import SHARE, Range, check_fields
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.training.data import Batch
 
-# what a sample's random numbers are for, and how many of them
-_USES = {
-    "shift": 2,
-    "zoom": 1,
-    "turn": 1,
-    "gain": 1,
-    "tint": 3,
-    "contrast": 1,
-    "blur": 2,
-    "noise": 3,
-    "erase": 8,
-    "mirror": 1,
-    "occlude": 13,
-    "lying": 1,
-}
-_LATER = ("occlude", "lying")  # drawn by themselves, so that the others are what they were before there were such uses
 _LYING = 120.0  # degrees
 _PLACES = 256  # along each side of the sheet that noise is cut from
 _LOG = Range(0, 5)  # of the logarithm of a factor: e^5 is 148
+
+
+Chance = namedtuple("Chance", "shift zoom turn gain tint contrast blur noise erase mirror occlude lying")
+"""What the uniform random numbers of B samples are for, (B, n) each."""
+Occluder = namedtuple("Occluder", "centre turn width slimness edge source tint swap chosen")
+"""What the numbers of `Chance.occlude` are for."""
+_CHANCES = (2, 1, 1, 1, 3, 1, 2, 3, 8, 1, 13, 1)  # how many numbers each field of `Chance` has
+_DRAWS = (23, 13, 1)  # drawn one after another, so that the first ones are what they were before there were the later
+_OCCLUDER = (2, 1, 1, 1, 1, 2, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -68,16 +62,14 @@ class AugmentConfig:
     mirror: Annotated[float, SHARE] = 0.0
     occlude: Annotated[float, SHARE] = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
     """All the chance in the augmentation of `count` samples: uniform numbers in [0, 1), a row a sample, on the
     generator's device. Rows are independent: a process may take those of its own samples."""
-    later = [_USES[name] for name in _LATER]
-    widths = (sum(_USES.values()) - sum(later), *later)
-    return torch.cat([torch.rand(count, n, generator=generator, device=generator.device) for n in widths], 1)
+    return torch.cat([torch.rand(count, n, generator=generator, device=generator.device) for n in _DRAWS], 1)
 
 
 def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror | None = None) -> Batch:
@@ -85,43 +77,44 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
 
     mirror: of the face model that the labels belong to, needed where `config.mirror` is not 0.
     """
-    chance = dict(zip(_USES, numbers.split(list(_USES.values()), 1), strict=True))
-    either = {name: value * 2 - 1 for name, value in chance.items()}  # in [-1, 1)
-
+    chance = Chance(*numbers.split(_CHANCES, 1))
+    either = Chance(*(value * 2 - 1 for value in chance))  # in [-1, 1)
     if config.mirror:
-        batch = _mirrored(batch, chance["mirror"][:, 0] < config.mirror, mirror)
-    zoom = torch.exp(either["zoom"] * config.zoom)
-    angle = either["turn"][:, 0] * config.turn
+        assert mirror is not None
+        batch = _mirrored(batch, chance.mirror[:, 0] < config.mirror, mirror)
+    zoom = torch.exp(either.zoom * config.zoom)
+    angle = either.turn[:, 0] * config.turn
     if config.lying:
-        lying = chance["lying"][:, 0]
+        lying = chance.lying[:, 0]
         angle = torch.where(lying < config.lying, (2 * lying / config.lying - 1) * _LYING, angle)
-    angle = torch.deg2rad(angle)
-    moved = move(batch.target, batch.landmarks, batch.parameters, either["shift"] * config.shift, zoom, angle)
-    target, landmarks, parameters = moved
-    gain = torch.exp(_normal(either["gain"]) * config.gain + _normal(either["tint"]) * config.tint)
-    # channels last in memory, as the network wants them, and a row of pixels as one long dimension: an operation on
-    # dimensions of 1 or 3 numbers takes several times as long
-    batch_size, side = len(target), target.shape[-1]
-    rows = (
-        target.permute(0, 2, 3, 1).reshape(batch_size, side, side * 3).mul_(gain.repeat(1, side)[:, None]).clamp_(0, 1)
+    target, landmarks, parameters = move(
+        batch.target, batch.landmarks, batch.parameters, either.shift * config.shift, zoom, torch.deg2rad(angle)
     )
+    gain = torch.exp(_normal(either.gain) * config.gain + _normal(either.tint) * config.tint)
+    rows = _to_rows(target).mul_(_colours(gain, target.shape[-1])).clamp_(0, 1)
     parameters = parameters.replace(lighting=parameters.lighting * gain[:, None, :])
+    images, target = _to_images(_spoiled(rows, config, chance)), _to_images(rows)
+    return replace(batch, images=images, target=target, landmarks=landmarks, parameters=parameters)
 
-    # operations on two tensors, which are fast where one is broadcast; on three (lerp, addcmul) they are not
-    mean = rows.mean((1, 2), keepdim=True)
-    spoiled = (rows - mean).mul_(torch.exp(either["contrast"] * config.contrast)[..., None]).add_(mean)
+
+def _spoiled(rows: Tensor, config: AugmentConfig, chance: Chance) -> Tensor:
+    """Rows of images with what only the network's input gets.
+
+    By operations on two tensors, which are fast where one is broadcast; on three (lerp, addcmul) they are not.
+    """
+    side, mean = rows.shape[1], rows.mean((1, 2), keepdim=True)
+    contrast = torch.exp((chance.contrast * 2 - 1) * config.contrast)
+    spoiled = (rows - mean).mul_(contrast[..., None]).add_(mean)
     if config.occlude:
-        _occlude(spoiled, chance["occlude"], config.occlude)
-    chosen, strength = chance["blur"].split(1, 1)
+        _occlude(spoiled, chance.occlude, config.occlude)
+    chosen, strength = chance.blur.split(1, 1)
     softer = _box_blur(spoiled).sub_(spoiled)
     spoiled = spoiled.add_(softer.mul_(((chosen < config.blur) * strength)[..., None]))
-    place, strength = chance["noise"].split([2, 1], 1)
+    place, strength = chance.noise.split([2, 1], 1)
     spoiled = spoiled.add_(_noise(place, side).mul_(strength[..., None] * config.noise))
-    where, chosen, colour = chance["erase"].split([4, 1, 3], 1)
+    where, chosen, colour = chance.erase.split([4, 1, 3], 1)
     covered = _rectangles(where, chosen < config.erase, side)
-    spoiled = torch.where(covered, colour.repeat(1, side)[:, None], spoiled).clamp_(0, 1)
-    target, images = (r.reshape(batch_size, side, side, 3).permute(0, 3, 1, 2) for r in (rows, spoiled))
-    return replace(batch, images=images, target=target, landmarks=landmarks, parameters=parameters)
+    return torch.where(covered, _colours(colour, side), spoiled).clamp_(0, 1)
 
 
 def _mirrored(batch: Batch, chosen: Tensor, mirror: Mirror) -> Batch:
@@ -188,8 +181,32 @@ def _normal(either: Tensor) -> Tensor:
     return math.sqrt(2) * torch.erfinv(either.clamp(-0.99993, 0.99993))
 
 
+# Rows: B images as (B, S, 3 S), a row of pixels as one long dimension. An operation on dimensions of 1 or 3 numbers
+# takes several times as long.
+
+
+def _to_rows(images: Tensor) -> Tensor:
+    """(B, 3, S, S) images as a new tensor of rows."""
+    return images.permute(0, 2, 3, 1).flatten(2)
+
+
+def _to_images(rows: Tensor) -> Tensor:
+    """The inverse of `_to_rows`: (B, 3, S, S), channels last in memory, as the network wants them."""
+    return rows.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+
+def _colours(values: Tensor, side: int) -> Tensor:
+    """(B, 3) colours as (B, 1, 3 S), to be broadcast over rows."""
+    return values.repeat(1, side)[:, None]
+
+
+def _for_channels(pixels: Tensor) -> Tensor:
+    """(..., S) values of pixels as (..., 3 S), the same for all three channels."""
+    return pixels.repeat_interleave(3, -1, output_size=3 * pixels.shape[-1])
+
+
 def _box_blur(rows: Tensor) -> Tensor:
-    """(B, S, 3 S) rows of pixels, the mean over 3 x 3 of them, borders continued; faster here than pooling."""
+    """The mean over 3 x 3 pixels, borders continued; faster here than pooling."""
     for dim, step in ((1, 1), (2, 3)):
         last, summed = rows.shape[dim] - step, rows.clone()
         summed.narrow(dim, 0, last).add_(rows.narrow(dim, step, last))
@@ -207,49 +224,48 @@ def _noise_sheet(side: int, device: torch.device) -> Tensor:
 
 
 def _noise(place: Tensor, side: int) -> Tensor:
-    """(B, side, 3 side) standard normal noise: squares of one sheet, each at its `place` (B, 2) in [0, 1).
+    """Rows of standard normal noise: squares of one sheet, each at its `place` (B, 2) in [0, 1).
 
     Fresh numbers for each pixel took as long as all the rest of the augmentation.
     """
     sheet = _noise_sheet(side + _PLACES - 1, place.device)
     windows = sheet.unfold(0, side, 1).unfold(1, side, 1).permute(0, 1, 3, 4, 2)
     row, column = (place * _PLACES).long().unbind(1)
-    return windows[row, column].reshape(len(place), side, -1)
+    return windows[row, column].flatten(2)
 
 
 def _rectangles(uniform: Tensor, chosen: Tensor, side: int) -> Tensor:
-    """(B, side, 3 side) masks of one rectangle each, 0.1 to 0.5 of a side long, from (B, 4) numbers in [0, 1); empty
-    where not `chosen` (B, 1)."""
+    """Rows of masks of one rectangle each, 0.1 to 0.5 of a side long, from (B, 4) numbers in [0, 1); empty where not
+    `chosen` (B, 1)."""
     centre, half = uniform[:, :2], (0.05 + 0.2 * uniform[:, 2:]) * chosen
     pixels = (torch.arange(side, device=uniform.device) + 0.5) / side
     inside = (pixels - centre[..., None]).abs() < half[..., None]
-    return inside[:, 1, :, None] & inside[:, 0].repeat_interleave(3, 1, output_size=3 * side)[:, None]
+    return inside[:, 1, :, None] & _for_channels(inside[:, 0])[:, None]
 
 
 def _occlude(rows: Tensor, uniform: Tensor, share: float) -> None:
-    """Lay an occluder over a `share` of pictures, rows of pixels (B, S, 3 S), as their `uniform` (B, 13) in [0, 1) say.
+    """Lay an occluder over a `share` of images, in place, as their `uniform` (B, 13) in [0, 1) say.
 
     An occluder is an ellipse or, in a third of the cases, a band, 0.08 to 0.45 of a side wide, turned by any angle,
-    with an edge from hard to 0.15 of a side soft. What it shows is a quarter of the picture itself, upside down,
+    with an edge from hard to 0.15 of a side soft. What it shows is a quarter of the image itself, upside down,
     enlarged twice, its colours tinted and partly exchanged: real texture, and a process needs no sample but its own.
     """
-    chosen = (uniform[:, 12] < share).nonzero()[:, 0]
+    chosen = (uniform[:, -1] < share).nonzero()[:, 0]
     if not len(chosen):
         return
-    side = rows.shape[1]
-    centre, turn, width, slim, edge, source, tint, swap = uniform[chosen, :12].split([2, 1, 1, 1, 1, 2, 3, 1], 1)
-    pixels = (torch.arange(side, device=rows.device) + 0.5) / side - (0.1 + 0.8 * centre[..., None])  # (n, 2, S)
-    cosine, sine = (f(math.pi * turn)[..., None] for f in (torch.cos, torch.sin))
+    side, laid = rows.shape[1], Occluder(*uniform[chosen].split(_OCCLUDER, 1))
+    pixels = (torch.arange(side, device=rows.device) + 0.5) / side - (0.1 + 0.8 * laid.centre[..., None])  # (n, 2, S)
+    cosine, sine = (f(math.pi * laid.turn)[..., None] for f in (torch.cos, torch.sin))
     x, y = pixels[:, 0, None, :], pixels[:, 1, :, None]
     along, across = x * cosine + y * sine, y * cosine - x * sine  # (n, S, S), crop sides
-    distance = torch.hypot(along * (1.5 * slim[..., None] - 0.5).clamp(min=0), across)
-    inside = (0.04 + 0.185 * width)[..., None] - distance
-    opacity = (inside / (1 / side + 0.15 * edge**3)[..., None] + 0.5).clamp_(0, 1)
+    distance = torch.hypot(along * (1.5 * laid.slimness[..., None] - 0.5).clamp(min=0), across)
+    inside = (0.04 + 0.185 * laid.width)[..., None] - distance
+    opacity = (inside / (1 / side + 0.15 * laid.edge**3)[..., None] + 0.5).clamp_(0, 1)
 
     half = (side + 1) // 2
-    row, column = (source * (side - half + 1)).long().unbind(1)
+    row, column = (laid.source * (side - half + 1)).long().unbind(1)
     windows = rows.view(-1, side, side, 3).unfold(1, half, 1).unfold(2, half, 1).permute(0, 1, 2, 4, 5, 3)
     shown = windows[chosen, row, column].flip(1)  # (n, half, half, 3)
-    shown = (shown + (shown.flip(3) - shown) * swap[..., None, None]) * (0.4 + tint)[:, None, None]
-    shown = F.interpolate(shown.permute(0, 3, 1, 2), (side, side), mode="bilinear").permute(0, 2, 3, 1).flatten(2)
-    rows[chosen] = torch.lerp(rows[chosen], shown, opacity.repeat_interleave(3, 2, output_size=3 * side))
+    shown = (shown + (shown.flip(3) - shown) * laid.swap[..., None, None]) * (0.4 + laid.tint)[:, None, None]
+    shown = _to_rows(F.interpolate(shown.permute(0, 3, 1, 2), (side, side), mode="bilinear"))
+    rows[chosen] = torch.lerp(rows[chosen], shown, _for_channels(opacity))

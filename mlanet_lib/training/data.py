@@ -9,7 +9,9 @@ no row is labelled, the parameters may be left out. A split may have several suc
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.points import LABEL_SETS
 from mlanet_lib.files.npz import read_npz
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
@@ -25,9 +28,19 @@ from mlanet_lib.geometry.device import on_device
 from mlanet_lib.limits import check_memory
 from mlanet_lib.parameters import FaceParameters
 
-KINDS = ("labelled", "landmarked", "unlabelled")
+
+class Kind(IntEnum):
+    """What is known of a sample; the numbers are those of the files."""
+
+    LABELLED = 0
+    LANDMARKED = 1
+    UNLABELLED = 2
+
+
+KINDS = tuple(kind.name.lower() for kind in Kind)
 _ROWS = ("kind", "points_set")
-_LABELS = (*FaceParameters.names(), "landmarks", "visible", "confidence")
+_POINTS = ("landmarks", "visible", "confidence")
+_LABELS = (*FaceParameters.names(), *_POINTS)
 
 
 @dataclass
@@ -36,9 +49,9 @@ class Batch:
 
     images: (B, 3, S, S) in [0, 1], the input; target: the same without what only spoils the input; landmarks:
     (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], what a point is worth;
-    parameters: labels, meaningless in rows whose kind is not 0; kind: (B,) int64 on the CPU, 0 labelled, 1 landmarked,
-    2 unlabelled; lit: (B,) bool on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,)
-    int64 on the CPU, whose definition of the 68 points `landmarks` follow, as an index into `face_model.LABEL_SETS`.
+    parameters: labels, meaningless in rows that are not labelled; kind: (B,) int64 on the CPU, a `Kind`; lit: (B,) bool
+    on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,) int64 on the CPU, whose
+    definition of the 68 points `landmarks` follow, as an index into `face_model.points.LABEL_SETS`.
     """
 
     images: Tensor
@@ -62,19 +75,28 @@ class TrainingData:
     is missing, unreadable or does not fit is a UserError.
     """
 
-    def __init__(self, folder: str | Path, model, side: int, kinds=KINDS, device="cpu", labelled_share: float = 1.0):
-        folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        model: MorphableModel,
+        side: int,
+        kinds: Sequence[str] = KINDS,
+        device: str | torch.device = "cpu",
+        labelled_share: float = 1.0,
+    ) -> None:
         if unknown := set(kinds) - set(KINDS):
             raise UserError(f"unknown kind of sample {', '.join(sorted(unknown))}; choose of {', '.join(KINDS)}")
         parts = [part for part in (folder, *sorted(folder.glob("*/"))) if (part / "images.npy").is_file()] or [folder]
-        pictures, columns, count = [], [], 0
+        pictures: list[Tensor] = []
+        columns: list[dict[str, np.ndarray]] = []
+        count = 0
         for part in parts:
             images, labels = _read(part)
             labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
             labels.setdefault("points_set", np.zeros(len(images), np.int64))
             self._check(part, images, labels, model)
-            labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == KINDS.index("labelled")))
-            labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = KINDS.index("unlabelled")
+            labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == Kind.LABELLED))
+            labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = Kind.UNLABELLED
             keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
             count += len(keep)
             check_memory(count * side**2 * 3, f"{count:,} training pictures at network.image_size {side}")
@@ -89,13 +111,13 @@ class TrainingData:
         self.images = torch.cat(pictures).to(device)
         self._bfm_rotation = model.bfm_rotation.detach().to(device)
         lit = np.isfinite(labels["lighting"]).all((1, 2)) & np.isfinite(labels["albedo"]).all(1)
-        self.lit = torch.from_numpy(lit) & (self.kind == 0)
+        self.lit = torch.from_numpy(lit) & (self.kind == Kind.LABELLED)
         self.labels = {
             name: torch.from_numpy(np.nan_to_num(value.astype(np.float32))).to(device) for name, value in labels.items()
         }
 
     @staticmethod
-    def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model) -> None:
+    def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model: MorphableModel) -> None:
         """UserError unless all fits together. Parameters that no row needs to know may be missing: they are put in."""
         count = len(images)
         shapes = {
@@ -124,7 +146,7 @@ class TrainingData:
                     f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
                     f"the face model '{model.name}' need {shape}"
                 )
-            needed = labels["kind"] <= (1 if name in ("landmarks", "visible", "confidence") else 0)
+            needed = labels["kind"] <= (Kind.LANDMARKED if name in _POINTS else Kind.LABELLED)
             if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
                 raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
         if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
@@ -140,15 +162,15 @@ class TrainingData:
         # channels last in memory already: the permutation costs nothing and the network wants it so
         images = self.images[at].permute(0, 3, 1, 2).float() / 255
         labels = {name: value[at] for name, value in self.labels.items()}
-        parameters = FaceParameters.from_tensors(labels)
-        points = (labels[name] for name in ("landmarks", "visible", "confidence"))
-        return Batch(images, images, *points, parameters, self.kind[rows], self.lit[rows], self.points_set[rows])
+        points = {name: labels[name] for name in _POINTS}
+        rows_of = {"kind": self.kind[rows], "lit": self.lit[rows], "points_set": self.points_set[rows]}
+        return Batch(images, images, parameters=FaceParameters.from_tensors(labels), **points, **rows_of)
 
-    def constant(self) -> dict[str, list]:
+    def constant(self) -> dict[str, list | None]:
         """The benchmarks' `constant` baseline: mean landmarks (68, 2), crop sides, of 3DDFA's definition where any row
         has it, and mean pose, degrees, in BFM's frame."""
-        pose = FaceParameters.from_tensors(self.labels).pose_degrees(self._bfm_rotation)[self.kind == 0]
-        pointed = self.kind <= 1
+        pose = FaceParameters.from_tensors(self.labels).pose_degrees(self._bfm_rotation)[self.kind == Kind.LABELLED]
+        pointed = self.kind <= Kind.LANDMARKED
         alike = pointed & (self.points_set == 0)
         landmarks = self.labels["landmarks"][alike if alike.any() else pointed]
         return {

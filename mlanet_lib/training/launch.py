@@ -1,102 +1,83 @@
 """Training in several processes of this machine from one that has none: a notebook, or `mlanet train`.
 
-    fit_in_processes(...) -> python -m mlanet_lib.training.launch FOLDER, once for each process -> training.fit in all
-    of them
-
-What is trained goes to the processes as `job.json` and `face_model.npz` in a temporary folder, and the result comes
+torchrun's agent runs within this process and starts `python -m mlanet_lib.training.launch FOLDER` once for each
+process; what is trained goes to them as `job.json` and `face_model.npz` in a temporary folder, and the result comes
 back in it. Several machines are `torchrun`'s and `accelerate launch`'s business (README.md).
 """
 
 import json
+import logging
 import os
-import select
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.limits import check_processes, cores
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.training.augmentation import AugmentConfig
-from mlanet_lib.training.loop import FitResult, TrainConfig, fit
+from mlanet_lib.training.config import Job, TrainConfig
+from mlanet_lib.training.loop import FitResult, fit
 from mlanet_lib.training.losses import LossWeights
 from mlanet_lib.training.processes import leave
 
-GRACE = 10.0
-"""Seconds that the other processes have to end by themselves when one has failed."""
+WORKER = ("-m", "mlanet_lib.training.launch")
 
 
 def fit_in_processes(
-    config: TrainConfig,
-    network_config: NetworkConfig,
-    model: MorphableModel,
-    train_folder: str | Path,
-    validation_folder: str | Path,
-    out_folder: str | Path,
-    seed: int = 0,
+    job: Job,
     resume: str | Path | None = "auto",
     max_steps: int | None = None,
     progress: bool = True,
     device: str = "auto",
 ) -> FitResult:
-    """`training.fit` in `config.processes` processes of this machine; arguments and result are its own.
+    """`loop.fit` in `job.train.processes` processes of this machine; arguments and result are its own.
 
     In one, or where a launcher started several already, this is `fit` itself. Otherwise what the processes print, the
-    progress bar too, appears on this one's stderr; a failure is a UserError with what they said last. They end when
-    this process does, however it ends. More processes than cores, or than GPUs where those train, are a UserError
-    unless they were asked for twice (`limits.check_processes`).
+    progress bar too, appears on stderr; a failure is a UserError. When one process fails, the others are ended, and all
+    end when this process does, however it ends. More processes than cores, or than GPUs where those train, are a
+    UserError unless they were asked for twice (`limits.check_processes`).
     """
-    folders = (train_folder, validation_folder, out_folder)
     gpus = torch.cuda.device_count()
-    count = config.processes or max(1, gpus)
+    count = job.train.processes or max(1, gpus)
     on_gpus = device != "cpu" and gpus > 0
     check_processes(count, gpus if on_gpus else cores(), "train.processes", "GPUs" if on_gpus else "cores")
     if count == 1 or "RANK" in os.environ:
-        return fit(config, network_config, model, *folders, seed, resume, max_steps, progress, device)
-    job = {
-        "config": asdict(config),
-        "network": asdict(network_config),
-        "folders": [str(folder) for folder in folders],
-        "options": {
-            "seed": seed,
-            "resume": resume if resume is None else str(resume),
-            "max_steps": max_steps,
-            "progress": progress,
-            "device": device,
-        },
-    }
-    with tempfile.TemporaryDirectory(prefix="mlanet_") as folder:
-        (Path(folder) / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        model.save(Path(folder) / "face_model.npz")
-        _run(count, Path(folder))
-        result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+        return fit(job, resume, max_steps, progress, device)
+    source = resume if resume is None else str(resume)
+    options = {"resume": source, "max_steps": max_steps, "progress": progress, "device": device}
+    with tempfile.TemporaryDirectory(prefix="mlanet_") as name:
+        folder = Path(name)
+        _write_job(folder, job, options)
+        _run(count, folder)
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     paths = {name: Path(value) for name, value in result.items() if name.endswith("_path")}
     best = next((row for row in result["history"] if row == result["best"]), None)
     return FitResult(**result | paths | {"best": best})
 
 
-def main(folder: str) -> int:
+def main(folder: Path) -> int:
     """One of the processes: what `job.json` in the folder says; returns the exit code."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(folder)
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    values = job["config"]
-    config = TrainConfig(
-        **values | {"weights": LossWeights(**values["weights"]), "augment": AugmentConfig(**values["augment"])}
-    )
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     rank = int(os.environ["RANK"])
     try:
-        model = MorphableModel.load(folder / "face_model.npz")
-        result = fit(config, NetworkConfig(**job["network"]), model, *job["folders"], **job["options"])
-    except UserError as error:
-        (folder / f"error_{rank}").write_text(str(error), encoding="utf-8")
+        job, options = _read_job(folder)
+        result = fit(job, **options)
+    except Exception as error:
+        (folder / f"error_{rank}").write_text(str(error) or repr(error), encoding="utf-8")
+        if not isinstance(error, UserError):
+            raise
         return 2
     finally:
         leave()
@@ -106,73 +87,54 @@ def main(folder: str) -> int:
 
 
 def _run(count: int, folder: Path) -> None:
-    """Start the processes, pass on what they print, and wait; a UserError where one fails."""
-    # the address at which they meet is held here: a port that is only looked for could be taken before they come
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # as torchrun tells its processes that it holds the address
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
-    }
-    printed, printing = os.pipe()
-    waiting, alive = os.pipe()  # nothing is ever written: the reading end closes when this process is gone
-    started = []
+    """Start the processes and wait for them; a UserError where one fails."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=folder.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        signals_to_handle="",  # this process's handlers stay: what they raise ends the others, too
+    )
+    logging.disable()  # what the agent logs of a process that fails, the UserError says
     try:
-        for rank in range(count):
-            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-m", "mlanet_lib.training.launch", str(folder)]
-            started.append(subprocess.Popen(command, env=environment, stdin=waiting, stdout=printing, stderr=printing))
-        os.close(printing)
-        last = _pass_on(printed, started)
-        codes = [process.wait() for process in started]
+        elastic_launch(config, sys.executable)(*WORKER, str(folder))
+    except ChildFailedError as error:
+        said = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("error_*"))]
+        rank, failure = error.get_first_failure()
+        how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+        raise UserError(said[0] if said else f"training in {count} processes: process {rank} ended by {how}") from error
     finally:
-        _end(started)
-        for descriptor in (printed, waiting, alive):
-            os.close(descriptor)
-    if any(codes):
-        errors = sorted(folder.glob("error_*"))
-        raise UserError(errors[0].read_text(encoding="utf-8") if errors else f"training in {count} processes: {last}")
+        logging.disable(logging.NOTSET)
 
 
-def _pass_on(printed: int, started: list[subprocess.Popen]) -> str:
-    """Write to stderr what comes out of the pipe until it closes; returns the last line. Where one process fails, the
-    others are ended after `GRACE` seconds."""
-    tail, failed_at = "", None
-    while True:
-        if select.select([printed], [], [], 0.2)[0]:
-            chunk = os.read(printed, 1 << 16)
-            if not chunk:
-                break
-            text = chunk.decode(errors="replace")
-            sys.stderr.write(text)
-            sys.stderr.flush()
-            tail = (tail + text)[-4000:]
-        if failed_at is None and any(process.poll() for process in started):
-            failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() > failed_at + GRACE:
-            _end(started)
-    lines = [line.strip() for line in tail.replace("\r", "\n").splitlines() if line.strip()]
-    return lines[-1] if lines else "ended without a word"
-
-
-def _end(started: list[subprocess.Popen]) -> None:
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-    for process in started:
-        process.wait()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone (a kernel that was restarted, say)."""
-    while os.read(0, 1):
-        pass
+def _end_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone (a kernel that was restarted, say)."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os._exit(1)
 
 
+def _write_job(folder: Path, job: Job, options: dict[str, Any]) -> None:
+    job.model.save(folder / "face_model.npz")
+    paths = {name: str(value) for name, value in vars(job).items() if isinstance(value, Path)}
+    values = {"train": asdict(job.train), "network": asdict(job.network), "seed": job.seed}
+    (folder / "job.json").write_text(json.dumps(values | {"paths": paths, "options": options}), encoding="utf-8")
+
+
+def _read_job(folder: Path) -> tuple[Job, dict[str, Any]]:
+    """The job that `_write_job` wrote, and the options of `fit`."""
+    values = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    train = values["train"]
+    parts = {"weights": LossWeights(**train["weights"]), "augment": AugmentConfig(**train["augment"])}
+    paths = {name: Path(path) for name, path in values["paths"].items()}
+    model = MorphableModel.load(folder / "face_model.npz")
+    job = Job(TrainConfig(**train | parts), NetworkConfig(**values["network"]), model, **paths, seed=values["seed"])
+    return job, values["options"]
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -7,84 +7,40 @@ resumed ends with the same weights, bit for bit on a CPU, as one that was not. S
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.coarse import coarse
 from mlanet_lib.face_model.mirror import Mirror
 from mlanet_lib.face_model.sparse_shape import SparseShape
-from mlanet_lib.limits import COUNT, COUNT_OR_NONE, SHARE, FieldError, Range, check_fields
-from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
-from mlanet_lib.training.augmentation import AugmentConfig, augment, random_numbers
-from mlanet_lib.training.data import KINDS, TrainingData, visiting_order
-from mlanet_lib.training.losses import LossWeights, drawn_rows, semi_supervised_terms, term_names, total
+from mlanet_lib.network import MLANet, checkpoint
+from mlanet_lib.training.augmentation import augment, random_numbers
+from mlanet_lib.training.config import Job, resolved_precision
+from mlanet_lib.training.data import KINDS, Batch, TrainingData, visiting_order
+from mlanet_lib.training.losses import (
+    Comparison,
+    drawn_rows,
+    judged_rows,
+    present_terms,
+    semi_supervised_terms,
+    total,
+)
 from mlanet_lib.training.memory import check_training
-from mlanet_lib.training.optimizer import adamw, learning_rate, load_optimizer, update_average
+from mlanet_lib.training.optimizer import adamw, learning_rate, update_average
 from mlanet_lib.training.processes import Processes
-from mlanet_lib.training.resume import BEST, HISTORY, LAST, begin_from, best_row, save, start, start_digest
+from mlanet_lib.training.resume import BEST, HISTORY, LAST, State, begin_from, best_row, save, start, start_digest
 from mlanet_lib.training.validation import validate
 
 CHECK_EVERY = 10  # steps between looks at the losses: looking makes a GPU wait
 AVERAGE_EVERY = 4  # steps between updates of the averaged weights, which would be 2 % of a step's time at each
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a network is trained.
-
-    steps, batch_size: samples seen = their product; a batch is that of all processes together. lr: highest learning
-    rate of AdamW, reached after the share `warmup` of the steps, then a cosine down to `final_lr` of it. clip: largest
-    norm of the gradient. ema: decay of the averaged weights, which are the ones that are judged and kept (0 = none).
-    validate_every: steps between validations and checkpoints (0 = once an epoch). kinds: the kinds of samples that are
-    used; labelled_share: of the labelled ones that keep their labels. vertices: points of the vertex loss.
-    hidden_weight: what a landmark that is not visible counts.
-    photometric_batch, photometric_size: pictures rendered a step, and their side in px (0 pictures = no photometric
-    loss). photometric_vertices: of the mesh that is rendered (`coarse`; 0 = all). precision: "float32", or "bfloat16"
-    for the network's forward pass; "auto": see `resolved_precision`. compile: torch.compile for the network, a wait at
-    the start for other kernels. processes: in how many `launch.fit_in_processes` trains on this machine (0 = one for
-    each GPU); what comes out does not depend on it but for rounding, and it is no part of the fingerprint. More than
-    there are cores, or GPUs, are refused unless the environment variable MLANET_PROCESSES says the same number.
-
-    A number that is not finite or out of its range, and a kind or precision that is unknown, is a UserError.
-    """
-
-    steps: Annotated[int, COUNT] = 2000
-    batch_size: Annotated[int, COUNT] = 64
-    lr: Annotated[float, Range(0, 10, above=True)] = 2e-3
-    weight_decay: Annotated[float, Range(0, 100)] = 0.02
-    warmup: Annotated[float, Range(0, 1, below=True)] = 0.1
-    final_lr: Annotated[float, SHARE] = 0.01
-    clip: Annotated[float, Range(0, 1e9, above=True)] = 5.0
-    ema: Annotated[float, Range(0, 1, below=True)] = 0.995
-    validate_every: Annotated[int, COUNT_OR_NONE] = 0
-    kinds: tuple[str, ...] = KINDS
-    labelled_share: Annotated[float, SHARE] = 1.0
-    vertices: Annotated[int, COUNT] = 200
-    hidden_weight: Annotated[float, SHARE] = 0.5
-    photometric_batch: Annotated[int, COUNT_OR_NONE] = 8
-    photometric_size: Annotated[int, COUNT] = 48
-    photometric_vertices: Annotated[int, COUNT_OR_NONE] = 4000
-    precision: str = "float32"
-    compile: bool = False
-    processes: Annotated[int, COUNT_OR_NONE] = 1
-    weights: LossWeights = field(default_factory=LossWeights)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self):
-        object.__setattr__(self, "kinds", tuple(self.kinds))
-        check_fields(self)
-        if not self.kinds or set(self.kinds) - set(KINDS):
-            raise FieldError(f"kinds = {list(self.kinds)}: must be one or more of {', '.join(KINDS)}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"unknown precision {self.precision!r}; choose auto, float32 or bfloat16")
 
 
 @dataclass
@@ -96,8 +52,8 @@ class FitResult:
     CSV; step: steps made; resumed_from: the step it started at; seconds: spent in this call.
     """
 
-    history: list[dict]
-    best: dict | None
+    history: list[dict[str, float]]
+    best: dict[str, float] | None
     best_path: Path
     last_path: Path
     history_path: Path
@@ -107,176 +63,224 @@ class FitResult:
 
 
 def fit(
-    config: TrainConfig,
-    network_config: NetworkConfig,
-    model: MorphableModel,
-    train_folder: str | Path,
-    validation_folder: str | Path,
-    out_folder: str | Path,
-    seed: int = 0,
+    job: Job,
     resume: str | Path | None = "auto",
     max_steps: int | None = None,
     progress: bool = True,
     device: str = "cpu",
 ) -> FitResult:
-    """Train a network, writing `best.safetensors`, `last.safetensors` and `history.csv` into `out_folder`.
+    """Train a network, writing `best.safetensors`, `last.safetensors` and `history.csv` into `job.out_folder`.
 
     resume: None starts anew; "auto" goes on from `last.safetensors` where its fingerprint (configuration, seed, data,
     face model, code) is this run's, and starts anew otherwise; a path must fit, else a UserError names what differs.
-    network_config.start: the checkpoint whose weights a run that starts anew begins with (`begin_from`); its contents
+    `job.network.start`: the checkpoint whose weights a run that starts anew begins with (`begin_from`); its contents
     are part of the fingerprint, and only the main process reads it.
-    max_steps: stop after this many steps in all, of a schedule that stays that of `config.steps`. A loss that is not
+    max_steps: stop after this many steps in all, of a schedule that stays that of `job.train.steps`. A loss that is not
     finite is a UserError naming the step and the term. device: as `Processes.join` takes it.
 
     Where several processes call this, started by `accelerate launch` or `torchrun`, they share each batch; all of them
     return the same, and the first alone writes, prints and shows progress. The face model and the data must be the
     same on all machines; a UserError in one process is raised in all.
     """
-    began, out, team = time.monotonic(), Path(out_folder), Processes.join(device)
-    config = replace(config, precision=resolved_precision(config.precision, team.device.type))
-    with team.agreeing():
-        data = TrainingData(
-            train_folder, model, network_config.image_size, config.kinds, team.device, config.labelled_share
-        )
-        held_out = TrainingData(validation_folder, model, network_config.image_size, KINDS[:2], team.device)
-        batch_size = min(config.batch_size, len(data))
-        check_training(config, network_config, model, team.in_one_memory(batch_size), team.device)
-        if batch_size < 2 * team.count and team.count > 1:
-            raise UserError(f"a batch of {batch_size} is too small for {team.count} processes: each needs two samples")
-    settings = asdict(config) | {"kinds": list(config.kinds)}
-    del settings["processes"]
-    start_sha256 = team.from_main(lambda: start_digest(network_config, out))
-    fingerprint = {
-        "train": settings,
-        "network": asdict(network_config) | {"levels": list(network_config.levels)},
-        "start_file": start_sha256,
-        "seed": seed,
-        "data": {"train": data.fingerprint, "validation": held_out.fingerprint},
-        "face_model": model.fingerprint,
-        "code": checkpoint.code_fingerprint(),
-    }
-    for rank, other in enumerate(team.gathered(fingerprint)):
-        if different := checkpoint.differences(other, fingerprint):
-            raise UserError(f"cannot train together with process {rank}: it differs in {', '.join(different)}")
-    source, tensors, saved = team.from_main(lambda: start(resume, out, fingerprint, model))
-
-    model = copy.deepcopy(model).to(team.device)
-    mirror = Mirror.of(model) if config.augment.mirror else None
-    with torch.random.fork_rng(devices=[]), team.agreeing():  # the caller's random state stays as it is
-        torch.manual_seed(seed)
-        fresh = team.main and not saved
-        pretrained = network_config.pretrained and fresh and not start_sha256
-        network = MLANet(model, network_config, pretrained=pretrained)
-        if start_sha256 and fresh:
-            begin_from(network, model)
-    network = network.to(team.device, memory_format=torch.channels_last)
-    team.share(network)
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = adamw(network, config.lr, config.weight_decay)
-    step, history, sums = 0, [], {}
-    if saved:
-        step, history, sums = saved["step"], saved["history"], saved["sums"]
-        network.pretrained_weights = saved["pretrained_weights"]
-        checkpoint.load_state(source, network, tensors, "network.")
-        checkpoint.load_state(source, average, tensors, "ema.")
-        load_optimizer(optimizer, network, tensors)
-    metadata = {
-        "network": fingerprint["network"],
-        "face_model": {"name": model.name, "fingerprint": model.fingerprint},
-        "pretrained_weights": network.pretrained_weights,
-        "constant": data.constant(),
-        "fingerprint": fingerprint,
-        "samples": {kind: int((data.kind == k).sum()) for k, kind in enumerate(KINDS)},
-    }
-    call = team.wrap(network.train())
-    if config.compile:
-        call = torch.compile(call, dynamic=False)
-    precision = torch.autocast(team.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-    shape, pending = SparseShape(model, config.vertices), []
-    drawing = coarse(model, config.photometric_vertices)
-    epoch_steps = len(data) // batch_size
-    resumed_from, end = step, min(config.steps, config.steps if max_steps is None else max_steps)
-    order, order_epoch = None, -1
-    progress = progress and team.main
-    with tqdm(total=config.steps, initial=step, desc="training", unit="step", disable=not progress) as bar:
-        while step < end:
-            epoch, place = divmod(step, epoch_steps)
-            if epoch != order_epoch:
-                order, order_epoch = visiting_order(data.kind, seed, epoch), epoch
-            rows = order[place * batch_size : (place + 1) * batch_size]
-            numbers = random_numbers(batch_size, _generator(seed, step, team.device))
-            batch = augment(data.batch(team.mine(rows)), config.augment, team.mine(numbers), mirror)
-            lr = learning_rate(step, config.steps, config.lr, config.warmup, config.final_lr)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            with precision:
-                raw = call(batch.images)
-                predicted = network.face_parameters(raw)
-            drawn = team.mine(drawn_rows(data.lit[rows], config))
-            terms, amounts = semi_supervised_terms(predicted, batch, shape, drawing, config, drawn, raw["points"])
-            if team.count > 1:
-                terms = team.whole_batch(terms, amounts, term_names(data.kind[rows], data.lit[rows], config))
-            terms = total(terms, config.weights)
-            optimizer.zero_grad()
-            team.backward(terms["total"], raw)
-            team.clip(network.parameters(), config.clip)
-            optimizer.step()
-            step += 1
-            pending.append({name: value.detach() for name, value in terms.items()})
-            bar.update()
-
-            valid = step == config.steps or step % (config.validate_every or epoch_steps) == 0
-            if valid or step % AVERAGE_EVERY == 0:
-                update_average(average, network, step / AVERAGE_EVERY, config.ema**AVERAGE_EVERY)
-            if len(pending) == CHECK_EVERY or valid or step == end:
-                latest = _gather(sums, pending, step, team)
-                bar.set_postfix(loss=f"{latest:.3f}", nme=_latest(history), refresh=False)
-                pending.clear()
-            if valid:
-                row = {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
-                row = {"step": step, "epoch": step / epoch_steps, "lr": lr} | row
-                history.append(row | validate(average, held_out, shape, team=team))
-                sums.clear()
-                bar.set_postfix(loss=f"{row['total']:.3f}", nme=_latest(history))
-            if valid or step == end:
-                record = metadata | {"step": step, "history": history}
-                team.from_main(lambda: save(out, record, sums, network, average, optimizer, valid))  # noqa: B023
-    return FitResult(
-        history, best_row(history), out / BEST, out / LAST, out / HISTORY, step, resumed_from, time.monotonic() - began
-    )
+    return Trainer(job, resume, device).run(max_steps, progress)
 
 
-def resolved_precision(precision: str, device: str = "cpu") -> str:
-    """ "auto" as what this machine is faster with: "bfloat16" where it computes in it, else "float32".
+class Trainer:
+    """One run: it begins or resumes when it is made, then `run` steps, validates and saves.
 
-    A CPU without such instructions emulates them (the embedded study's steps took nearly twice as long on one). What is
-    resolved is part of a run's fingerprint: a run that goes on elsewhere with another one begins anew.
+    A subclass trains another network, or by other losses: see `architecture`, `build`, `losses` and `figures`.
     """
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    can = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 does not tell yet
-    return "bfloat16" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+
+    def __init__(self, job: Job, resume: str | Path | None = "auto", device: str = "cpu") -> None:
+        self.began, self.team = time.monotonic(), Processes.join(device)
+        precision = resolved_precision(job.train.precision, self.team.device.type)
+        self.config = replace(job.train, precision=precision)
+        self.job = replace(job, train=self.config)
+        with self.team.agreeing():
+            self._read_data()
+        self.fingerprint = self._fingerprint()
+        for rank, other in enumerate(self.team.gathered(self.fingerprint)):
+            if different := checkpoint.differences(other, self.fingerprint):
+                raise UserError(f"cannot train together with process {rank}: it differs in {', '.join(different)}")
+        self.model = copy.deepcopy(job.model).to(self.team.device)
+        self.mirror = Mirror.of(self.model) if self.config.augment.mirror else None
+        self.shape = SparseShape(self.model, self.config.vertices)
+        self.drawing = coarse(self.model, self.config.photometric_vertices)
+        self._begin(resume)
+        self.resumed_from = self.state.step
+        self.order, self.order_epoch = torch.empty(0), -1
+        self.pending: list[dict[str, Tensor]] = []  # losses of the steps since the last look at them
+        call: Callable[[Tensor], Any] = self.team.wrap(self.state.network.train())
+        self.call = torch.compile(call, dynamic=False) if self.config.compile else call
+        bfloat16 = self.config.precision == "bfloat16"
+        self.autocast = torch.autocast(self.team.device.type, torch.bfloat16, enabled=bfloat16)
+
+    def architecture(self) -> dict[str, Any]:
+        """What the checkpoint's header and the fingerprint say of the network."""
+        return asdict(self.job.network) | {"levels": list(self.job.network.levels)}
+
+    def build(self, fresh: bool) -> nn.Module:
+        """The network, on the CPU, with its first weights; with any where not `fresh`, as others are laid over them."""
+        config = self.job.network
+        network = MLANet(self.model, config, pretrained=config.pretrained and fresh and not config.start)
+        if config.start and fresh:
+            begin_from(network, self.model)
+        return network
+
+    def losses(self, rows: Tensor, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The loss terms by name, "total" among them, and all that the network gave.
+
+        rows: of the data, those of the whole batch; batch: this process's share of them, augmented.
+        """
+        team, config, network = self.team, self.config, self.state.network
+        assert isinstance(network, MLANet)
+        with self.autocast:
+            raw = self.call(batch.images)
+            predicted = network.face_parameters(raw)
+        drawn = drawn_rows(self.data.lit[rows], config)
+        seen = Comparison(predicted, raw["points"], batch, team.mine(drawn), self.shape, self.drawing, config)
+        terms, amounts = semi_supervised_terms(seen)
+        if team.count > 1:
+            whole = judged_rows(self.data.kind[rows], self.data.lit[rows], drawn)
+            terms = team.whole_batch(terms, amounts, [term.name for term in present_terms(whole, config)])
+        return total(terms, config.weights), raw
+
+    def figures(self) -> dict[str, float]:
+        """What the averaged network is worth on held-out samples; `val_nme` must be among it."""
+        average = self.state.average
+        assert isinstance(average, MLANet)
+        return validate(average, self.held_out, self.shape, self.team)
+
+    def run(self, max_steps: int | None = None, progress: bool = True) -> FitResult:
+        """All steps, or those up to `max_steps`, with validations, checkpoints and a progress bar."""
+        state, steps = self.state, self.config.steps
+        end = steps if max_steps is None else min(steps, max_steps)
+        hidden = not (progress and self.team.main)
+        with tqdm(total=steps, initial=state.step, desc="training", unit="step", disable=hidden) as bar:
+            while state.step < end:
+                self.step()
+                bar.update()
+                valid = self._is_valid()
+                if len(self.pending) == CHECK_EVERY or valid or state.step == end:
+                    bar.set_postfix(loss=f"{self._gather():.3f}", nme=self._latest(), refresh=False)
+                if valid:
+                    self._validate()
+                    bar.set_postfix(loss=f"{state.history[-1]['total']:.3f}", nme=self._latest())
+                if valid or state.step == end:
+                    record = self.metadata | {"step": state.step, "history": state.history}
+                    self.team.from_main(lambda: save(self.job.out_folder, record, state, valid))  # noqa: B023
+        best, last, curves = (self.job.out_folder / name for name in (BEST, LAST, HISTORY))
+        seconds = time.monotonic() - self.began
+        row = best_row(state.history)
+        return FitResult(state.history, row, best, last, curves, state.step, self.resumed_from, seconds)
+
+    def step(self) -> None:
+        """One step of the optimiser."""
+        state, team, config = self.state, self.team, self.config
+        rows = self._rows()
+        numbers = random_numbers(self.batch_size, generator(self.job.seed, state.step, team.device))
+        batch = augment(self.data.batch(team.mine(rows)), config.augment, team.mine(numbers), self.mirror)
+        self.lr = learning_rate(state.step, config.steps, config.lr, config.warmup, config.final_lr)
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.lr
+        terms, outputs = self.losses(rows, batch)
+        state.optimizer.zero_grad()
+        team.backward(terms["total"], outputs)
+        nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
+        state.optimizer.step()
+        state.step += 1
+        self.pending.append({name: value.detach() for name, value in terms.items()})
+        if self._is_valid() or state.step % AVERAGE_EVERY == 0:
+            update_average(state.average, state.network, state.step / AVERAGE_EVERY, config.ema**AVERAGE_EVERY)
+
+    def _read_data(self) -> None:
+        """UserError where the data are wrong, or the training fits neither into the memory nor to the processes."""
+        job, config, team, side = self.job, self.config, self.team, self.job.network.image_size
+        self.data = TrainingData(job.train_folder, job.model, side, config.kinds, team.device, config.labelled_share)
+        self.held_out = TrainingData(job.validation_folder, job.model, side, KINDS[:2], team.device)
+        self.batch_size = min(config.batch_size, len(self.data))
+        self.epoch_steps = len(self.data) // self.batch_size
+        check_training(config, job.network, job.model, team.in_one_memory(self.batch_size), team.device)
+        if self.batch_size < 2 * team.count and team.count > 1:
+            short = f"a batch of {self.batch_size} is too small for {team.count} processes"
+            raise UserError(f"{short}: each needs two samples")
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """All that the result of the run depends on."""
+        settings = asdict(self.config) | {"kinds": list(self.config.kinds)}
+        del settings["processes"]
+        return {
+            "train": settings,
+            "network": self.architecture(),
+            "start_file": self.team.from_main(lambda: start_digest(self.job.network, self.job.out_folder)),
+            "seed": self.job.seed,
+            "data": {"train": self.data.fingerprint, "validation": self.held_out.fingerprint},
+            "face_model": self.job.model.fingerprint,
+            "code": checkpoint.code_fingerprint(),
+        }
+
+    def _begin(self, resume: str | Path | None) -> None:
+        """Make the state: that of a checkpoint where one is resumed, else a new one."""
+        job, team = self.job, self.team
+        found = team.from_main(lambda: start(resume, job.out_folder, self.fingerprint, job.model))
+        with torch.random.fork_rng(devices=[]), team.agreeing():  # the caller's random state stays as it is
+            torch.manual_seed(job.seed)
+            network = self.build(fresh=team.main and found is None)
+        network = network.to(team.device).to(memory_format=torch.channels_last)
+        team.share(network)
+        average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.state = State(network, average, adamw(network, self.config.lr, self.config.weight_decay))
+        if found:
+            self.state.restore(found)
+        self.metadata = {
+            "network": self.fingerprint["network"],
+            "face_model": {"name": job.model.name, "fingerprint": job.model.fingerprint},
+            "pretrained_weights": found.metadata["pretrained_weights"] if found else network.pretrained_weights,
+            "constant": self.data.constant(),
+            "fingerprint": self.fingerprint,
+            "samples": {kind: int((self.data.kind == k).sum()) for k, kind in enumerate(KINDS)},
+        }
+
+    def _rows(self) -> Tensor:
+        """The rows of the data that the next step is about."""
+        epoch, place = divmod(self.state.step, self.epoch_steps)
+        if epoch != self.order_epoch:
+            self.order, self.order_epoch = visiting_order(self.data.kind, self.job.seed, epoch), epoch
+        return self.order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _is_valid(self) -> bool:
+        """Whether a validation follows the last step."""
+        step = self.state.step
+        return step == self.config.steps or step % (self.config.validate_every or self.epoch_steps) == 0
+
+    def _gather(self) -> float:
+        """Add the pending losses to the sums, and return the last total; one that is not finite is a UserError."""
+        sums, pending = self.state.sums, self.pending
+        values = self.team.mean(torch.cat([torch.stack(list(terms.values())) for terms in pending])).tolist()
+        for step, terms in enumerate(pending, self.state.step - len(pending) + 1):
+            for name in terms:
+                value = values.pop(0)
+                if not np.isfinite(value):
+                    raise UserError(f"training diverged: loss '{name}' is {value} at step {step} (lower train.lr?)")
+                sums[name] = sums.get(name, 0.0) + value
+            sums["steps"] = sums.get("steps", 0) + 1
+        pending.clear()
+        return value
+
+    def _validate(self) -> None:
+        """Add a row to the history: the mean losses since the last one, and the `figures`."""
+        state = self.state
+        self.team.share(state.average)  # the processes' batch statistics may differ
+        means = {name: value / state.sums["steps"] for name, value in state.sums.items() if name != "steps"}
+        row = {"step": state.step, "epoch": state.step / self.epoch_steps, "lr": self.lr}
+        state.history.append(row | means | self.figures())
+        state.sums.clear()
+
+    def _latest(self) -> str:
+        return f"{self.state.history[-1]['val_nme']:.2f}%" if self.state.history else "-"
 
 
-def _gather(sums: dict[str, float], pending: list[dict[str, Tensor]], step: int, team: Processes) -> float:
-    """Add the losses of the last steps to `sums`, and return the last total; one that is not finite is a UserError."""
-    values = team.mean(torch.cat([torch.stack(list(terms.values())) for terms in pending])).tolist()
-    for back, terms in enumerate(pending, 1 - len(pending)):
-        for name in terms:
-            value = values.pop(0)
-            if not np.isfinite(value):
-                raise UserError(f"training diverged: loss '{name}' is {value} at step {step + back} (lower train.lr?)")
-            sums[name] = sums.get(name, 0.0) + value
-        sums["steps"] = sums.get("steps", 0) + 1
-    return value
-
-
-def _generator(seed: int, step: int, device: str | torch.device) -> torch.Generator:
+def generator(seed: int, step: int, device: str | torch.device) -> torch.Generator:
+    """The random numbers of one step."""
     state = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     return torch.Generator(device).manual_seed(state)
-
-
-def _latest(history: list[dict]) -> str:
-    return f"{history[-1]['val_nme']:.2f}%" if history else "-"

@@ -5,8 +5,10 @@ unlabelled ones by their picture alone, the last two with regularisers. The pape
 parameters of public data, a differentiable renderer); the formulas and weights are the field's, hence an assumption.
 """
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,12 @@ from mlanet_lib.geometry.lighting import REFLECTED
 from mlanet_lib.limits import WEIGHT, check_fields
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render_face
-from mlanet_lib.training.data import Batch
+from mlanet_lib.training.data import Batch, Kind
+
+if TYPE_CHECKING:
+    from mlanet_lib.training.config import TrainConfig
+
+Judged = tuple[Tensor, Tensor]  # a loss, and the tensor whose sum is the amount that it is a mean over
 
 OPENINGS = ((61, 67), (62, 66), (63, 65), (48, 54), (60, 64), (37, 41), (38, 40), (43, 47), (44, 46))
 """Pairs of the 68 points across the inner lips, the mouth and the lids."""
@@ -31,9 +38,8 @@ class LossWeights:
 
     Supervised: identity [sd^2], expression [activation^2], albedo [sd^2], rotation [1], translation [crop sides^2],
     lighting [irradiance^2], vertices [mm], landmarks, points and openings [crop sides]. Self-supervised: photometric
-    [RGB norm].
-    Regularisers, on samples without parameter labels: prior_identity [sd^2], prior_expression [activation^2],
-    prior_albedo [sd^2], prior_light [radiance^2].
+    [RGB norm]. Regularisers, on samples without parameter labels: prior_identity [sd^2], prior_expression
+    [activation^2], prior_albedo [sd^2], prior_light [radiance^2].
     """
 
     identity: Annotated[float, WEIGHT] = 0.1
@@ -52,7 +58,7 @@ class LossWeights:
     prior_albedo: Annotated[float, WEIGHT] = 0.01
     prior_light: Annotated[float, WEIGHT] = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
 
@@ -125,129 +131,155 @@ def photometric_loss(rendered: Tensor, image: Tensor, mask: Tensor, scale: float
     return (mask * residual / (1 + residual / scale)).sum() / mask.sum().clamp_min(1.0)
 
 
-def prior_loss(coefficients: Tensor) -> Tensor:
-    """mean_bk c_bk^2: keeps (B, K) coefficients near the mean face where nothing else speaks."""
-    return coefficients.square().mean()
-
-
 def light_prior_loss(lighting: Tensor) -> Tensor:
     """mean (L - mean_rgb L)^2 of (B, 9, 3): keeps light near white (Deng et al. 2019's gamma loss)."""
     return (lighting - lighting.mean(2, keepdim=True)).square().mean()
 
 
-def supervised_terms(predicted: FaceParameters, truth: FaceParameters, lit: Tensor) -> dict[str, Tensor]:
-    """The parameter losses by name, for samples whose parameters are known; albedo and lighting where `lit` (B,) bool,
-    on the CPU, says that those are."""
-    terms = {
-        "identity": coefficient_loss(predicted.identity, truth.identity),
-        "expression": coefficient_loss(predicted.expression, truth.expression),
-        "rotation": rotation_loss(predicted.rotation, truth.rotation),
-        "translation": translation_loss(predicted, truth),
-    }
-    if lit.any():
-        if not lit.all():
-            rows = on_device(torch.nonzero(lit).flatten(), predicted.albedo.device)
-            predicted, truth = predicted[rows], truth[rows]
-        terms["albedo"] = coefficient_loss(predicted.albedo, truth.albedo)
-        terms["lighting"] = lighting_loss(predicted.lighting, truth.lighting)
-    return terms
-
-
-def prior_terms(predicted: FaceParameters) -> dict[str, Tensor]:
-    """The regularisers by name, for samples whose parameters are not known."""
-    return {
-        "prior_identity": prior_loss(predicted.identity),
-        "prior_expression": prior_loss(predicted.expression),
-        "prior_albedo": prior_loss(predicted.albedo),
-        "prior_light": light_prior_loss(predicted.lighting),
-    }
-
-
-def drawn_rows(lit: Tensor, config) -> Tensor:
-    """(B,) bool on the CPU: which samples of a batch are rendered, the first `photometric_batch` of those that their
-    picture judges. lit: (B,) as a `Batch` has it."""
+def drawn_rows(lit: Tensor, config: "TrainConfig") -> Tensor:
+    """(B,) bool on the CPU: which samples of a batch are rendered, the first `photometric_batch` that have a
+    photometric loss. lit: (B,) as a `Batch` has it."""
     count = config.photometric_batch if config.weights.photometric else 0
     return ~lit & ((~lit).cumsum(0) <= count)
 
 
-def semi_supervised_terms(
-    predicted: FaceParameters,
-    batch: Batch,
-    shape: SparseShape,
-    model: MorphableModel,
-    config,
-    drawn: Tensor | None = None,
-    points: Tensor | None = None,
-) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
+def judged_rows(kind: Tensor, lit: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+    """The groups of samples that terms are about, (B,) bool on the CPU: labelled ones, those of them whose albedo and
+    lighting are known, those with landmarks, those without all labels, and those that are rendered."""
+    labelled, pointed = kind == Kind.LABELLED, kind <= Kind.LANDMARKED
+    return {"labelled": labelled, "lit": labelled & lit, "pointed": pointed, "free": ~lit, "drawn": drawn}
+
+
+@dataclass(eq=False)
+class Comparison:
+    """What the network says of a batch beside what is known of it.
+
+    predicted: the parameters; points: (B, 136), the landmarks that the network says beside them (`MLANet.forward`);
+    shape, drawing: the sparse and the rendered face model; drawn: (B,) bool, the rows that are rendered (`drawn_rows`
+    of the whole batch, where this is a part of it). What several terms need is computed once.
+    """
+
+    predicted: FaceParameters
+    points: Tensor
+    batch: Batch
+    drawn: Tensor
+    shape: SparseShape
+    drawing: MorphableModel
+    config: "TrainConfig"
+    _faces: dict[str, tuple[FaceParameters, FaceParameters]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.masks = judged_rows(self.batch.kind, self.batch.lit, self.drawn)
+        self.turned = self.shape.turned(self.predicted)
+
+    def rows(self, group: str) -> Tensor:
+        """The numbers of the samples of one of `judged_rows`, on the device of the batch."""
+        return on_device(torch.nonzero(self.masks[group]).flatten(), self.turned.device)
+
+    def faces(self, group: str) -> tuple[FaceParameters, FaceParameters]:
+        """Predicted and true parameters of a group."""
+        if group not in self._faces:
+            rows = self.rows(group)
+            self._faces[group] = self.predicted[rows], self.batch.parameters[rows]
+        return self._faces[group]
+
+    @cached_property
+    def landmarks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Predicted and true landmarks (n, 68, 2) of the rows that have them, by the definition that each row's labels
+        follow, and what they count (n, 68)."""
+        batch, hidden, rows = self.batch, self.config.hidden_weight, self.rows("pointed")
+        weights = (hidden + (1 - hidden) * batch.visible[rows]) * batch.confidence[rows]
+        found = self.shape.landmarks(self.turned, self.predicted, batch.points_set)[rows]
+        return found, batch.landmarks[rows], weights
+
+
+def _vertices(seen: Comparison) -> Tensor:
+    found, truth = seen.shape.vertices(seen.turned), seen.shape.turned(seen.faces("labelled")[1])
+    return vertex_loss(found[seen.rows("labelled")], seen.shape.vertices(truth))
+
+
+def _points(seen: Comparison) -> Judged:
+    """The network's own landmarks follow 3DDFA's definition: rows whose labels follow another one count nothing."""
+    _, truth, weights = seen.landmarks
+    alike = on_device(seen.batch.points_set[seen.masks["pointed"]] == 0, weights.device)
+    weights = weights * alike[:, None]
+    found = 0.5 + seen.points[seen.rows("pointed")].unflatten(1, (68, 2))
+    return landmark_loss(found, truth, weights), weights
+
+
+def _photometric(seen: Comparison) -> Judged:
+    rows = seen.rows("drawn")
+    drawing = render_face(seen.drawing, seen.predicted[rows], seen.config.photometric_size)
+    photo = F.interpolate(seen.batch.target[rows], size=drawing.image.shape[-2:], mode="area")
+    return photometric_loss(drawing.image, photo, drawing.mask), drawing.mask
+
+
+def _prior(name: str) -> Callable[[Comparison], Tensor]:
+    """mean_bk c_bk^2: keeps coefficients near the mean face where nothing else speaks."""
+    return lambda seen: getattr(seen.faces("free")[0], name).square().mean()
+
+
+def _of(loss: Callable[[Tensor, Tensor], Tensor], name: str, group: str) -> Callable[[Comparison], Tensor]:
+    """A loss of one of the parameters of a group."""
+    return lambda seen: loss(*(getattr(side, name) for side in seen.faces(group)))
+
+
+class Term(NamedTuple):
+    """A loss term by name: the group of `judged_rows` that it is about, and its function, which gives the loss, and
+    with it what it is a mean over where that is not the rows."""
+
+    name: str
+    group: str
+    function: Callable[[Comparison], Tensor | Judged]
+
+
+TERMS = (
+    Term("identity", "labelled", _of(coefficient_loss, "identity", "labelled")),
+    Term("expression", "labelled", _of(coefficient_loss, "expression", "labelled")),
+    Term("rotation", "labelled", _of(rotation_loss, "rotation", "labelled")),
+    Term("translation", "labelled", lambda seen: translation_loss(*seen.faces("labelled"))),
+    Term("albedo", "lit", _of(coefficient_loss, "albedo", "lit")),
+    Term("lighting", "lit", _of(lighting_loss, "lighting", "lit")),
+    Term("vertices", "labelled", _vertices),
+    Term("landmarks", "pointed", lambda seen: (landmark_loss(*seen.landmarks), seen.landmarks[2])),
+    Term("points", "pointed", _points),
+    Term("openings", "pointed", lambda seen: (opening_loss(*seen.landmarks), opening_weights(seen.landmarks[2]))),
+    Term("prior_identity", "free", _prior("identity")),
+    Term("prior_expression", "free", _prior("expression")),
+    Term("prior_albedo", "free", _prior("albedo")),
+    Term("prior_light", "free", lambda seen: light_prior_loss(seen.faces("free")[0].lighting)),
+    Term("photometric", "drawn", _photometric),
+)
+SKIPPED = ("points", "openings")
+"""Terms that are not computed where their weight is 0; the others are, as curves to look at."""
+
+
+def present_terms(masks: dict[str, Tensor], config: "TrainConfig") -> list[Term]:
+    """The terms of a batch with these `judged_rows`: labelled rows are judged by parameters, vertices and landmarks,
+    landmarked ones by landmarks, photo and regularisers, unlabelled ones by photo and regularisers; labelled ones whose
+    albedo and lighting are not known by photo and regularisers, too."""
+    wanted = [term for term in TERMS if term.name not in SKIPPED or getattr(config.weights, term.name)]
+    return [term for term in wanted if masks[term.group].any()]
+
+
+def semi_supervised_terms(seen: Comparison) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
     """All loss terms of a batch by name, unweighted, and what each is a mean over.
 
-    Landmarks are compared with the model's points of the definition that a row's labels follow. Labelled rows:
-    parameters, vertices, landmarks. Landmarked rows: landmarks, picture, regularisers. Unlabelled rows: picture,
-    regularisers. Labelled rows whose albedo and lighting are not known: picture and regularisers, too.
-    config: `weights` (LossWeights), `hidden_weight`, `photometric_batch` and `photometric_size` of a `TrainConfig`.
-    drawn: (B,) bool, the rows that are rendered, where the batch is a part of a greater one (default: `drawn_rows`).
-    points: (B, 136), what the network says of the landmarks beside its parameters (`MLANet.forward`), judged like them,
-    but for rows whose labels follow another definition than 3DDFA's, which is the one that this head speaks.
-
-    The second result holds for each term its amount, a number of rows or a tensor whose sum it is (the points'
+    The second result holds for each term its amount, a number of rows or a tensor whose sum it is (the landmarks'
     weights, the drawn pixels): the mean over several batches is that of their terms, weighted by their amounts.
     """
-    device = batch.landmarks.device
-    drawn = drawn_rows(batch.lit, config) if drawn is None else drawn
-    masks = (batch.kind == 0, batch.kind <= 1, ~batch.lit, drawn)
-    known, pointed, free, drawn = (on_device(torch.nonzero(mask).flatten(), device) for mask in masks)
-    turned, terms, amounts = shape.turned(predicted), {}, {}
-    if len(known):
-        truth, lit = batch.parameters[known], batch.lit[batch.kind == 0]
-        terms |= supervised_terms(predicted[known], truth, lit)
-        terms["vertices"] = vertex_loss(shape.vertices(turned)[known], shape.vertices(shape.turned(truth)))
-        amounts |= dict.fromkeys(terms, len(known))
-        amounts |= dict.fromkeys({"albedo", "lighting"} & terms.keys(), int(lit.sum()))
-    if len(pointed):
-        weights = config.hidden_weight + (1 - config.hidden_weight) * batch.visible[pointed]
-        weights = weights * batch.confidence[pointed]
-        found = shape.landmarks(turned, predicted, batch.points_set)[pointed]
-        terms["landmarks"] = landmark_loss(found, batch.landmarks[pointed], weights)
-        amounts["landmarks"] = weights
-        if points is not None and config.weights.points:
-            beside = 0.5 + points[pointed].unflatten(1, (68, 2))
-            spoken = weights * on_device(batch.points_set[batch.kind <= 1] == 0, device)[:, None]
-            terms["points"] = landmark_loss(beside, batch.landmarks[pointed], spoken)
-            amounts["points"] = spoken
-        if config.weights.openings:
-            terms["openings"] = opening_loss(found, batch.landmarks[pointed], weights)
-            amounts["openings"] = opening_weights(weights)
-    if len(free):
-        priors = prior_terms(predicted[free])
-        terms |= priors
-        amounts |= dict.fromkeys(priors, len(free))
-    if len(drawn):
-        drawing = render_face(model, predicted[drawn], config.photometric_size)
-        photo = F.interpolate(batch.target[drawn], size=drawing.image.shape[-2:], mode="area")
-        terms["photometric"] = photometric_loss(drawing.image, photo, drawing.mask)
-        amounts["photometric"] = drawing.mask
+    terms: dict[str, Tensor] = {}
+    amounts: dict[str, int | Tensor] = {}
+    for name, group, function in present_terms(seen.masks, seen.config):
+        result = function(seen)
+        terms[name], amounts[name] = result if isinstance(result, tuple) else (result, int(seen.masks[group].sum()))
     return terms, amounts
-
-
-def term_names(kind: Tensor, lit: Tensor, config) -> list[str]:
-    """Names of the terms that `semi_supervised_terms` has for a batch of these kinds, (B,) each, in its order."""
-    names = []
-    if (kind == 0).any():
-        light = ["albedo", "lighting"] if lit.any() else []
-        names += ["identity", "expression", "rotation", "translation", *light, "vertices"]
-    if (kind <= 1).any():
-        names += ["landmarks", *(name for name in ("points", "openings") if getattr(config.weights, name))]
-    if not lit.all():
-        names += ["prior_identity", "prior_expression", "prior_albedo", "prior_light"]
-    if drawn_rows(lit, config).any():
-        names.append("photometric")
-    return names
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
     """The named terms, unweighted, and under "total" their weighted sum. A term without a weight is a KeyError."""
-    factors = {field.name: getattr(weights, field.name) for field in fields(weights)}
-    return {**terms, "total": sum(factors[name] * value for name, value in terms.items())}
+    first, *others = [vars(weights)[name] * value for name, value in terms.items()]
+    return {**terms, "total": sum(others, first)}
 
 
 def _framing(parameters: FaceParameters) -> Tensor:

@@ -5,6 +5,7 @@ there is, not against what is free.
 """
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,24 +15,22 @@ from mlanet_lib.limits import check_memory, memory
 from mlanet_lib.network import NetworkConfig
 from mlanet_lib.network.mlanet import backbone_options
 
-PICTURE = 60
-"""Bytes a pixel of a batch's pictures: they, their targets, and what the augmentation makes of them."""
-RENDERED, VERTEX = 50, 50
-"""Bytes a pixel, and a vertex of each face, that is rendered for the photometric loss."""
-COPIES = 20
-"""Bytes a weight: itself, its average, its gradient, and AdamW's two moments."""
+if TYPE_CHECKING:
+    from mlanet_lib.training.config import TrainConfig
+
+PHOTO = 60  # bytes a pixel of a batch's photos: they, their targets, and what the augmentation makes of them
+RENDERED, VERTEX = 50, 50  # bytes a pixel, and a vertex of each face, that is rendered for the photometric loss
+COPIES = 20  # bytes a weight: itself, its average, its gradient, and AdamW's two moments
 
 
-def check_training(config, network: NetworkConfig, model: MorphableModel, batch: int, device: torch.device) -> None:
+def check_training(
+    config: "TrainConfig", network: NetworkConfig, model: MorphableModel, batch: int, device: torch.device
+) -> None:
     """UserError, with the estimate, where a training cannot fit into the memory of this machine or of its GPU.
 
-    config: a `TrainConfig`; batch: pictures of a step in that memory. Compared with processes that called `fit` for two
-    steps on a CPU in float32 (how much their highest memory grew with a greater batch, or with greater renderings):
-
-        resnet18, 96 px            6.5 MB a picture              estimated 4.7
-        resnet50, 224 px           105 MB a picture              estimated 89
-        rendered, 48 to 224 px     118 bytes a pixel             estimated 50, since fewer may be drawn than allowed
-        rendered, 4,000 to 11,525  83 bytes a vertex             estimated 50, likewise
+    batch: photos of a step in that memory. The estimate was compared with processes that called `fit` for two steps on
+    a CPU in float32: 6.5 MB a photo for resnet18 at 96 px (estimated 4.7), 105 at 224 px for resnet50 (89), 118 bytes a
+    rendered pixel and 83 a vertex (50 each, since fewer may be drawn than allowed).
     """
     available = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory()
     outputs = model.n_identity + model.n_expression + model.n_albedo + 36
@@ -39,17 +38,17 @@ def check_training(config, network: NetworkConfig, model: MorphableModel, batch:
     weights = COPIES * heads * network.width * network.pool**2 * outputs
     check_memory(weights, f"network.width {network.width} with network.pool {network.pool}", available)
     share = 1 / 2 if config.compile or config.precision == "bfloat16" else 1  # compiled, some is computed again instead
-    pictures = batch * (picture_bytes(network) * share + PICTURE * network.image_size**2)
-    pictures += batch * 12 * min(config.vertices, model.n_vertices)
+    photos = batch * (picture_bytes(network) * share + PHOTO * network.image_size**2)
+    photos += batch * 12 * min(config.vertices, model.n_vertices)
     asked = config.batch_size if batch == config.batch_size else f"{config.batch_size} ({batch:,} here)"
     what = f"train.batch_size {asked} at network.image_size {network.image_size}"
-    check_memory(weights + pictures, what, available)
+    check_memory(weights + photos, what, available)
     drawn = min(config.photometric_batch, batch) if config.weights.photometric else 0
     vertices = min(config.photometric_vertices or model.n_vertices, model.n_vertices)
     rendered = drawn * (RENDERED * config.photometric_size**2 + VERTEX * vertices)
     what = f"train.photometric_batch {drawn} at train.photometric_size {config.photometric_size}"
     check_memory(rendered, what, available)
-    check_memory(weights + pictures + rendered, f"train.batch_size {asked} with {what}", available)
+    check_memory(weights + photos + rendered, f"train.batch_size {asked} with {what}", available)
 
 
 @lru_cache(maxsize=32)
@@ -63,7 +62,7 @@ def picture_bytes(config: NetworkConfig) -> int:
         network = timm.create_model(config.backbone, **backbone_options(config)).train()
         weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
 
-        def keep(tensor):
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
                 kept[storage._cdata] = storage  # held, so that no other one gets its address

@@ -2,19 +2,22 @@
 
 A step's batch is split over them by rows. What one process computes of it, a mean over some of its rows, is scaled so
 that the average over the processes is the mean over the whole batch: the same numbers, up to rounding, as in one
-process. Started alone, a process is one of one, and nothing here costs anything.
+process, but for batch norms on CPUs (`wrap`). Started alone, a process is one of one, and nothing here costs anything.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from mlanet_lib.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Processes:
     rank: int
     count: int
     device: torch.device
-    accelerator: object = None
+    accelerator: Any = None
 
     @classmethod
     def join(cls, device: str = "auto") -> "Processes":
@@ -41,7 +44,7 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", 1))
         if count > 1 and device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device {device!r}: of several processes each takes its own; say auto, cpu or cuda")
-        place = usable_device(device, local_rank() if count > 1 else 0)
+        place = usable_device(device, int(os.environ.get("LOCAL_RANK", 0)) if count > 1 else 0)
         if count == 1:
             return cls(0, 1, place)
         from accelerate import Accelerator  # a second to import
@@ -73,18 +76,17 @@ class Processes:
         if self.count == 1:
             yield
             return
-        failure = None
+        failure = ""
         try:
             yield
         except UserError as error:
             failure = str(error)
-        failures = [text for text in self.gathered(failure) if text is not None]
-        if failures:
-            raise UserError(failures[0])
+        for text in filter(None, self.gathered(failure)):
+            raise UserError(text)
 
-    def from_main(self, function: Callable[[], object]) -> object:
+    def from_main(self, function: Callable[[], T]) -> T:
         """What `function` returns in the main process, in all. The others wait; its UserError is raised in all."""
-        result = [None]
+        result: list[Any] = [None]
         with self.agreeing():
             if self.main:
                 result[0] = function()
@@ -94,7 +96,7 @@ class Processes:
             broadcast_object_list(result, from_process=0)
         return result[0]
 
-    def gathered(self, value) -> list:
+    def gathered(self, value: T) -> list[T]:
         """One value of each process, in order."""
         if self.count == 1:
             return [value]
@@ -124,15 +126,13 @@ class Processes:
     def wrap(self, network: nn.Module) -> nn.Module:
         """What to call in place of the network so that its gradients are averaged over the processes.
 
-        Batch norms take the statistics of the whole batch from then on; parameters and the names of the state stay
-        the network's own.
+        On GPUs batch norms take the statistics of the whole batch from then on, in training on CPUs those of the
+        process's own rows. Parameters and the names of the state stay the network's own.
         """
         if self.count == 1:
             return network
         if self.device.type == "cuda":
             convert_sync_batchnorm(network)  # torch's own, and it leaves the activations that timm puts into norms
-        else:
-            sync_norms(network)
         return self.accelerator.prepare(network)
 
     def whole_batch(
@@ -164,22 +164,6 @@ class Processes:
         else:
             self.accelerator.backward(loss + 0 * sum(output.sum() for output in outputs.values()))
 
-    def clip(self, parameters, norm: float) -> None:
-        """Scale the gradients down to this norm where theirs is greater."""
-        if self.count > 1:
-            self.accelerator.clip_grad_norm_(parameters, norm)
-            return
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        total = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-        # on a GPU a look at the norm would make the host wait; here it saves the multiplication with 1
-        if self.device.type != "cpu" or total > norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, norm, total)
-
-
-def local_rank() -> int:
-    """Which of the processes on this machine this one is, 0 where it is alone."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
 
 def leave() -> None:
     """The end of all trainings in this interpreter: the other processes need not wait for this one any more."""
@@ -202,68 +186,3 @@ def usable_device(name: str = "auto", number: int = 0) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def sync_norms(network: nn.Module) -> None:
-    """Let the batch norms of a network take, in training, the statistics over all processes' batches.
-
-    In place, on any device (torch's SyncBatchNorm knows none but GPUs). Parameters and names stay.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.forward = _SyncedForward(module)
-
-
-class _SyncedForward:
-    """`forward` of a BatchNorm2d, or of timm's BatchNormAct2d, over all processes' batches.
-
-    mean = sum_r sum x / N, var = sum_r sum (x - mean)^2 / N with N values a channel in all; running statistics as
-    torch keeps them, the variance unbiased.
-    """
-
-    def __init__(self, norm: nn.BatchNorm2d):
-        self.norm = norm
-
-    def __call__(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        if not norm.training:
-            return type(norm).forward(norm, x)
-        full = x.float()
-        count = full.new_full((1,), full.numel() / full.shape[1])
-        sums = _Sum.apply(torch.cat([full.sum((0, 2, 3)), count]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = full - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        if norm.track_running_stats:
-            self._track(mean.detach(), variance.detach() * (count / (count - 1).clamp_min(1)))
-        scale = (variance + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-        out = centred * scale[:, None, None] + (0 if norm.bias is None else norm.bias[:, None, None])
-        out = out.to(x.dtype)
-        return norm.act(norm.drop(out)) if isinstance(norm, BatchNormAct2d) else out
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        norm = self.norm
-        norm.num_batches_tracked.add_(1)
-        weight = 1 / norm.num_batches_tracked.float() if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean, weight)
-        norm.running_var.lerp_(variance, weight)
-
-
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes; so is its gradient, since each of them depends on every summand."""
-
-    @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        return _summed(tensor)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _summed(gradient)
-
-
-def _summed(tensor: Tensor) -> Tensor:
-    whole = tensor.clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(whole)
-    return whole

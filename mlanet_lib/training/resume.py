@@ -3,23 +3,24 @@
 import csv
 import hashlib
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.atomic import atomic_path
 from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
-from mlanet_lib.training.optimizer import optimizer_tensors
+from mlanet_lib.training.optimizer import load_optimizer, optimizer_tensors
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 ARCHITECTURE = ("backbone", "levels", "attention", "fusion", "width", "pool")
-"""The fields of `NetworkConfig` that decide which weights a network has; pictures of another size change none."""
-ONE_READING = {"concatenate": "none", "hierarchical_concatenate": "hierarchical"}
-"""Fusions whose heads read the levels side by side, and those that differ from them in nothing else: what the latter's
-heads compute of the levels' weighted mean the former's can compute, too, and so begin with."""
+"""The fields of `NetworkConfig` that decide which weights a network has; crops of another size change none."""
+CONCATENATED = {"concatenate": "none", "hierarchical_concatenate": "hierarchical"}
+"""A concatenating fusion -> the one with a weighted mean of the levels whose checkpoint can initialise it."""
 NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "heads.")
 """Beginnings of the names of the weights without which a file is no start; others may be there or not. A file without
 heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
@@ -30,7 +31,57 @@ face that began with weights of another face model had, before its first step, a
 the heads of pose and light and 21.4 % without; the weights it came from had 10.8 %."""
 
 
-def write_history(path: str | Path, history: list[dict]) -> None:
+class Saved(NamedTuple):
+    """A checkpoint to go on from: its file, its tensors on the CPU and its metadata."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+@dataclass
+class State:
+    """All that changes while a network is trained.
+
+    average: the network with averaged weights; step: steps made; history: a row for each validation; sums: of the
+    losses since the last one, by name, and under "steps" how many.
+    """
+
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def restore(self, saved: Saved) -> None:
+        """Take the state of a checkpoint; a UserError where it does not fit the network."""
+        self.step, self.history, self.sums = (saved.metadata[name] for name in ("step", "history", "sums"))
+        checkpoint.load_state(saved.path, self.network, saved.tensors, "network.")
+        checkpoint.load_state(saved.path, self.average, saved.tensors, "ema.")
+        load_optimizer(self.optimizer, self.network, saved.tensors)
+
+
+def save(out: Path, record: dict[str, Any], state: State, valid: bool) -> None:
+    """Write the best weights, where these are (`valid`: they have just been judged), then the history, then what to
+    resume from. record: the metadata."""
+    weights = state.average.state_dict()
+    if valid and best_row(state.history) is state.history[-1]:
+        checkpoint.save(out / BEST, {f"network.{name}": value for name, value in weights.items()}, record)
+    if state.history:
+        write_history(out / HISTORY, state.history)
+    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in weights.items()}
+    tensors |= optimizer_tensors(state.optimizer, state.network)
+    checkpoint.save(out / LAST, tensors, record | {"sums": state.sums})
+
+
+def best_row(history: list[dict[str, float]]) -> dict[str, float] | None:
+    """The validation of the lowest NME."""
+    return min(history, key=lambda row: row["val_nme"], default=None)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """The rows as CSV with a header, columns in the order in which they first appear."""
     names = list(dict.fromkeys(name for row in history for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
@@ -39,21 +90,19 @@ def write_history(path: str | Path, history: list[dict]) -> None:
         writer.writerows(history)
 
 
-def start(resume, out: Path, fingerprint: dict, model: MorphableModel) -> tuple[Path | None, dict, dict | None]:
-    """The checkpoint to go on from, its tensors and its metadata; where the run starts anew None, {}, None."""
-    source = _resumable(resume, out, fingerprint, model)
-    if source:
-        return source, *checkpoint.read(source)
+def start(resume: str | Path | None, out: Path, fingerprint: dict[str, Any], model: MorphableModel) -> Saved | None:
+    """The checkpoint to go on from, or None where the run starts anew (see `loop.fit`)."""
+    if source := _resumable(resume, out, fingerprint, model):
+        return Saved(source, *checkpoint.read(source))
     for name in (BEST, LAST, HISTORY):  # so that no file of an older run passes for this one's
         (out / name).unlink(missing_ok=True)
-    return None, {}, None
+    return None
 
 
-def _resumable(resume, out: Path, fingerprint: dict, model: MorphableModel) -> Path | None:
-    """The checkpoint to go on from, or None to start anew (see `fit`)."""
-    path = out / LAST if resume == "auto" else resume and Path(resume)
-    if not path or (resume == "auto" and not path.is_file()):
+def _resumable(resume: str | Path | None, out: Path, fingerprint: dict[str, Any], model: MorphableModel) -> Path | None:
+    if resume is None or (resume == "auto" and not (out / LAST).is_file()):
         return None
+    path = out / LAST if resume == "auto" else Path(resume)
     try:
         metadata = checkpoint.read_metadata(path)
         checkpoint.check_face_model(path, metadata, model)
@@ -88,10 +137,11 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
     if path.resolve().parent == out.resolve():
         raise UserError(f"network.start: {path} lies in the folder that this training writes; copy it elsewhere")
     there, here = checkpoint.read_metadata(path).get("network", {}), asdict(config) | {"levels": list(config.levels)}
-    compared = ARCHITECTURE if "levels" in there else ("backbone",)
-    if there.get("fusion") == ONE_READING.get(here["fusion"], here["fusion"]):
+    if there.get("fusion") == CONCATENATED.get(config.fusion):  # its heads can be converted
         here["fusion"] = there.get("fusion")
-    if different := checkpoint.differences(*({name: one.get(name) for name in compared} for one in (there, here))):
+    names = ARCHITECTURE if "levels" in there else ("backbone",)
+    there, here = ({name: one.get(name) for name in names} for one in (there, here))
+    if different := checkpoint.differences(there, here):
         raise UserError(f"network.start: {path} is of another network: {', '.join(different)}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -102,50 +152,39 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
 
     All that are there where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they
     are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted, and
-    so are those of a weighted mean of the levels where the network's read the levels side by side (`ONE_READING`).
+    so are those of a weighted mean of the levels where the network concatenates them (`CONCATENATED`).
     `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as `load_state`.
     """
-    path = Path(network.config.start)
+    path = Path(str(network.config.start))
     tensors, metadata = checkpoint.read(path)
-    prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "network."
-    there = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    factors = there.get("head_scale", torch.ones_like(network.head_scale)).float() / network.head_scale
-    for factor, name in zip(factors, network.sizes, strict=True):
-        there |= {key: value.float() * factor for key, value in there.items() if key.startswith(f"heads.{name}.")}
-    if network.side_by_side and metadata.get("network", {}).get("fusion") in ONE_READING.values():
-        there |= _side_by_side(there, network)
-    fresh = () if metadata["face_model"]["fingerprint"] == model.fingerprint else OF_ONE_FACE_MODEL
-    own = ("neutral_translation", "head_scale", *(f"heads.{name}." for name in fresh))
-    here = network.state_dict()
-    taken = {name: value for name, value in there.items() if name in here and not name.startswith(own)}
-    needed = NEEDED if any(name.startswith("heads.") for name in there) else ("backbone.",)
-    kept = {name: value for name, value in here.items() if name.startswith(own) or not name.startswith(needed)}
+    face_model, weights = metadata["face_model"], checkpoint.network_weights(tensors)
+    needed: tuple[str, ...] = ("backbone.",)
+    if any(name.startswith("heads.") for name in weights):
+        needed = NEEDED
+        weights |= _rescaled_heads(weights, network)
+        if network.side_by_side and metadata.get("network", {}).get("fusion") in CONCATENATED.values():
+            weights |= _concatenated_heads(weights, network)
+    unfit = () if face_model["fingerprint"] == model.fingerprint else OF_ONE_FACE_MODEL
+    own = ("neutral_translation", "head_scale", *(f"heads.{name}." for name in unfit))
+    state = network.state_dict()
+    kept = {name: value for name, value in state.items() if name.startswith(own) or not name.startswith(needed)}
+    taken = {name: value for name, value in weights.items() if name in state and not name.startswith(own)}
     checkpoint.load_state(path, network, kept | taken, "")
-    made_of = f"{metadata['face_model']['name']}, step {metadata.get('step', 'unknown')}"
-    network.pretrained_weights = f"started from {path.name} ({made_of})"
+    made_with = f"{face_model['name']}, step {metadata.get('step', 'unknown')}"
+    network.pretrained_weights = f"started from {path.name} ({made_with})"
 
 
-def _side_by_side(weights: dict[str, torch.Tensor], network: MLANet) -> dict[str, torch.Tensor]:
-    """The heads that make of the levels side by side what `weights`' heads make of their weighted mean."""
+def _rescaled_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
+    """The heads of `weights` with the network's scales, such that they say the same."""
+    scales = weights.get("head_scale", torch.ones(len(network.sizes))).float() / network.head_scale
+    factors = dict(zip(network.sizes, scales, strict=True))
+    heads = {key: value for key, value in weights.items() if key.startswith("heads.")}
+    return {key: value.float() * factors[key.split(".")[1]] for key, value in heads.items()}
+
+
+def _concatenated_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
+    """The heads that make of the concatenated levels what `weights`' heads make of their weighted mean."""
     shares = weights["level_logits"].float().softmax(1)
     heads = {f"heads.{name}.weight": share for name, share in zip(network.sizes, shares, strict=True)}
-    wide = {name: torch.cat([w * weights[name] for w in share], 1) for name, share in heads.items()}
+    wide = {name: torch.cat([weight * weights[name] for weight in share], 1) for name, share in heads.items()}
     return wide | {"level_logits": network.level_logits}
-
-
-def save(out: Path, record: dict, sums: dict, network: MLANet, average: MLANet, optimizer, valid: bool) -> None:
-    """Write the best weights, where these are, then the history, then what to resume from."""
-    history = record["history"]
-    weights = {f"ema.{name}": value for name, value in average.state_dict().items()}
-    if valid and best_row(history) is history[-1]:
-        best = {name.replace("ema.", "network.", 1): value for name, value in weights.items()}
-        checkpoint.save(out / BEST, best, record)
-    if history:
-        write_history(out / HISTORY, history)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()} | weights
-    checkpoint.save(out / LAST, state | optimizer_tensors(optimizer, network), record | {"sums": sums})
-
-
-def best_row(history: list[dict]) -> dict | None:
-    """The validation of the lowest NME."""
-    return min(history, key=lambda row: row["val_nme"], default=None)

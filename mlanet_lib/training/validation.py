@@ -7,44 +7,40 @@ from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.metrics import pose_mae, sparse_nme
 from mlanet_lib.network import MLANet
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.training.data import TrainingData
+from mlanet_lib.training.data import Kind, TrainingData
 from mlanet_lib.training.processes import Processes
 
 
 @torch.no_grad()
-def validate(
-    network: MLANet, data: TrainingData, shape: SparseShape, batch_size: int = 128, team: Processes | None = None
-) -> dict[str, float]:
+def validate(network: MLANet, data: TrainingData, shape: SparseShape, team: Processes) -> dict[str, float]:
     """Figures of a network on labelled and landmarked samples, none of them augmented.
 
-    nme: mean over samples of the 68 points' NME, %, by the definition that each sample's labels follow, photos alone
-    where there are any (samples whose light nobody knows). Of the others, whose parameters are known and not fitted (of
-    the fitted ones, where there are no others): pose_mae, mean of pitch, yaw and roll, degrees; vertices: mean distance
-    in mm, turned but not translated; identity, albedo (sd) and expression (activation): root mean square, albedo where
-    it is known.
+    val_nme: mean over samples of the landmarks' NME, %, by the definition that each sample's labels follow, photos
+    alone where there are any (samples whose light nobody knows). Of the others, whose parameters are known and not
+    fitted (of the fitted ones, where there are no others): val_pose_mae, mean of pitch, yaw and roll, degrees;
+    val_vertices: mean distance in mm, turned but not translated; val_identity, val_albedo (sd) and val_expression
+    (activation): root mean square, albedo where it is known.
     team: processes that share the samples; each of them returns the figures of all.
     """
-    team = team or Processes(0, 1, data.images.device)
-    predicted, marks, distance = [], [], []
-    for rows in team.mine(torch.arange(len(data))).split(batch_size):
+    parts = []
+    for rows in team.mine(torch.arange(len(data))).split(128):
         batch = data.batch(rows)
         found = network.eval().encode(batch.images)
         turned = shape.turned(found)
-        marks.append(shape.landmarks(turned, found, batch.points_set))
-        distance.append(shape.vertices(turned - shape.turned(batch.parameters)).norm(dim=2).mean(1))
-        predicted.append(found)
-    found = FaceParameters.cat(predicted).map(lambda share: team.in_order(share, len(data)))
-    distance, marks = (team.in_order(torch.cat(share), len(data)) for share in (distance, marks))
-    known = FaceParameters.from_tensors(data.labels)
-    nme = sparse_nme(*(side.double().cpu().numpy() for side in (marks, data.labels["landmarks"])))
+        distance = shape.vertices(turned - shape.turned(batch.parameters)).norm(dim=2).mean(1)
+        parts.append(found.as_tensors() | {"marks": shape.landmarks(turned, found, batch.points_set), "mm": distance})
+    whole = {name: team.in_order(torch.cat([part[name] for part in parts]), len(data)) for name in parts[0]}
+    found, known = FaceParameters.from_tensors(whole), FaceParameters.from_tensors(data.labels)
+    nme = sparse_nme(*(side.double().cpu().numpy() for side in (whole["marks"], data.labels["landmarks"])))
     photos = (~data.lit).numpy()
     figures = {"val_nme": np.mean(nme[photos] if photos.any() else nme)}
-    labelled = torch.nonzero(data.lit if data.lit.any() else data.kind == 0).flatten()
+    lit = torch.nonzero(data.lit).flatten()
+    labelled = lit if len(lit) else torch.nonzero(data.kind == Kind.LABELLED).flatten()
     if len(labelled):
         pose = (side.pose_degrees()[labelled].double().cpu().numpy() for side in (found, known))
         figures["val_pose_mae"] = pose_mae(*pose)["mean"]
-        figures["val_vertices"] = distance[labelled].mean()
-    for name, rows in (("identity", labelled), ("expression", labelled), ("albedo", torch.nonzero(data.lit).flatten())):
+        figures["val_vertices"] = whole["mm"][labelled].mean()
+    for name, rows in (("identity", labelled), ("expression", labelled), ("albedo", lit)):
         if len(rows):
             squares = (getattr(found, name) - getattr(known, name))[rows].square()
             figures[f"val_{name}"] = squares.mean().sqrt()

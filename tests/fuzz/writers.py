@@ -59,7 +59,8 @@ def of_a_training(model) -> Writer:
 
     def write(folder: Path, version: int) -> None:
         history = [{"step": k, "val_nme": 3.0 - k} for k in range(version + 1)]
-        resume.save(folder, {"history": history, "step": version}, {}, network, average, optimizer, True)
+        state = resume.State(network, average, optimizer, version, history)
+        resume.save(folder, {"history": history, "step": version}, state, True)
 
     return Writer(write, apart=True)
 

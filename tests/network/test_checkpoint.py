@@ -1,10 +1,12 @@
 """Checkpoint files: what goes in comes out, foreign ones are refused, a failed write leaves the old one."""
 
 import json
+import shutil
 import struct
 
 import pytest
 import torch
+from paths import ROOT
 from safetensors.torch import save_file
 
 from mlanet_lib.errors import UserError
@@ -65,10 +67,10 @@ def test_averaged_weights_are_preferred(network, toy_model, tmp_path):
     checkpoint.save(tmp_path / "last.safetensors", tensors, metadata(toy_model))
     loaded, _ = checkpoint.load_network(tmp_path / "last.safetensors", toy_model)
     assert torch.equal(loaded.heads["identity"].weight, network.heads["identity"].weight)
-    checkpoint.export_weights(tmp_path / "last.safetensors", tmp_path / "ship.safetensors", half=False)
+    checkpoint.export_weights(tmp_path / "last.safetensors", tmp_path / "ship.safetensors")
     shipped, _ = checkpoint.read(tmp_path / "ship.safetensors")
     assert set(shipped) == {f"network.{k}" for k in network.state_dict()}
-    assert torch.equal(shipped["network.heads.identity.weight"], network.heads["identity"].weight)
+    assert torch.equal(shipped["network.heads.identity.weight"], network.heads["identity"].weight.half())
 
 
 def test_shipped_weights_are_half_as_big_and_nearly_the_same(stored, network, toy_model, tmp_path):
@@ -126,6 +128,21 @@ def test_differences_are_named():
     assert checkpoint.differences(there, there) == []
 
 
-def test_the_code_fingerprint_is_of_files_that_exist():
-    assert len(checkpoint.code_fingerprint()) == 64
-    assert checkpoint.code_fingerprint() == checkpoint.code_fingerprint()
+@pytest.mark.parametrize(
+    "name, counts",
+    [("training/loop.py", True), ("geometry/camera.py", True), ("renderer.py", True), ("show/live.py", False)],
+)
+def test_the_code_fingerprint_is_of_what_trains(name, counts, tmp_path, monkeypatch):
+    """One byte more in a file changes it where the training depends on that file."""
+    library = tmp_path / "mlanet_lib"
+    shutil.copytree(ROOT / "mlanet_lib", library, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(checkpoint, "__file__", str(library / "network" / "checkpoint.py"))
+    checkpoint.code_fingerprint.cache_clear()
+    before = checkpoint.code_fingerprint()
+    with (library / name).open("a") as file:
+        file.write("#")
+    assert checkpoint.code_fingerprint() == before  # as first asked for
+    checkpoint.code_fingerprint.cache_clear()
+    assert (checkpoint.code_fingerprint() != before) == counts
+    monkeypatch.undo()
+    checkpoint.code_fingerprint.cache_clear()

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from toy_data import striped, write_toy_split
+from toy_training import NETWORK
 from tqdm.auto import tqdm
 
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.network import NetworkConfig, checkpoint
+from mlanet_lib.network import checkpoint
 from mlanet_lib.training import loop
-from mlanet_lib.training.loop import BEST, HISTORY, LAST, TrainConfig, fit
+from mlanet_lib.training.config import Job, TrainConfig
+from mlanet_lib.training.loop import fit
+from mlanet_lib.training.resume import BEST, HISTORY, LAST
 
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="no SIGKILL on this system"
 )
-NETWORK = NetworkConfig(backbone="lcnet_050", levels=(2, 3, 4), image_size=32, width=16, pool=2)
 CONFIG = TrainConfig(steps=25, batch_size=8, vertices=20, photometric_batch=2, photometric_size=16, validate_every=2)
 
 
@@ -56,7 +57,8 @@ def train(folder: Path, out: Path, reports) -> None:
     augment, loop.augment = loop.augment, augment_and_tell
     checkpoint.save_file, os.fsync = save_in_two_halves, sync
     model = MorphableModel.load(folder / "model.npz")
-    result = fit(CONFIG, NETWORK, model, folder / "train", folder / "validation", out, seed=5, progress=False)
+    job = Job(CONFIG, NETWORK, model, folder / "train", folder / "validation", out, seed=5)
+    result = fit(job, progress=False)
     reports.send(result.resumed_from)
 
 
@@ -87,34 +89,34 @@ def live(folder: Path, out: Path, death: str | None = None, times: int = 1, dela
 
 
 @pytest.fixture(scope="module")
-def folder(toy_model, tmp_path_factory):
-    root, model = tmp_path_factory.mktemp("kill"), striped(toy_model)
+def folder(model, folders):
+    """The toy data, and beside them the face model."""
+    root = folders[0].parent
     model.save(root / "model.npz")
-    write_toy_split(model, root / "train", 28, seed=0, kinds=(0, 0, 1, 2))
-    write_toy_split(model, root / "validation", 6, seed=1)
     return root
 
 
 @pytest.fixture(scope="module")
-def whole(folder):
+def unharmed(folder, tmp_path_factory):
     """The run that nobody killed: its folder and its moments."""
-    moments, code = live(folder, folder / "whole")
+    out = tmp_path_factory.mktemp("unharmed")
+    moments, code = live(folder, out)
     assert code == 0 and moments.count("step") == CONFIG.steps and moments[-1] == 0
-    return folder / "whole", moments
+    return out, moments
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the child asks /proc which file it is writing")
 @pytest.mark.timeout(120)
-def test_killed_again_and_again_it_ends_bit_for_bit_the_same(folder, whole, tmp_path):
-    reference, moments = whole
+def test_killed_again_and_again_it_ends_bit_for_bit_the_same(folder, unharmed, tmp_path):
+    reference, moments = unharmed
     kinds = [f"{state} {name}" for state in ("half of", "unnamed") for name in (LAST, BEST)] + [f"unnamed {HISTORY}"]
     assert {*kinds, "step"} == set(moments[:-1])
     chance = np.random.default_rng(0)
-    # the first validation is the best so far: children that begin anew are sure to write that file
-    deaths = [(kind, 1, 0.0) for kind in kinds if BEST in kind]
-    others = [kind for kind in kinds if BEST not in kind]
-    deaths += [(others[k], int(chance.integers(2, 4)), 0.0) for k in chance.permutation(len(others))]
-    deaths += [("step", int(chance.integers(1, 4)), float(chance.uniform(0.005, 0.05))) for _ in range(2)]
+    # the first validation is the best so far: a child that begins anew is sure to write that file
+    deaths = [(f"half of {BEST}", 1, 0.0)]
+    others = [f"unnamed {LAST}", f"unnamed {HISTORY}"]
+    deaths += [(others[k], int(chance.integers(2, 4)), 0.0) for k in chance.permutation(2)]
+    deaths += [("step", int(chance.integers(1, 4)), float(chance.uniform(0.005, 0.05)))]
     remains = []
     for death, times, delay in deaths:
         moments, code = live(folder, tmp_path, death, times, delay)

@@ -41,11 +41,17 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
     return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0, torch.zeros_like(kind))
 
 
+def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, points=None) -> losses.Comparison:
+    """drawn: None for the batch's own; points: None for the true ones."""
+    points = (batch.landmarks - 0.5).flatten(1) if points is None else points
+    drawn = losses.drawn_rows(batch.lit, config) if drawn is None else drawn
+    return losses.Comparison(guess, points, batch, drawn, shape, model, config)
+
+
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
-    """The terms with their weighted sum, and their names checked against `term_names`."""
-    batch = arguments[1]
-    terms, amounts = losses.semi_supervised_terms(*arguments, points=(batch.landmarks - 0.5).flatten(1))
-    assert list(terms) == losses.term_names(batch.kind, batch.lit, CONFIG) and terms.keys() == amounts.keys()
+    """The terms with their weighted sum."""
+    terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
+    assert terms.keys() == amounts.keys()
     return losses.total(terms, CONFIG.weights)
 
 
@@ -148,7 +154,7 @@ def test_sparse_shape_is_the_face_model_at_some_points(toy_model):
 
 def test_the_truth_costs_nothing_but_its_priors(toy_model):
     truth = some_parameters(toy_model, 3)
-    terms = all_terms(truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model, CONFIG)
+    terms = all_terms(truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model)
     names = {field.name for field in dataclasses.fields(LossWeights)}
     assert set(terms) == names | {"total"}
     for name in names - {name for name in names if name.startswith("prior")}:
@@ -169,7 +175,7 @@ def test_each_kind_of_sample_has_its_losses_and_its_gradients(kind, present, abs
     truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
     guess = guess.replace(lighting=guess.lighting * 0.8).map(lambda tensor: tensor.clone().requires_grad_())
     shape = SparseShape(toy_model, 20)
-    terms = all_terms(guess, some_batch(toy_model, truth, [kind] * 2), shape, toy_model, CONFIG)
+    terms = all_terms(guess, some_batch(toy_model, truth, [kind] * 2), shape, toy_model)
     assert present <= set(terms) and not absent & set(terms)
     terms["total"].backward()
     felt = {name for name, value in guess.as_tensors().items() if value.grad is not None and value.grad.any()}
@@ -180,7 +186,7 @@ def test_each_kind_of_sample_has_its_losses_and_its_gradients(kind, present, abs
 def test_labels_of_rows_without_labels_are_never_read(toy_model):
     truth, guess = some_parameters(toy_model, 3), some_parameters(toy_model, 3, seed=1)
     shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 1, 2])
-    before = all_terms(guess, batch, shape, toy_model, CONFIG)
+    before = all_terms(guess, batch, shape, toy_model)
     spoiled = truth.map(lambda tensor: torch.cat([tensor[:1], tensor[1:] * 0 + 77]))
     landmarks = torch.cat([batch.landmarks[:2], batch.landmarks[2:] + 5])
     after = all_terms(
@@ -193,11 +199,11 @@ def test_a_labelled_row_without_light_is_judged_by_its_picture_too(toy_model):
     truth, guess = some_parameters(toy_model, 2), some_parameters(toy_model, 2, seed=1)
     shape, batch = SparseShape(toy_model, 20), some_batch(toy_model, truth, [0, 0])
     dark = dataclasses.replace(batch, lit=torch.tensor([False, True]))
-    terms = all_terms(guess, dark, shape, toy_model, CONFIG)
+    terms = all_terms(guess, dark, shape, toy_model)
     assert {"identity", "albedo", "photometric", "prior_albedo"} <= set(terms)
-    one = all_terms(guess[1], some_batch(toy_model, truth[1], [0]), shape, toy_model, CONFIG)
+    one = all_terms(guess[1], some_batch(toy_model, truth[1], [0]), shape, toy_model)
     assert torch.isclose(terms["albedo"], one["albedo"]) and torch.isclose(terms["lighting"], one["lighting"])
-    none = all_terms(guess, dataclasses.replace(batch, lit=torch.zeros(2, dtype=torch.bool)), shape, toy_model, CONFIG)
+    none = all_terms(guess, dataclasses.replace(batch, lit=torch.zeros(2, dtype=torch.bool)), shape, toy_model)
     assert "albedo" not in none and "lighting" not in none
 
 
@@ -209,7 +215,7 @@ def test_a_point_without_confidence_counts_nothing(toy_model):
     moved = batch.landmarks.clone()
     moved[:, :17] += 0.3
     unsure = dataclasses.replace(batch, landmarks=moved, confidence=confidence)
-    terms = all_terms(guess, unsure, shape, toy_model, CONFIG)
+    terms = all_terms(guess, unsure, shape, toy_model)
     found = shape.landmarks(shape.turned(guess), guess)
     expected = losses.landmark_loss(found[:, 17:], batch.landmarks[:, 17:], torch.ones(2, 51))
     assert torch.isclose(terms["landmarks"], expected)
@@ -230,7 +236,7 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     batch.visible = torch.rand(7, 68, generator=torch.Generator().manual_seed(2))
     config = SimpleNamespace(**vars(CONFIG) | {"photometric_batch": 3})
     points = torch.randn(7, 136, generator=torch.Generator().manual_seed(3))
-    whole, _ = losses.semi_supervised_terms(guess, batch, shape, toy_model, config, points=points)
+    whole, _ = losses.semi_supervised_terms(comparison(guess, batch, shape, toy_model, config, points=points))
     assert "points" in whole
     drawn = losses.drawn_rows(batch.lit, config)
     assert drawn.tolist() == (
@@ -240,7 +246,7 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     for rows in (torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])):
         part = {name: value[rows] for name, value in vars(batch).items()}
         arguments = (guess[rows], Batch(**part), shape, toy_model, config, drawn[rows], points[rows])
-        terms, amounts = losses.semi_supervised_terms(*arguments)
+        terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
         for name, amount in amounts.items():
             amount = float(amount.sum()) if isinstance(amount, torch.Tensor) else amount
             sums[name] += float(terms[name]) * amount
@@ -275,12 +281,10 @@ def test_labels_are_compared_with_the_points_of_their_own_definition(toy_model):
 
     batch = some_batch(model, truth, [0, 1, 0, 1])
     labelled = dataclasses.replace(batch, landmarks=mixed, points_set=sets)
-    terms = all_terms(truth, labelled, shape, model, CONFIG)
+    terms = all_terms(truth, labelled, shape, model)
     assert max(terms[name] for name in ("landmarks", "openings", "points", "vertices")) < 1e-4
-    assert (
-        all_terms(truth, dataclasses.replace(labelled, points_set=1 - sets), shape, model, CONFIG)["landmarks"] > 1e-3
-    )
-    terms = all_terms(guess, labelled, shape, model, CONFIG)
+    assert all_terms(truth, dataclasses.replace(labelled, points_set=1 - sets), shape, model)["landmarks"] > 1e-3
+    terms = all_terms(guess, labelled, shape, model)
     found = shape.landmarks(shape.turned(guess), guess, sets)
     assert torch.isclose(terms["landmarks"], losses.landmark_loss(found, mixed, torch.ones(4, 68)))
 
@@ -290,11 +294,11 @@ def test_the_head_of_points_learns_from_3ddfas_rows_alone(toy_model):
     truth, said = some_parameters(model, 4), torch.zeros(4, 136)
     shape, sets = SparseShape(model, 20), torch.tensor([1, 0, 1, 1])
     batch = dataclasses.replace(some_batch(model, truth, [0, 0, 1, 2]), points_set=sets)
-    terms, amounts = losses.semi_supervised_terms(truth, batch, shape, model, CONFIG, points=said)
+    terms, amounts = losses.semi_supervised_terms(comparison(truth, batch, shape, model, points=said))
     expected = losses.landmark_loss(said[1:2].unflatten(1, (68, 2)) + 0.5, batch.landmarks[1:2], torch.ones(1, 68))
     assert torch.isclose(terms["points"], expected) and amounts["points"].sum() == 68
     none = dataclasses.replace(batch, points_set=torch.ones(4).long())
-    terms, amounts = losses.semi_supervised_terms(truth, none, shape, model, CONFIG, points=said)
+    terms, amounts = losses.semi_supervised_terms(comparison(truth, none, shape, model, points=said))
     assert terms["points"] == 0 == amounts["points"].sum() and amounts["landmarks"].sum() == 3 * 68
 
 

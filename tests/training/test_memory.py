@@ -13,8 +13,9 @@ from mlanet_lib.network import NetworkConfig
 from mlanet_lib.study.params import parse_params
 from mlanet_lib.study.profiles import profile_names, profile_text
 from mlanet_lib.training import memory
+from mlanet_lib.training.config import Job, TrainConfig
 from mlanet_lib.training.data import TrainingData
-from mlanet_lib.training.loop import TrainConfig, fit
+from mlanet_lib.training.loop import fit
 from mlanet_lib.training.memory import check_training, picture_bytes
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ def test_a_training_is_refused_before_it_writes_anything(toy_model, tmp_path, mo
     config = TrainConfig(steps=1, batch_size=100_000, photometric_batch=0)
     monkeypatch.setattr(memory, "memory", lambda: 5e5)
     with pytest.raises(UserError, match=r"train.batch_size 100000 \(8 here\) at network.image_size 32 needs about"):
-        fit(config, network, toy_model, train, validation, tmp_path / "out", progress=False)
+        fit(Job(config, network, toy_model, train, validation, tmp_path / "out"), progress=False)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(limits, "memory", lambda: 8e9)
     with pytest.raises(UserError, match=r"8 training pictures at network.image_size 100000 needs about 240 GB"):

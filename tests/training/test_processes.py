@@ -10,24 +10,25 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
+import norm_free
 import numpy as np
 import pytest
 import torch
-from paths import ROOT
-from timm.layers import BatchNormAct2d
+from paths import HELPERS, ROOT
 from torch import nn
-from toy_data import striped, write_toy_split
+from toy_data import write_toy_split
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.project import read_yaml
 from mlanet_lib.network import NetworkConfig, checkpoint
 from mlanet_lib.study.profiles import merge
-from mlanet_lib.training import launch, processes
+from mlanet_lib.training import launch
+from mlanet_lib.training.config import Job, TrainConfig
 from mlanet_lib.training.launch import fit_in_processes
-from mlanet_lib.training.loop import TrainConfig, fit
+from mlanet_lib.training.loop import fit
 from mlanet_lib.training.processes import Processes
 
 NETWORK = NetworkConfig(backbone="test_resnet", levels=(2, 3, 4), image_size=32, width=16, pool=2)
@@ -42,18 +43,17 @@ CONFIG = TrainConfig(
     validate_every=5,
     processes=2,
 )
+NORM_FREE = str(HELPERS / "norm_free.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def one_thread_and_no_batch_norms():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(launch, "WORKER", (NORM_FREE, "mlanet_lib.training.launch"))
+        for kind, forward in norm_free.replacements():
+            patch.setattr(kind, "forward", forward)
         yield
-
-
-@pytest.fixture(scope="module")
-def model(toy_model):
-    return striped(toy_model)
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +68,28 @@ def folders(model, tmp_path_factory):
     return train, write_toy_split(model, root / "validation", 11, seed=1, kinds=(0, 1))
 
 
+def job(model, folders, out: Path, **changes) -> Job:
+    return Job(dataclasses.replace(CONFIG, **changes), NETWORK, model, *folders, out, seed=3)
+
+
 @pytest.fixture(scope="module")
 def alone(model, folders, tmp_path_factory):
-    config = dataclasses.replace(CONFIG, processes=1)
-    return fit_in_processes(config, NETWORK, model, *folders, tmp_path_factory.mktemp("alone"), 3, device="cpu")
+    return fit_in_processes(job(model, folders, tmp_path_factory.mktemp("alone"), processes=1), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def together(model, folders, tmp_path_factory):
-    """The training in two processes, with what they printed."""
-    out = tmp_path_factory.mktemp("together")
-    with pytest.MonkeyPatch.context() as patch:
-        printed = SimpleNamespace(text="", flush=lambda: None)
-        printed.write = lambda text: setattr(printed, "text", printed.text + text)
-        patch.setattr(sys, "stderr", printed)
-        result = fit_in_processes(CONFIG, NETWORK, model, *folders, out, 3, device="cpu")
-    return result, printed.text
+    """The training in two processes, with what they printed: they write to the file descriptor."""
+    out, printed = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("printed") / "stderr"
+    kept = os.dup(2)
+    try:
+        with printed.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        result = fit_in_processes(job(model, folders, out), device="cpu")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    return result, printed.read_bytes().decode()
 
 
 def test_two_processes_have_the_curves_of_one(alone, together):
@@ -108,26 +114,76 @@ def test_one_process_writes_and_shows_progress(alone, together):
     assert "processes" not in metadata["fingerprint"]["train"]
 
 
-def test_wrong_input_is_one_user_error_for_all(model, folders, tmp_path, capsys):
-    small = dataclasses.replace(CONFIG, batch_size=3)
-    with pytest.raises(UserError, match=r"^a batch of 3 is too small for 2 processes: each needs two samples$"):
-        fit_in_processes(small, NETWORK, model, *folders, tmp_path, progress=False, device="cpu")
-    assert capsys.readouterr().err == "" and not list(tmp_path.iterdir())
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """Sets a script in place of the processes."""
+
+    def use(script: str) -> None:
+        (tmp_path / "worker.py").write_text(f"import os, sys, time\nfrom pathlib import Path\n{script}")
+        monkeypatch.setattr(launch, "WORKER", (str(tmp_path / "worker.py"),))
+
+    return use
 
 
-def test_a_process_that_dies_takes_the_others_with_it(model, folders, tmp_path, monkeypatch):
-    """The second is gone before they have met; the first would wait for it for half an hour."""
-    monkeypatch.setattr(launch, "GRACE", 0.0)
-    start = subprocess.Popen
+def test_a_user_error_in_a_process_is_one_here(worker, model, folders, tmp_path, capfd):
+    worker("Path(sys.argv[1], 'error_' + os.environ['RANK']).write_text('too small'); sys.exit(2)")
+    with pytest.raises(UserError, match=r"^too small$"):
+        fit_in_processes(job(model, folders, tmp_path / "out"), device="cpu")
+    assert capfd.readouterr().err == "" and not (tmp_path / "out").exists()
 
-    def broken(command, env, **options):
-        if env["RANK"] == "1":
-            command = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
-        return start(command, env=env, **options)
 
-    monkeypatch.setattr(subprocess, "Popen", broken)
-    with pytest.raises(UserError, match="training in 2 processes: no such luck"):
-        fit_in_processes(CONFIG, NETWORK, model, *folders, tmp_path, progress=False, device="cpu")
+@pytest.mark.parametrize(
+    "death, said", [("sys.exit(3)", "exit code 3"), ("os.kill(os.getpid(), 9)", "SIGKILL")], ids=["exit", "killed"]
+)
+def test_a_process_that_dies_takes_the_others_with_it(death, said, worker, model, folders, tmp_path):
+    worker(f"""
+Path({str(tmp_path)!r}, 'process_' + os.environ['RANK']).write_text(str(os.getpid()))
+if os.environ['RANK'] == '1':
+    {death}
+time.sleep(60)
+""")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"^training in 2 processes: process 1 ended by {said}$"):
+        fit_in_processes(job(model, folders, tmp_path / "out"), device="cpu")
+    assert time.monotonic() - began < 30 and not alive(int((tmp_path / "process_0").read_text()))
+
+
+def alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", [2, 9, 15], ids=["interrupted", "killed", "terminated"])
+def test_processes_end_with_the_one_that_started_them(signal, tmp_path):
+    """A cell that is interrupted, a kernel that is restarted."""
+    script = f"""
+import os, sys, threading, time
+from pathlib import Path
+from mlanet_lib.training import launch
+if "RANK" in os.environ:
+    threading.Thread(target=launch._end_with_parent, args=(os.getppid(),), daemon=True).start()
+    Path({str(tmp_path)!r}, "process_" + os.environ["RANK"]).write_text(str(os.getpid()))
+    time.sleep(100)
+launch.WORKER = (__file__,)
+launch._run(2, Path({str(tmp_path)!r}))
+"""
+    (tmp_path / "parent.py").write_text(script)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stderr=subprocess.DEVNULL)
+    files = [tmp_path / f"process_{rank}" for rank in (0, 1)]
+    wait_for(lambda: all(file.is_file() and file.read_text() for file in files))
+    parent.send_signal(signal)
+    assert parent.wait(60) != 0
+    wait_for(lambda: not any(alive(int(file.read_text())) for file in files))
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("device, gpus, line", [("cpu", 8, "4 cores"), ("auto", 0, "4 cores"), ("auto", 2, "2 GPUs")])
@@ -138,13 +194,13 @@ def test_more_processes_than_there_are_is_refused(device, gpus, line, model, fol
     monkeypatch.setattr(launch, "_run", lambda count, folder: started.append(count) or (folder / "result.json").touch())
     monkeypatch.setattr(launch, "cores", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    many = dataclasses.replace(CONFIG, processes=9999)
+    many = job(model, folders, tmp_path, processes=9999)
     with pytest.raises(UserError, match=f"^train.processes 9999 is more than the {line} here; if it is meant, set"):
-        fit_in_processes(many, NETWORK, model, *folders, tmp_path, device=device)
+        fit_in_processes(many, device=device)
     assert started == [] and not list(tmp_path.iterdir())
     monkeypatch.setenv("MLANET_PROCESSES", "9999")
     with pytest.raises(json.JSONDecodeError):  # nothing was trained: only counted
-        fit_in_processes(many, NETWORK, model, *folders, tmp_path, device=device)
+        fit_in_processes(many, device=device)
     assert started == [9999]
 
 
@@ -161,21 +217,13 @@ def project(root: Path, model, folders, changes: dict) -> Path:
 
 def torchrun(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`mlanet train` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command += [
-        "--rdzv-endpoint",
-        "localhost:0",
-        "-m",
-        "mlanet_lib.cli.__main__",
-        "train",
-        "--device",
-        "cpu",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [NORM_FREE, "mlanet_lib.cli.__main__", "train", "--device", "cpu", *arguments]
     environment = os.environ | {"MLANET_ROOT": str(root)}
     return subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed(alone, together, model, folders, tmp_path):
     """Stopped under torchrun; in two processes it then ends with the bits of a training without a stop, in one with
     the same figures up to rounding."""
@@ -185,15 +233,16 @@ def test_stopped_and_resumed(alone, together, model, folders, tmp_path):
     (line,) = done.stdout.splitlines()
     assert line.startswith("seed 3, step 12, best at step ") and line.endswith("two/history.csv")
     shutil.copytree(two, one)
-    resumed = fit_in_processes(CONFIG, NETWORK, model, *folders, two, 3, device="cpu")
+    resumed = fit_in_processes(job(model, folders, two), device="cpu")
     assert resumed.resumed_from == 12 and resumed.history == together[0].history
     found, expected = (checkpoint.read(result.last_path)[0] for result in (resumed, together[0]))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    resumed = fit(CONFIG, NETWORK, model, *folders, one, seed=3, progress=False)
+    resumed = fit(job(model, folders, one), progress=False)
     assert resumed.resumed_from == 12
     assert resumed.history[-1]["total"] == pytest.approx(alone.history[-1]["total"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all_with_one_line_and_code_2(model, folders, tmp_path):
     """The square of such a label is too large for a float32."""
     for folder in folders:
@@ -208,28 +257,6 @@ def test_a_loss_that_is_not_finite_ends_all_with_one_line_and_code_2(model, fold
     assert re.search(r"mlanet: training diverged: loss '\w+' is \S+ at step \d+ \(lower train.lr\?\)$", line)
     assert re.search(r"exitcode *: 2 ", done.stderr) and "line 1, in" not in done.stderr
     assert not list((root / "outputs").glob("train/*.safetensors"))
-
-
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
-def test_synced_norms_are_one_norm_over_all_rows(kind, count, monkeypatch):
-    """Alone with all rows a synced norm is the norm itself: output, gradients, running statistics."""
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
-    torch.manual_seed(0)
-    plain, synced = kind(4), kind(4)
-    processes.sync_norms(synced)
-    x = torch.randn(5, 4, 3, 3) * 2 + 7
-    for _ in range(count):
-        one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-        expected, found = plain(one), synced(other)
-        assert torch.allclose(expected, found, atol=1e-5)
-        for output in (expected, found):
-            (output * torch.arange(3)).square().sum().backward()
-        assert torch.allclose(one.grad, other.grad, atol=1e-4)
-    assert torch.allclose(plain.weight.grad, synced.weight.grad, rtol=1e-4)
-    for name, value in plain.state_dict().items():
-        assert torch.allclose(value, synced.state_dict()[name], rtol=1e-5), name
-    assert torch.equal(plain.eval()(x), plain.eval()(x)) and torch.allclose(plain(x), synced.eval()(x), atol=1e-6)
 
 
 def test_alone_a_process_is_one_of_one(monkeypatch):

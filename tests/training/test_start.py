@@ -5,22 +5,14 @@ import dataclasses
 import pytest
 import timm
 import torch
-from toy_data import striped, write_toy_split
+from toy_data import write_toy_split
+from toy_training import NETWORK, QUICK, run
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
-from mlanet_lib.training.launch import fit_in_processes
-from mlanet_lib.training.loop import TrainConfig, fit
+from mlanet_lib.network import MLANet, checkpoint
 from mlanet_lib.training.resume import begin_from, start_digest
 
-NETWORK = NetworkConfig(backbone="lcnet_050", levels=(3, 4), image_size=32, width=16, pool=2)
-QUICK = TrainConfig(steps=6, batch_size=8, vertices=20, photometric_batch=2, photometric_size=16, validate_every=3)
 STILL = dataclasses.replace(QUICK, lr=1e-9)  # one step leaves the parameters where they began
-
-
-@pytest.fixture(scope="module")
-def model(toy_model):
-    return striped(toy_model)
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +22,10 @@ def other_model(model):
 
 
 @pytest.fixture(scope="module")
-def folders(model, tmp_path_factory):
-    root = tmp_path_factory.mktemp("toy")
-    train = write_toy_split(model, root / "train", 24, seed=0, kinds=(0, 0, 1, 2))
-    return train, write_toy_split(model, root / "validation", 8, seed=1)
-
-
-@pytest.fixture(scope="module")
 def other_folders(other_model, tmp_path_factory):
     root = tmp_path_factory.mktemp("other")
     train = write_toy_split(other_model, root / "train", 16)
     return train, write_toy_split(other_model, root / "validation", 8, seed=1)
-
-
-@pytest.fixture(scope="module")
-def first(model, folders, tmp_path_factory):
-    """A finished training to start from; its learning rate takes every head away from where it began."""
-    out = tmp_path_factory.mktemp("first")
-    return run(model, folders, out, dataclasses.replace(QUICK, lr=0.02), NETWORK)
-
-
-def run(model, folders, out, config, network, **options):
-    return fit(config, network, model, *folders, out, progress=False, **options)
 
 
 def beginning_with(path, **changes):
@@ -69,23 +43,23 @@ def near(one, other):
     return torch.allclose(one, other, atol=1e-6)
 
 
-def test_the_same_face_model_takes_all_weights(model, folders, first, tmp_path):
-    checkpoint.export_weights(first.last_path, tmp_path / "shipped.safetensors")
+def test_the_same_face_model_takes_all_weights(model, folders, whole, tmp_path):
+    checkpoint.export_weights(whole.last_path, tmp_path / "shipped.safetensors")
     shipped, _ = checkpoint.read(tmp_path / "shipped.safetensors")
     found, metadata = parameters_after_one_step(
         model, folders, tmp_path / "out", beginning_with(tmp_path / "shipped.safetensors")
     )
     for name, value in found.items():  # half precision rounds the heads' scales too
         torch.testing.assert_close(value, shipped[f"network.{name}"].float(), rtol=1e-3, atol=1e-6)
-    assert metadata["pretrained_weights"] == "started from shipped.safetensors (striped, step 6)"
+    assert metadata["pretrained_weights"] == "started from shipped.safetensors (striped, step 9)"
 
 
 def test_another_face_model_takes_all_but_what_its_shape_and_colour_are_read_with(
-    other_model, other_folders, first, tmp_path
+    other_model, other_folders, whole, tmp_path
 ):
-    begun, _ = checkpoint.read(first.last_path)
+    begun, _ = checkpoint.read(whole.last_path)
     found, metadata = parameters_after_one_step(
-        other_model, other_folders, tmp_path / "out", beginning_with(first.last_path)
+        other_model, other_folders, tmp_path / "out", beginning_with(whole.last_path)
     )
     torch.manual_seed(0)  # fit's own seed: what a network without a start has
     fresh = MLANet(other_model, NETWORK)
@@ -98,7 +72,7 @@ def test_another_face_model_takes_all_but_what_its_shape_and_colour_are_read_wit
     neutral = checkpoint.read(tmp_path / "out" / "last.safetensors")[0]["network.neutral_translation"]
     assert torch.equal(neutral, fresh.neutral_translation)
     assert not torch.allclose(neutral, begun["ema.neutral_translation"], rtol=0.05)
-    assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 6)"
+    assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 9)"
 
 
 @pytest.mark.parametrize("before, after", [("hierarchical", "hierarchical_concatenate"), ("none", "concatenate")])
@@ -109,7 +83,7 @@ def test_heads_that_read_side_by_side_begin_with_what_those_of_the_mean_computed
     for head in mean.heads.values():
         head.weight.data.normal_(std=0.1)
     record = {"face_model": {"name": model.name, "fingerprint": model.fingerprint}}
-    record["network"] = dataclasses.asdict(mean.config) | {"levels": [3, 4]}
+    record["network"] = dataclasses.asdict(mean.config) | {"levels": [2, 3, 4]}
     path = tmp_path / "mean.safetensors"
     checkpoint.save(path, {f"network.{name}": value for name, value in mean.state_dict().items()}, record)
     wide = MLANet(model, beginning_with(path, fusion=after)).eval()
@@ -129,8 +103,8 @@ def test_heads_that_read_side_by_side_begin_with_what_those_of_the_mean_computed
         start_digest(beginning_with(path, fusion=before), tmp_path / "out")
 
 
-def test_a_backbone_alone_is_a_start(model, folders, first, tmp_path):
-    begun, metadata = checkpoint.read(first.best_path)
+def test_a_backbone_alone_is_a_start(model, folders, whole, tmp_path):
+    begun, metadata = checkpoint.read(whole.best_path)
     kept = {name: value for name, value in begun.items() if name.startswith(("network.backbone.", "network.points."))}
     architecture = {"backbone": NETWORK.backbone, "image_size": 32}
     checkpoint.save(tmp_path / "points.safetensors", kept, metadata | {"network": architecture})
@@ -148,18 +122,18 @@ def test_a_backbone_alone_is_a_start(model, folders, first, tmp_path):
         run(model, folders, tmp_path / "out", STILL, network)
 
 
-def test_the_norms_statistics_are_taken_too(other_model, first):
-    network = MLANet(other_model, beginning_with(first.best_path))
+def test_the_norms_statistics_are_taken_too(other_model, whole):
+    network = MLANet(other_model, beginning_with(whole.best_path))
     begin_from(network, other_model)
-    begun, _ = checkpoint.read(first.best_path)
+    begun, _ = checkpoint.read(whole.best_path)
     statistics = [name for name in network.state_dict() if name.endswith(("running_mean", "running_var"))]
     assert statistics and all(torch.equal(network.state_dict()[n], begun[f"network.{n}"]) for n in statistics)
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_heads_of_another_scale_say_the_same(scale, model, first, tmp_path):
+def test_heads_of_another_scale_say_the_same(scale, model, whole, tmp_path):
     """scale: None for a file that knows none (its heads' outputs are as they are), else a multiple of the network's."""
-    tensors, metadata = checkpoint.read(first.best_path)
+    tensors, metadata = checkpoint.read(whole.best_path)
     own = tensors.pop("network.head_scale")
     if scale:
         tensors["network.head_scale"] = own * scale
@@ -176,15 +150,15 @@ def test_heads_of_another_scale_say_the_same(scale, model, first, tmp_path):
             torch.testing.assert_close(network(images)[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_pictures_may_be_of_another_size_and_the_lens_another(model, folders, first, tmp_path):
-    network = beginning_with(first.best_path, image_size=48, focal=3.0)
+def test_pictures_may_be_of_another_size_and_the_lens_another(model, folders, whole, tmp_path):
+    network = beginning_with(whole.best_path, image_size=48, focal=3.0)
     found, _ = parameters_after_one_step(model, folders, tmp_path, network)
-    assert near(found["heads.rotation.weight"], checkpoint.read(first.best_path)[0]["network.heads.rotation.weight"])
+    assert near(found["heads.rotation.weight"], checkpoint.read(whole.best_path)[0]["network.heads.rotation.weight"])
     neutral = checkpoint.read(tmp_path / "last.safetensors")[0]["network.neutral_translation"]
     assert torch.equal(neutral, MLANet(model, network).neutral_translation)
 
 
-def test_imagenet_s_weights_are_not_fetched_for_it(model, folders, first, tmp_path, monkeypatch):
+def test_imagenet_s_weights_are_not_fetched_for_it(model, folders, whole, tmp_path, monkeypatch):
     create = timm.create_model
 
     def offline(name, pretrained=False, **options):
@@ -192,27 +166,27 @@ def test_imagenet_s_weights_are_not_fetched_for_it(model, folders, first, tmp_pa
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    run(model, folders, tmp_path, STILL, beginning_with(first.best_path, pretrained=True), max_steps=1)
+    run(model, folders, tmp_path, STILL, beginning_with(whole.best_path, pretrained=True), max_steps=1)
 
 
-def test_stopped_and_resumed_is_bit_for_bit_the_same(model, folders, first, tmp_path):
-    network = beginning_with(first.best_path)
-    whole = run(model, folders, tmp_path / "whole", QUICK, network)
+def test_stopped_and_resumed_is_bit_for_bit_the_same(model, folders, whole, tmp_path):
+    network = beginning_with(whole.best_path)
+    straight = run(model, folders, tmp_path / "straight", QUICK, network)
     run(model, folders, tmp_path / "stopped", QUICK, network, max_steps=4)
     resumed = run(model, folders, tmp_path / "stopped", QUICK, network)
-    assert resumed.resumed_from == 4 and resumed.history == whole.history
-    (one, said), (other, said_again) = (checkpoint.read(result.last_path) for result in (whole, resumed))
+    assert resumed.resumed_from == 4 and resumed.history == straight.history
+    (one, said), (other, said_again) = (checkpoint.read(result.last_path) for result in (straight, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    line = f"started from best.safetensors (striped, step {first.best['step']})"
+    line = f"started from best.safetensors (striped, step {whole.best['step']})"
     assert said["pretrained_weights"] == said_again["pretrained_weights"] == line
 
 
-def test_a_run_is_not_resumed_where_its_start_has_changed(model, folders, first, tmp_path, capsys):
+def test_a_run_is_not_resumed_where_its_start_has_changed(model, folders, whole, tmp_path, capsys):
     start = tmp_path / "start.safetensors"
-    start.write_bytes(first.best_path.read_bytes())
+    start.write_bytes(whole.best_path.read_bytes())
     out, network = tmp_path / "out", beginning_with(start)
     stopped = run(model, folders, out, QUICK, network, max_steps=1)
-    checkpoint.export_weights(first.best_path, start)
+    checkpoint.export_weights(whole.best_path, start)
     with pytest.raises(UserError, match=r"cannot resume from .*last\.safetensors: it differs in start_file$"):
         run(model, folders, out, QUICK, network, resume=stopped.last_path)
     anew = run(model, folders, out, QUICK, network, max_steps=2)
@@ -223,9 +197,9 @@ def test_a_run_is_not_resumed_where_its_start_has_changed(model, folders, first,
     assert anew.last_path.is_file()
 
 
-def test_what_came_out_is_loaded_without_the_start(model, folders, first, tmp_path):
+def test_what_came_out_is_loaded_without_the_start(model, folders, whole, tmp_path):
     start = tmp_path / "start.safetensors"
-    start.write_bytes(first.best_path.read_bytes())
+    start.write_bytes(whole.best_path.read_bytes())
     result = run(model, folders, tmp_path / "out", QUICK, beginning_with(start))
     start.unlink()
     checkpoint.export_weights(result.best_path, tmp_path / "shipped.safetensors")
@@ -238,33 +212,33 @@ def test_what_came_out_is_loaded_without_the_start(model, folders, first, tmp_pa
     ("changes", "named"),
     [
         ({"backbone": "lcnet_075"}, r"backbone \(lcnet_050 there, lcnet_075 here\)"),
-        ({"levels": (2, 3)}, r"levels \(\[3, 4\] there, \[2, 3\] here\)"),
+        ({"levels": (2, 3)}, r"levels \(\[2, 3, 4\] there, \[2, 3\] here\)"),
         ({"attention": "channel"}, r"attention \(channel_spatial there, channel here\)"),
         ({"fusion": "none", "width": 8}, r"fusion \(hierarchical there, none here\), width \(16 there, 8 here\)"),
         ({"pool": 1}, r"pool \(2 there, 1 here\)"),
     ],
 )
-def test_another_architecture_is_refused_before_an_older_run_is_lost(changes, named, model, folders, first, tmp_path):
+def test_another_architecture_is_refused_before_an_older_run_is_lost(changes, named, model, folders, whole, tmp_path):
     older = tmp_path / "best.safetensors"
     older.write_bytes(b"of an older run")
     with pytest.raises(UserError, match=rf"network\.start: .*best\.safetensors is of another network: {named}$"):
-        run(model, folders, tmp_path, QUICK, beginning_with(first.best_path, **changes))
+        run(model, folders, tmp_path, QUICK, beginning_with(whole.best_path, **changes))
     assert older.is_file()
 
 
-def test_a_start_that_the_run_would_overwrite_is_refused(model, folders, tmp_path, first):
-    (tmp_path / "best.safetensors").write_bytes(first.best_path.read_bytes())
+def test_a_start_that_the_run_would_overwrite_is_refused(model, folders, tmp_path, whole):
+    (tmp_path / "best.safetensors").write_bytes(whole.best_path.read_bytes())
     with pytest.raises(UserError, match="lies in the folder that this training writes"):
         run(model, folders, tmp_path, QUICK, beginning_with(tmp_path / "best.safetensors"))
     assert (tmp_path / "best.safetensors").is_file()
 
 
-def test_files_that_are_no_start_are_user_errors(model, first, tmp_path):
+def test_files_that_are_no_start_are_user_errors(model, whole, tmp_path):
     path = tmp_path / "some.safetensors"
     path.write_bytes(b"half a file")
     with pytest.raises(UserError, match="not a readable checkpoint"):
         start_digest(beginning_with(path), tmp_path / "out")
-    tensors, metadata = checkpoint.read(first.best_path)
+    tensors, metadata = checkpoint.read(whole.best_path)
     checkpoint.save(path, tensors, {name: value for name, value in metadata.items() if name != "network"})
     with pytest.raises(UserError, match=r"another network: backbone \(None there"):
         start_digest(beginning_with(path), tmp_path / "out")
@@ -272,13 +246,3 @@ def test_files_that_are_no_start_are_user_errors(model, first, tmp_path):
     checkpoint.save(path, tensors, metadata)
     with pytest.raises(UserError, match="weights do not fit the network"):
         begin_from(MLANet(model, beginning_with(path)), model)
-
-
-def test_two_processes_begin_where_one_does(model, folders, first, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    network, results = beginning_with(first.best_path), []
-    for count in (1, 2):
-        config = dataclasses.replace(QUICK, lr=2e-4, processes=count)
-        results.append(fit_in_processes(config, network, model, *folders, tmp_path / str(count), device="cpu"))
-    for one, two in zip(*(result.history for result in results), strict=True):
-        assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
