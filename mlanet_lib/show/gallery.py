@@ -9,7 +9,7 @@ import torch
 
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.drawing import views
-from mlanet_lib.evaluation.systems import prediction
+from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.geometry.alignment import similarity
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks, crop_image, to_crop
 from mlanet_lib.parameters import FaceParameters
@@ -84,7 +84,7 @@ def _failures(predictor, folder: str | Path, names: Sequence[str], nme: Sequence
         sample = aflw2000.read_sample(Path(folder) / names[k])
         box = crop_box_from_landmarks(sample.landmarks)
         crop = crop_image(sample.image(), box, 256)
-        found = prediction(predictor.model, predictor.predict_crops(crop[None])).landmarks[0]
+        found = in_crop(predictor.model, predictor.predict_crops(crop[None]))[0].numpy()
         crop = views.draw_landmarks(crop, to_crop(sample.landmarks, box) * 256, colour=(230, 159, 0), width=2)
         pictures.append(views.draw_landmarks(crop, found * 256, width=2))
         labels.append(f"{nme[k]:.1f} %, yaw {sample.pose_degrees[1]:+.0f}°\n{Path(names[k]).stem}")
@@ -105,10 +105,10 @@ def errors_on_the_face(predictor, folder: str | Path, names: Sequence[str], most
     samples = [aflw2000.read_sample(Path(folder) / names[k]) for k in chosen]
     boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     crops = [crop_image(s.image(), b, predictor.image_size) for s, b in zip(samples, boxes, strict=True)]
-    found = prediction(model, predictor.predict_crops(np.stack(crops)))
+    found = predictor.predict_crops(np.stack(crops))
     truth = np.stack([to_crop(s.landmarks, b) for s, b in zip(samples, boxes, strict=True)])
     size = np.sqrt((truth.max(1) - truth.min(1)).prod(1))
-    distances = 100 * np.linalg.norm(found.landmarks - truth, axis=2) / size[:, None]
+    distances = 100 * np.linalg.norm(in_crop(model, found).numpy() - truth, axis=2) / size[:, None]
     shape = model.landmarks(model.mean[None])[0, :, :2].numpy()
     caption = (
         f"Mean over {len(samples)} photos, in % as the NME's; the three largest in figures. Drawn on the mean face."
@@ -119,7 +119,8 @@ def errors_on_the_face(predictor, folder: str | Path, names: Sequence[str], most
             torch.from_numpy(np.stack([getattr(s.truth, n) for s in samples])) for n in ("identity", "expression")
         )
         true = model.vertices(*(label.to(model.mean) for label in labels)).double().numpy()
-        errors = np.linalg.norm(similarity(found.vertices, true).apply(found.vertices) - true, axis=-1).mean(0)
+        shapes = model.vertices(found.identity, found.expression).numpy()
+        errors = np.linalg.norm(similarity(shapes, true).apply(shapes) - true, axis=-1).mean(0)
         limit = float(np.ceil(np.quantile(errors, 0.98)))
         figure = figures.error_map(model, FaceParameters.neutral(model, 1), errors, limit, "mean error, mm")
         caption = f"Mean over {len(samples)} photos, each shape laid on the true one by a similarity over all vertices."
