@@ -5,6 +5,7 @@ one, and whether a face recogniser finds the person again in the drawing. The fi
 `mlanet_lib.evaluation.likeness_metrics`, the folder's layout in `mlanet_lib.face_sources.london`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mlanet_lib.evaluation import likeness_metrics as figures
 from mlanet_lib.evaluation.identity import coefficient_distances
 from mlanet_lib.evaluation.recognizer import INSTALL, Recognizer
 from mlanet_lib.evaluation.summary import MEAN_FACE, text_table
-from mlanet_lib.evaluation.systems import System, detect_box, face_parameters
+from mlanet_lib.evaluation.systems import System, detect_boxes, face_parameters
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.face_sources import london
@@ -104,29 +105,20 @@ def evaluate_likeness(folder: str | Path, system: System, seed: int = 0) -> Like
 
 def look(portraits: london.Portraits, mood: str, system: System) -> Look:
     """Crops, and what the system says of them: around the detected face, then around the landmarks found there."""
-    boxes, undetected = _boxes(portraits, mood, system)
+
+    def photos() -> Iterator[np.ndarray]:  # a hundred of them are not held in memory at once
+        people = tqdm(portraits.people, desc=f"looking at {mood} faces", unit="photo", leave=False)
+        return (portraits.photo(person, mood) for person in people)
 
     def cut(size: int) -> list[np.ndarray]:
-        photos = (portraits.photo(person, mood) for person in portraits.people)
-        return [crop_image(photo, box, size) for photo, box in zip(photos, boxes, strict=True)]
+        return [crop_image(photo, box, size) for photo, box in zip(photos(), boxes, strict=True)]
+
+    boxes, undetected = (portraits.crops[mood], 0) if portraits.crops else detect_boxes(system.detector, photos())
 
     first = face_parameters(system, cut(system.image_size))
     boxes = second_look(in_crop(system.model, first).numpy(), boxes)
     found = face_parameters(system, cut(system.image_size))
     return Look(boxes, found, np.stack(cut(SIZE)), drawn_landmarks(system.model, found), undetected)
-
-
-def _boxes(portraits: london.Portraits, mood: str, system: System) -> tuple[list[Box], int]:
-    """A crop for each photo, stored or of the detected face, and how many photos without one are taken whole."""
-    if portraits.crops:
-        return portraits.crops[mood], 0
-    boxes, undetected = [], 0
-    for person in tqdm(portraits.people, desc=f"looking at {mood} faces", unit="photo", leave=False):
-        photo = portraits.photo(person, mood)
-        box = detect_box(system.detector, photo)
-        undetected += box is None
-        boxes.append(box or Box(0.0, 0.0, *photo.shape[1::-1]))
-    return boxes, undetected
 
 
 def drawn_landmarks(model: MorphableModel, parameters: FaceParameters) -> np.ndarray:

@@ -25,7 +25,7 @@ from mlanet_lib.evaluation.summary import (
     text_table,
     yaw_figures,
 )
-from mlanet_lib.evaluation.systems import LabelledPhotos, PointSystem, System, detect_box, read_all
+from mlanet_lib.evaluation.systems import LabelledPhotos, PointSystem, System, detect_boxes, read_all
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.geometry.alignment import scaled_orthographic
@@ -127,12 +127,8 @@ def _placed(photos: LabelledPhotos, system: System | PointSystem, box: str) -> t
         raise UserError(f"unknown box {box!r}: one of {', '.join(BOXES)}")
     if box == "truth":
         return photos, 0
-    boxes, undetected = [], 0
-    for sample in tqdm(photos.samples, desc="detecting", unit="photo", leave=False):
-        image = sample.image()
-        crop = detect_box(system.detector, image)
-        undetected += crop is None
-        boxes.append(crop or Box(0.0, 0.0, *image.shape[1::-1]))
+    samples = tqdm(photos.samples, desc="detecting", unit="photo", leave=False)
+    boxes, undetected = detect_boxes(system.detector, (sample.image() for sample in samples))
     return photos._replace(boxes=boxes), undetected
 
 

@@ -161,3 +161,13 @@ def detect_box(detector: "Detector | None", image: np.ndarray) -> Box | None:
     if not crops:
         return None
     return min(crops, key=lambda b: math.hypot(b.x + b.w / 2 - centre[0], b.y + b.h / 2 - centre[1]) / b.w)
+
+
+def detect_boxes(detector: "Detector | None", images: Iterable[np.ndarray]) -> tuple[list[Box], int]:
+    """`detect_box` of each photo, the whole photo where no face is found, and how many of those there are."""
+    boxes, undetected = [], 0
+    for image in images:
+        box = detect_box(detector, image)
+        undetected += box is None
+        boxes.append(box or Box(0.0, 0.0, *image.shape[1::-1]))
+    return boxes, undetected
