@@ -229,7 +229,8 @@ def _known_truth(
         true = _vertices(model, *(torch.from_numpy(values).to(model.mean) for values in coefficients))
         errors.append(metrics.vertex_error(_vertices(model, own.identity, own.expression), true))
         mean_errors.append(metrics.vertex_error(np.broadcast_to(mean, true.shape), true))
-    rows["vertex error"], rows["vertex error mean face"] = ours, mean_face = map(np.concatenate, (errors, mean_errors))
+    rows["vertex error"] = ours = np.concatenate(errors)
+    rows["vertex error mean face"] = mean_face = np.concatenate(mean_errors)
     found["vertex_error"] = {
         "mean_mm": float(ours.mean()),
         "interval": bootstrap_interval(ours, seed=seed),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,15 @@ from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks, crop_image, to_crop
 from mlanet_lib.parameters import FaceParameters
 
-if TYPE_CHECKING:  # OpenCV, which the ablation does without
-    from mlanet_lib.predictor.detector import Detector
+
+class FaceDetector(Protocol):
+    """Finds faces, as `mlanet_lib.predictor.detector.Detector`: photo (H, W, 3) uint8 -> detections with their quarter
+    `turns` and `crop()`, x, y, w, h in pixels; `kind`: its name, for the record."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def detect(self, photo: np.ndarray, /) -> Sequence[Any]: ...
 
 
 class System(Protocol):
@@ -40,7 +47,7 @@ class System(Protocol):
     @property
     def metadata(self) -> Mapping: ...
     @property
-    def detector(self) -> "Detector | None": ...
+    def detector(self) -> FaceDetector | None: ...
 
     def predict_crops(self, images: Tensor, /) -> FaceParameters: ...
 
@@ -67,7 +74,7 @@ class PointSystem:
     weights: str = "unnamed"
     metadata: Mapping = field(default_factory=dict)
     model: MorphableModel | None = None
-    detector: "Detector | None" = None
+    detector: FaceDetector | None = None
 
 
 def prediction(model: MorphableModel, parameters: FaceParameters) -> CropPrediction:
@@ -149,7 +156,7 @@ class LabelledPhotos(NamedTuple):
             yield crop
 
 
-def detect_box(detector: "Detector | None", image: np.ndarray) -> Box | None:
+def detect_box(detector: FaceDetector | None, image: np.ndarray) -> Box | None:
     """The crop of the upright face nearest to the photo's centre in its own size, or None without a face.
 
     AFLW's photos show several people; the labelled one is in the middle. Without a detector: UserError.
@@ -163,7 +170,7 @@ def detect_box(detector: "Detector | None", image: np.ndarray) -> Box | None:
     return min(crops, key=lambda b: math.hypot(b.x + b.w / 2 - centre[0], b.y + b.h / 2 - centre[1]) / b.w)
 
 
-def detect_boxes(detector: "Detector | None", images: Iterable[np.ndarray]) -> tuple[list[Box], int]:
+def detect_boxes(detector: FaceDetector | None, images: Iterable[np.ndarray]) -> tuple[list[Box], int]:
     """`detect_box` of each photo, the whole photo where no face is found, and how many of those there are."""
     boxes, undetected = [], 0
     for image in images:
