@@ -1,7 +1,7 @@
 """The verbs `mlanet evaluate ...`: a benchmark's folder -> a table, and a JSON file. Heavy imports are in the runs."""
 
 import argparse
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,20 +13,33 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.files.outputs import MARK, check_target
 
 
+class Option(NamedTuple):
+    """An argument of a verb: its name and what `add_argument` is told of it."""
+
+    name: str
+    settings: dict[str, Any]
+
+
 class Verb(NamedTuple):
-    """A benchmark: its name, one line of help, what adds its options, and what runs it -> (summary, text)."""
+    """A benchmark: its name, one line of help, its options, and what runs it -> (summary, text)."""
 
     name: str
     help: str
-    add_options: Callable[[ArgumentParser], None]
+    options: tuple[Option, ...]
     run: Callable[[Namespace], tuple[dict, str]]
+
+
+def option(name: str, **settings: Any) -> Option:
+    """An argument, a path where nothing else is said."""
+    return Option(name, settings if settings.keys() & {"type", "choices", "action"} else {"type": a_path, **settings})
 
 
 def add_actions(actions: Any) -> None:
     """Add the benchmarks to the sub-parsers of `mlanet evaluate`."""
     for verb in VERBS:
         parser = actions.add_parser(verb.name, help=verb.help)
-        verb.add_options(parser)
+        for name, settings in verb.options:
+            parser.add_argument(name, **settings)
         network_options(parser)
         parser.set_defaults(run=partial(_evaluate, verb.run))
 
@@ -54,19 +67,6 @@ def _named(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _aflw2000_options(verb: ArgumentParser) -> None:
-    points = "a system's points: names, landmarks68"
-    verb.add_argument("folder", type=a_path)
-    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
-    verb.add_argument("--box", choices=("truth", "detector"), default="truth", help="where the crop comes from")
-    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N photos only")
-    verb.add_argument("--labels", choices=("original", "reannotated"), default="original", help="which 68 points")
-    verb.add_argument("--reannotated", type=a_path, metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy")
-    verb.add_argument("--names", type=a_path, metavar="FILE", help="the photos of its rows, a name a line")
-    verb.add_argument("--bfm", type=a_path, metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too")
-    verb.add_argument("--other", type=_named, action="append", default=[], metavar="NAME=NPZ", help=points)
-
-
 def _aflw2000(options: Namespace) -> tuple[dict, str]:
     if (options.labels == "reannotated") != (options.reannotated is not None):
         raise UserError("labels are one of original, reannotated, the second with a file of them and the first without")
@@ -80,15 +80,6 @@ def _aflw2000(options: Namespace) -> tuple[dict, str]:
     predictor = cli_options.load_predictor(options)
     summary = sparse.evaluate_aflw2000(options.folder, predictor, reannotated=labels, bfm=bfm, **given).summary
     return summary, sparse.summary_text(summary)
-
-
-def _florence_options(verb: ArgumentParser) -> None:
-    verb.add_argument("folder", type=a_path)
-    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
-    verb.add_argument("--form", choices=("deng", "prnet"), default="deng", help="not comparable (docs/protocols.md)")
-    verb.add_argument("--yaw", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)")
-    verb.add_argument("--pitch", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)")
-    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N subjects only")
 
 
 def _florence(options: Namespace) -> tuple[dict, str]:
@@ -105,22 +96,6 @@ def _florence(options: Namespace) -> tuple[dict, str]:
     return result.summary, florence.summary_text(result.summary)
 
 
-def _scan_options(verb: ArgumentParser) -> None:
-    verb.add_argument("obj", type=a_path)
-    _options_of_a_scan(verb, required=True)
-    verb.add_argument("--json", required=True, type=a_path, metavar="OUT")
-    verb.add_argument("--yaw", type=an_angle, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG")
-    verb.add_argument("--pitch", type=an_angle, nargs="+", default=[0], metavar="DEG")
-    verb.add_argument("--flat", action="store_true", help="draw the texture as it is: it holds its light already")
-
-
-def _options_of_a_scan(verb: ArgumentParser, required: bool) -> None:
-    verb.add_argument("--texture", type=a_path, metavar="PICTURE", help="default: what the OBJ's .mtl names")
-    points = "points of the scan, in its unit"
-    verb.add_argument("--landmarks", required=required, type=a_path, metavar="JSON", help=points)
-    verb.add_argument("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
-
-
 def _scan(options: Namespace) -> tuple[dict, str]:
     from mlanet_lib.data.sets.scans import read_scan
     from mlanet_lib.evaluation import scans
@@ -130,13 +105,6 @@ def _scan(options: Namespace) -> tuple[dict, str]:
     grid = {"yaw": options.yaw, "pitch": options.pitch}
     summary = scans.evaluate_scan(scan, predictor, options.obj.name, lit=not options.flat, **grid)
     return summary, scans.summary_text(summary)
-
-
-def _identity_options(verb: ArgumentParser) -> None:
-    verb.add_argument("folder", type=a_path, help="photos named PERSON_anything.jpg, of two people or more")
-    verb.add_argument("--json", type=a_path, metavar="OUT")
-    verb.add_argument("--scan", type=a_path, metavar="OBJ", help="a textured head scan, turned beside synthetic heads")
-    _options_of_a_scan(verb, required=False)
 
 
 def _identity(options: Namespace) -> tuple[dict, str]:
@@ -153,22 +121,11 @@ def _identity(options: Namespace) -> tuple[dict, str]:
     return summary, identity.summary_text(summary)
 
 
-def _likeness_options(verb: ArgumentParser) -> None:
-    verb.add_argument("folder", type=a_path, help="NNN_neutral.jpg, NNN_smiling.jpg and labels.npz (data/portraits)")
-    verb.add_argument("--json", type=a_path, metavar="OUT")
-
-
 def _likeness(options: Namespace) -> tuple[dict, str]:
     from mlanet_lib.evaluation import likeness
 
     summary = likeness.evaluate_likeness(options.folder, cli_options.load_predictor(options)).summary
     return summary, likeness.summary_text(summary)
-
-
-def _robustness_options(verb: ArgumentParser) -> None:
-    verb.add_argument("folder", type=a_path)
-    verb.add_argument("--json", type=a_path, metavar="OUT")
-    verb.add_argument("--limit", type=a_count, metavar="N", help="the first N photos only")
 
 
 def _robustness(options: Namespace) -> tuple[dict, str]:
@@ -178,15 +135,56 @@ def _robustness(options: Namespace) -> tuple[dict, str]:
     return summary, robustness.summary_text(summary)
 
 
-_SCAN = "one textured head scan, drawn at several yaws, in Deng's form"
-_IDENTITY = "does the identity change with a smile, or with a turn of the head?"
-_LIKENESS = "does the face look like the person? portraits with points placed by hand"
-_ROBUSTNESS = "error by covered share and by expression, on aflw2000's photos"
+FOLDER = option("folder")
+JSON, MAY_JSON = option("--json", required=True, metavar="OUT"), option("--json", metavar="OUT")
+PHOTOS = option("--limit", type=a_count, metavar="N", help="the first N photos only")
+TEXTURE = option("--texture", metavar="PICTURE", help="default: what the OBJ's .mtl names")
+UNIT = option("--unit", choices=("mm", "cm", "m"), default="mm", help="of the scan's lengths (default: mm)")
+POINTS = "a system's points: names, landmarks68"
+AFLW2000 = (
+    FOLDER,
+    JSON,
+    option("--box", choices=("truth", "detector"), default="truth", help="where the crop comes from"),
+    PHOTOS,
+    option("--labels", choices=("original", "reannotated"), default="original", help="which 68 points"),
+    option("--reannotated", metavar="FILE", help="3DDFA's AFLW2000-3D-Reannotated.pts68.npy"),
+    option("--names", metavar="FILE", help="the photos of its rows, a name a line"),
+    option("--bfm", metavar="FOLDER", help="Model_Shape.mat, Model_Exp.mat: dense errors too"),
+    option("--other", type=_named, action="append", default=[], metavar="NAME=NPZ", help=POINTS),
+)
+FLORENCE = (
+    FOLDER,
+    JSON,
+    option("--form", choices=("deng", "prnet"), default="deng", help="not comparable (docs/protocols.md)"),
+    option("--yaw", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -80 -40 0 40 80)"),
+    option("--pitch", type=an_angle, nargs="+", metavar="DEG", help="PRNet's grid (default: -15 0 20 25)"),
+    option("--limit", type=a_count, metavar="N", help="the first N subjects only"),
+)
+SCAN = (
+    option("obj"),
+    TEXTURE,
+    option("--landmarks", required=True, metavar="JSON", help="points of the scan, in its unit"),
+    UNIT,
+    JSON,
+    option("--yaw", type=an_angle, nargs="+", default=[-60, -30, 0, 30, 60], metavar="DEG"),
+    option("--pitch", type=an_angle, nargs="+", default=[0], metavar="DEG"),
+    option("--flat", action="store_true", help="draw the texture as it is: it holds its light already"),
+)
+IDENTITY = (
+    option("folder", help="photos named PERSON_anything.jpg, of two people or more"),
+    MAY_JSON,
+    option("--scan", metavar="OBJ", help="a textured head scan, turned beside synthetic heads"),
+    TEXTURE,
+    option("--landmarks", metavar="JSON", help="points of the scan, in its unit"),
+    UNIT,
+)
+LIKENESS = option("folder", help="NNN_neutral.jpg, NNN_smiling.jpg and labels.npz (data/portraits)"), MAY_JSON
+ROBUSTNESS = FOLDER, MAY_JSON, PHOTOS
 VERBS = (
-    Verb("aflw2000", "photos with .mat files in AFLW2000-3D's layout", _aflw2000_options, _aflw2000),
-    Verb("florence", "scans in MICC Florence's layout, in Deng's form or PRNet's", _florence_options, _florence),
-    Verb("scan", _SCAN, _scan_options, _scan),
-    Verb("identity", _IDENTITY, _identity_options, _identity),
-    Verb("likeness", _LIKENESS, _likeness_options, _likeness),
-    Verb("robustness", _ROBUSTNESS, _robustness_options, _robustness),
+    Verb("aflw2000", "photos with .mat files in AFLW2000-3D's layout", AFLW2000, _aflw2000),
+    Verb("florence", "scans in MICC Florence's layout, in Deng's form or PRNet's", FLORENCE, _florence),
+    Verb("scan", "one textured head scan, drawn at several yaws, in Deng's form", SCAN, _scan),
+    Verb("identity", "does the identity change with a smile, or with a turn of the head?", IDENTITY, _identity),
+    Verb("likeness", "does the face look like the person? portraits with points placed by hand", LIKENESS, _likeness),
+    Verb("robustness", "error by covered share and by expression, on aflw2000's photos", ROBUSTNESS, _robustness),
 )
