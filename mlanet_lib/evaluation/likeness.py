@@ -116,7 +116,7 @@ def look(portraits: london.Portraits, mood: str, system: System) -> Look:
     boxes, undetected = (portraits.crops[mood], 0) if portraits.crops else detect_boxes(system.detector, photos())
 
     first = face_parameters(system, cut(system.image_size))
-    boxes = second_look(in_crop(system.model, first).numpy(), boxes)
+    boxes = second_look(in_crop(system.model, first).double().numpy(), boxes)
     found = face_parameters(system, cut(system.image_size))
     return Look(boxes, found, np.stack(cut(SIZE)), drawn_landmarks(system.model, found), undetected)
 
