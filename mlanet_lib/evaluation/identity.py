@@ -171,7 +171,7 @@ def recognition(distance: np.ndarray, person: np.ndarray) -> dict:
     counts = np.bincount(person)
     pairs = np.where(same, counts[a] * (counts[a] - 1) / 2, counts[a] * counts[b])  # of this person, of these two
     near, far = distance[same], distance[other]
-    nearer = (near[:, None] < far) + 0.5 * (near[:, None] == far)
+    lost = (near[:, None] > far) + 0.5 * (near[:, None] == far)
     hits = _hits(distance, person)
 
     def figures(weight: np.ndarray) -> np.ndarray:
@@ -179,7 +179,7 @@ def recognition(distance: np.ndarray, person: np.ndarray) -> dict:
         own, mixed = (weight[:, a] / pairs)[:, same], (weight[:, a] * weight[:, b] / pairs)[:, other]
         own, mixed = own / own.sum(1, keepdims=True), mixed / mixed.sum(1, keepdims=True)
         within, between = own @ near, mixed @ far
-        auc = (own @ nearer * mixed).sum(1)
+        auc = 1 - (own @ lost * mixed).sum(1)
         rank = weight @ np.nan_to_num(hits) / weight[:, np.isfinite(hits)].sum(1)
         return np.stack([within, between, _ratio(within, between), auc, rank], 1)
 
