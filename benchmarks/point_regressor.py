@@ -23,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation.sparse import AFLWResult, CropPrediction, evaluate_aflw2000, summary, write_json
+from mlanet_lib.evaluation.sparse import AFLWResult, evaluate_aflw2000, summary_text
+from mlanet_lib.evaluation.systems import CropPrediction, PointSystem
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.atomic import check_writable
 from mlanet_lib.files.project import find_root
+from mlanet_lib.files.records import write_json
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.network import NetworkConfig, checkpoint
 from mlanet_lib.network.mlanet import HEAD_INIT, make_backbone
@@ -132,16 +134,11 @@ def evaluate(weights: Path, folder: Path) -> AFLWResult:
     network = network.to(memory_format=torch.channels_last).eval()
 
     @torch.no_grad()
-    def system(crops: Tensor) -> CropPrediction:
+    def predict(crops: Tensor) -> CropPrediction:
         return CropPrediction(network(crops).numpy())
 
-    return evaluate_aflw2000(
-        folder,
-        system,
-        constant=metadata["constant"],
-        image_size=config.image_size,
-        weights=f"{weights.name} (points, {config.backbone}, step {metadata['step']})",
-    )
+    name = f"{weights.name} (points, {config.backbone}, step {metadata['step']})"
+    return evaluate_aflw2000(folder, PointSystem(predict, config.image_size, name, metadata))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -166,7 +163,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     result = evaluate(options.weights, options.folder)
     if options.json:
         write_json(options.json, result)
-    print(summary(result))
+    print(summary_text(result.summary))
 
 
 def main(argv: list[str] | None = None) -> int:

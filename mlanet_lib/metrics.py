@@ -4,8 +4,6 @@ A number without its protocol means nothing here: label set, kind of mean, align
 Every function says its protocol in its docstring, and `PROTOCOLS` holds the line that results carry along.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from mlanet_lib.geometry.alignment import similarity
@@ -54,21 +52,14 @@ def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Sparse alignment error in percent, (N,): 3DDFA's protocol for AFLW2000-3D.
 
     predicted, truth: (N, 68, 2) in the same pixels (any crop or scale whose axes are scaled alike). The mean distance
-    of the points over sqrt(w * h), the sides of the tight box around the ground-truth points.
+    of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
     """
-    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 2:
-        raise ValueError(f"sparse_nme compares (N, 68, 2) with (N, 68, 2), not {predicted.shape} with {truth.shape}")
-    area = (truth.max(1) - truth.min(1)).prod(1)
-    return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(area)
+    predicted, truth = _alike(predicted, truth, 2)
+    return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(np.ptp(truth, axis=1).prod(1))
 
 
 def sparse_3d_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Sparse alignment error in 3D in percent, (N,): SADRNet's protocol for AFLW2000-3D.
-
-    predicted, truth: (N, 68, 3): x, y and depth, all in the same pixels. Each side's mean depth over the points is
-    subtracted, then the mean 3D distance is taken over sqrt(w * h), the sides of the ground-truth points' tight box.
-    """
+    """Sparse alignment error in 3D in percent, (N,): `dense_nme` of (N, 68, 3) landmarks, SADRNet's protocol."""
     if np.shape(truth)[1:2] != (68,):
         raise ValueError(f"sparse_3d_nme compares 68 points, not {np.shape(truth)[1:2]}")
     return dense_nme(predicted, truth)
@@ -81,7 +72,7 @@ def dense_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     over the vertices is subtracted, then the mean 3D distance is taken over sqrt(w * h), the sides of the tight box
     around all ground-truth vertices.
     """
-    predicted, truth = _corresponding(predicted, truth)
+    predicted, truth = _alike(predicted, truth, 3)
     difference = predicted - truth
     difference[..., 2] -= difference[..., 2].mean(1, keepdims=True)
     area = np.ptp(truth[..., :2], axis=1).prod(1)
@@ -91,19 +82,29 @@ def dense_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def reconstruction_nme(predicted: np.ndarray, truth: np.ndarray, outer_eyes: np.ndarray) -> np.ndarray:
     """Reconstruction error in percent, (N,): SADRNet's protocol for AFLW2000-3D.
 
-    predicted, truth: (N, V, 3) corresponding vertices, each in any unit and pose. Each prediction is brought onto its
-    truth by the similarity of all vertices (Umeyama; scale, no reflection, no ICP), then the mean 3D distance is taken
-    over the distance of the outer eye corners. outer_eyes: (N, 2, 3), points 36 and 45 of the truth.
+    predicted, truth: (N, V, 3) corresponding vertices, each in any unit and pose. The `vertex_error` over the distance
+    of the outer eye corners. outer_eyes: (N, 2, 3), points 36 and 45 of the truth.
     """
-    predicted, truth = _corresponding(predicted, truth)
-    distance = np.linalg.norm(similarity(predicted, truth).apply(predicted) - truth, axis=2).mean(1)
-    return 100 * distance / np.linalg.norm(np.diff(np.asarray(outer_eyes, np.float64), axis=1)[:, 0], axis=1)
+    apart = np.linalg.norm(np.diff(np.asarray(outer_eyes, np.float64), axis=1)[:, 0], axis=1)
+    return 100 * vertex_error(predicted, truth) / apart
 
 
-def _corresponding(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def vertex_error(predicted: np.ndarray, truth: np.ndarray, scale: bool = True) -> np.ndarray:
+    """Per-vertex reconstruction error in mm, (N,): correspondence known, similarity alignment (rigid without `scale`).
+
+    predicted, truth: (N, V, 3) vertices of one topology, mm. Each prediction is brought onto its truth over all
+    vertices (Umeyama: no reflection, no ICP), then the mean Euclidean distance is taken. The alignment takes position,
+    rotation and size away: only shape is judged.
+    """
+    predicted, truth = _alike(predicted, truth, 3)
+    return np.linalg.norm(similarity(predicted, truth, scale=scale).apply(predicted) - truth, axis=-1).mean(-1)
+
+
+def _alike(predicted: np.ndarray, truth: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both in float64; a ValueError unless they are corresponding points of N faces, (N, P, axes)."""
     predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != 3:
-        raise ValueError(f"corresponding points are (N, V, 3) twice, not {predicted.shape} and {truth.shape}")
+    if predicted.shape != truth.shape or truth.ndim != 3 or truth.shape[2] != axes:
+        raise ValueError(f"corresponding points are (N, P, {axes}) twice, not {predicted.shape} and {truth.shape}")
     return predicted, truth
 
 
@@ -126,7 +127,7 @@ def by_yaw(nme: np.ndarray, yaw_degrees: np.ndarray) -> dict:
         **dict(zip(YAW_BINS, means, strict=True)),
         "balanced_mean": float(np.mean(means)),
         "image_mean": float(nme.mean()) if len(nme) else float("nan"),
-        "images": [*(len(group) for group in groups), len(nme)],
+        "images": [*map(len, groups), len(nme)],
     }
 
 
@@ -147,62 +148,4 @@ def pose_mae(predicted_degrees: np.ndarray, truth_degrees: np.ndarray) -> dict:
 
 def pose_counted(truth_degrees: np.ndarray) -> np.ndarray:
     """(N,) bool: images that the head-pose protocol counts, no ground-truth angle beyond 99 degrees."""
-    return (np.abs(np.asarray(truth_degrees, np.float64)) <= LARGEST_ANGLE).all(1)
-
-
-def vertex_error(predicted: np.ndarray, truth: np.ndarray, scale: bool = True) -> np.ndarray:
-    """Per-vertex reconstruction error in mm, (N,): correspondence known, similarity alignment (rigid without `scale`).
-
-    predicted, truth: (N, V, 3) vertices of one topology, mm. Each prediction is brought onto its truth over all
-    vertices (Umeyama), then the mean Euclidean distance is taken. The alignment takes position, rotation and size
-    away: only shape is judged.
-    """
-    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    return np.linalg.norm(similarity(predicted, truth, scale=scale).apply(predicted) - truth, axis=-1).mean(-1)
-
-
-def bootstrap_interval(
-    values: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-    samples: int = 2000,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of a statistic over images: (low, high).
-
-    values: (N,) or (N, ...), one row an image; statistic: of such an array, a number. strata: (N,) labels; images are
-    then drawn within their stratum, and the statistic is the unweighted mean of the strata's statistics, which for yaw
-    bins is the balanced mean. No value gives (NaN, NaN); one value an interval of no width.
-    """
-    values = np.asarray(values, np.float64)
-    if len(values) == 0:
-        return float("nan"), float("nan")
-    strata = np.zeros(len(values), int) if strata is None else np.asarray(strata)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros(samples)
-    labels = np.unique(strata)
-    for label in labels:
-        group = values[strata == label]
-        for k in range(samples):
-            drawn[k] += statistic(group[rng.integers(0, len(group), len(group))]) / len(labels)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, seed: int = 0, strata: np.ndarray | None = None, samples: int = 2000
-) -> dict:
-    """Difference first - second of two systems on the same images, with its 95 % bootstrap interval over images.
-
-    first, second: (N,) errors of the same images; strata as in `bootstrap_interval` (the difference is then balanced).
-    Returns `difference`, `low`, `high`, `images` and `verdict`: "lower" or "higher" (the first's error), or "not
-    distinguishable" where the interval holds zero.
-    """
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    low, high = bootstrap_interval(differences, seed=seed, strata=strata, samples=samples)
-    labels = np.zeros(len(differences), int) if strata is None else np.asarray(strata)
-    means = [differences[labels == label].mean() for label in np.unique(labels)]
-    verdict = "lower" if high < 0 else "higher" if low > 0 else NOT_DISTINGUISHABLE
-    difference = float(np.mean(means)) if means else float("nan")
-    return {"difference": difference, "low": low, "high": high, "images": len(differences), "verdict": verdict}
+    return np.all(np.abs(np.asarray(truth_degrees, np.float64)) <= LARGEST_ANGLE, axis=1)

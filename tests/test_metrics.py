@@ -7,7 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from mlanet_lib import metrics
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation import scan_metrics
+from mlanet_lib.evaluation import scan_metrics, summary
+from mlanet_lib.evaluation.scan_metrics import Mesh
 
 
 def test_public_system_on_real_labels(shared_data):
@@ -19,12 +20,12 @@ def test_public_system_on_real_labels(shared_data):
     yaw = np.rad2deg([label["Pose_Para"][0, 1] for label in labels])
     nme = metrics.sparse_nme(stored["landmarks68"], truth)
     assert np.abs(nme - stored["nme_percent"]).max() < 1e-4
-    summary = metrics.by_yaw(nme, yaw)
+    found = metrics.by_yaw(nme, yaw)
     expected = {"bin_0_30": 2.869, "bin_30_60": 3.391, "bin_60_90": 4.216, "balanced_mean": 3.492, "image_mean": 3.170}
     for name, value in expected.items():
-        assert abs(summary[name] - value) < 1e-3, name
-    assert summary["images"] == [132, 38, 30, 200]
-    low, high = metrics.bootstrap_interval(nme, strata=metrics.yaw_bin(yaw))
+        assert abs(found[name] - value) < 1e-3, name
+    assert found["images"] == [132, 38, 30, 200]
+    low, high = summary.bootstrap_interval(nme, strata=metrics.yaw_bin(yaw))
     assert low < 3.492 < high and 0.1 < high - low < 1
 
 
@@ -42,10 +43,10 @@ def test_sparse_nme_by_hand():
 def test_bins_close_on_the_right():
     yaw = np.array([-30.0, 30.0, 30.01, -60.0, 60.01, -90.0, 0.0])
     assert metrics.yaw_bin(yaw).tolist() == [0, 0, 1, 1, 2, 2, 0]
-    summary = metrics.by_yaw(np.array([1.0, 1, 2, 2, 6, 6, 1]), yaw)
-    assert (summary["bin_0_30"], summary["bin_30_60"], summary["bin_60_90"]) == (1, 2, 6)
-    assert summary["balanced_mean"] == 3 and np.isclose(summary["image_mean"], 19 / 7)
-    assert summary["images"] == [3, 2, 2, 7]
+    found = metrics.by_yaw(np.array([1.0, 1, 2, 2, 6, 6, 1]), yaw)
+    assert (found["bin_0_30"], found["bin_30_60"], found["bin_60_90"]) == (1, 2, 6)
+    assert found["balanced_mean"] == 3 and np.isclose(found["image_mean"], 19 / 7)
+    assert found["images"] == [3, 2, 2, 7]
     empty = metrics.by_yaw(np.array([1.0]), np.array([10.0]))
     assert np.isnan(empty["balanced_mean"]) and empty["image_mean"] == 1 and empty["images"] == [1, 0, 0, 1]
 
@@ -92,7 +93,8 @@ def test_florence_finds_the_surface(toy_model):
 
     rough = move(vertices[landmarks]) + rng.normal(size=(len(landmarks), 3)) * 2
     nose = move(vertices[178:179])[0]
-    result = scan_metrics.florence_deng(vertices, faces, vertices[landmarks], move(cloud), rough, nose)
+    mesh, scan = Mesh(vertices, faces, vertices[landmarks]), Mesh(move(cloud), faces[:0], rough)
+    result = scan_metrics.florence_deng(mesh, scan, nose)
     # an ellipsoid's cap slides along itself a little before its distances notice: the surface is what counts
     assert result["rmse_mm"] < 0.1 and abs(result["scale"] - 1.25) < 0.02 and result["converged"]
     inside = np.linalg.norm(move(cloud) - nose, axis=1) <= 95
@@ -110,10 +112,11 @@ def test_florence_measures_a_dent(toy_model):
     normal = np.cross(b - a, c - a)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     offset = 1.5 * np.sign(np.sin(cloud[:, :1] / 4) * np.sin(cloud[:, 1:2] / 4))
-    landmarks_of = vertices[landmarks]
-    result = scan_metrics.florence_deng(
-        vertices, faces, landmarks_of, cloud + offset * normal, landmarks_of, vertices[178]
+    mesh, scan = (
+        Mesh(vertices, faces, vertices[landmarks]),
+        Mesh(cloud + offset * normal, faces[:0], vertices[landmarks]),
     )
+    result = scan_metrics.florence_deng(mesh, scan, vertices[178])
     assert abs(result["rmse_mm"] - 1.5) < 0.1
     assert "isotropic scale" in result["protocol"]
 
@@ -122,9 +125,10 @@ def test_florence_errors(toy_model):
     vertices, faces, landmarks = face_like(toy_model)
     points = vertices[landmarks]
     with pytest.raises(UserError, match="in mm"):
-        scan_metrics.florence_deng(vertices, faces, points, vertices * 100, points * 100, vertices[178] * 100)
+        large = Mesh(vertices * 100, faces, points * 100)
+        scan_metrics.florence_deng(Mesh(vertices, faces, points), large, vertices[178] * 100)
     with pytest.raises(UserError, match="one line"):
-        scan_metrics.florence_deng(vertices, faces, points * 0, vertices, points, vertices[178])
+        scan_metrics.florence_deng(Mesh(vertices, faces, points * 0), Mesh(vertices, faces, points), vertices[178])
 
 
 def test_bootstrap_covers_the_truth():
@@ -132,7 +136,7 @@ def test_bootstrap_covers_the_truth():
     rng = np.random.default_rng(3)
     hits = 0
     for seed in range(200):
-        low, high = metrics.bootstrap_interval(rng.gamma(2, 2, 80), seed=seed, samples=300)
+        low, high = summary.bootstrap_interval(rng.gamma(2, 2, 80), seed=seed)
         hits += low <= 4 <= high
     assert 176 <= hits <= 199
 
@@ -140,20 +144,44 @@ def test_bootstrap_covers_the_truth():
 def test_bootstrap_strata_are_balanced_and_seeded():
     values = np.concatenate([np.full(90, 1.0), np.full(10, 5.0)])
     strata = np.repeat([0, 1], [90, 10])
-    assert metrics.bootstrap_interval(values, strata=strata) == (3.0, 3.0)
+    assert summary.bootstrap_interval(values, strata=strata) == (3.0, 3.0)
     noisy = values + np.random.default_rng(4).normal(size=100)
-    assert metrics.bootstrap_interval(noisy, seed=1) == metrics.bootstrap_interval(noisy, seed=1)
-    assert metrics.bootstrap_interval(noisy, seed=1) != metrics.bootstrap_interval(noisy, seed=2)
-    assert np.isnan(metrics.bootstrap_interval(np.array([]))).all()
+    assert summary.bootstrap_interval(noisy, seed=1) == summary.bootstrap_interval(noisy, seed=1)
+    assert summary.bootstrap_interval(noisy, seed=1) != summary.bootstrap_interval(noisy, seed=2)
+    assert np.isnan(summary.bootstrap_interval(np.array([]))).all()
+
+
+def test_bootstrap_draws_what_a_loop_draws(monkeypatch):
+    """The very numbers of the plain loop, in blocks as small as memory asks for, within strata, of any statistic."""
+    rng = np.random.default_rng(9)
+    values, strata = rng.normal(size=(37, 3)), np.repeat([0, 1, 2], [20, 10, 7])
+    for one, statistic, of_draws in (
+        (values[:, 0], np.mean, lambda x: x.mean(1)),
+        (values, lambda x: x.std(0).max(), lambda x: x.std(1).max(1)),
+    ):
+        for groups in (None, strata):
+            loop, drawn = np.random.default_rng(4), np.zeros(summary.RESAMPLES)
+            labels = np.zeros(37, int) if groups is None else groups
+            for label in np.unique(labels):
+                group = one[labels == label]
+                for k in range(len(drawn)):
+                    chosen = group[loop.integers(0, len(group), len(group))]
+                    drawn[k] += statistic(chosen) / len(np.unique(labels))
+            expected = tuple(np.quantile(drawn, [0.025, 0.975]))
+            for block in (summary.BLOCK, 1000, 1):
+                monkeypatch.setattr(summary, "BLOCK", block)
+                found = summary.bootstrap_interval(one, of_draws, seed=4, strata=groups)
+                assert found == pytest.approx(expected, rel=1e-12)
+            monkeypatch.undo()
 
 
 def test_paired_difference_says_what_it_can():
     rng = np.random.default_rng(5)
     base = rng.gamma(2, 2, 150)
-    better = metrics.paired_difference(base - 0.1 + rng.normal(size=150) * 0.1, base)
+    better = summary.paired_difference(base - 0.1 + rng.normal(size=150) * 0.1, base)
     assert better["verdict"] == "lower" and better["low"] < better["difference"] < better["high"] < 0
-    assert metrics.paired_difference(base + 1, base)["verdict"] == "higher"
-    same = metrics.paired_difference(base + rng.normal(size=150) - 0.02, base)
+    assert summary.paired_difference(base + 1, base)["verdict"] == "higher"
+    same = summary.paired_difference(base + rng.normal(size=150) - 0.02, base)
     assert same["verdict"] == "not distinguishable" and same["low"] < 0 < same["high"]
 
 

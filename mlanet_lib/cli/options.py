@@ -4,6 +4,10 @@ options that say which network reads the pictures."""
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlanet_lib.predictor.predictor import Predictor
 
 
 def a_path(text: str) -> Path:
@@ -41,11 +45,11 @@ def network_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
 
 
-def load_predictor(options):
+def load_predictor(options: argparse.Namespace) -> "Predictor":
     """The `Predictor` that the options name, on a device that is to be had."""
     import torch
 
-    from mlanet_lib.predictor import Predictor
+    from mlanet_lib.predictor.predictor import Predictor
     from mlanet_lib.rasterizer import choose
     from mlanet_lib.training.processes import usable_device
 

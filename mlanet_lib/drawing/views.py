@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
+from mlanet_lib.face_model.sparse_shape import in_crop
+from mlanet_lib.geometry.camera import euler_to_matrix, to_camera
 from mlanet_lib.geometry.crops import Box
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render, render_face, turned
@@ -101,9 +102,7 @@ def _clay(
 @torch.no_grad()
 def landmarks(model: MorphableModel, parameters: FaceParameters, size: int = 1) -> np.ndarray:
     """The 68 projected points (B,68,2) in pixels of a crop of side `size`."""
-    points = model.landmarks(model.vertices(parameters.identity, parameters.expression))
-    camera = to_camera(points, parameters.rotation, parameters.translation)
-    return project(camera, parameters.focal, size, size)[..., :2].cpu().numpy()
+    return size * in_crop(model, parameters).cpu().numpy()
 
 
 def panels(

@@ -7,10 +7,13 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.network import MLANet, NetworkConfig
 
 
-def costs(model, configs: Mapping[str, NetworkConfig], batch: int = 32, rounds: int = 5) -> dict[str, dict[str, float]]:
+def costs(
+    model: MorphableModel, configs: Mapping[str, NetworkConfig], batch: int = 32, rounds: int = 5
+) -> dict[str, dict[str, float]]:
     """Cost of encoding pictures, by name: what a network of each configuration, whatever its weights, needs here.
 
     parameters: of the encoder (what is there for the training alone is left out); gmacs: 10^9 multiply-adds of
@@ -23,7 +26,7 @@ def costs(model, configs: Mapping[str, NetworkConfig], batch: int = 32, rounds: 
         if config not in networks:
             networks[config] = MLANet(model, config, pretrained=False).eval()
             pictures[config] = torch.rand(batch, 3, config.image_size, config.image_size)
-    seconds = {config: [] for config in networks}
+    seconds: dict[NetworkConfig, list[float]] = {config: [] for config in networks}
     found = {}
     with torch.inference_mode():
         for config, network in networks.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,22 +18,25 @@ DISORDER = 10.0
 two sets differ by 2.8 to 4.1 %."""
 
 
-def read_reannotated(
-    path: str | Path, folder: str | Path, samples: Sequence[Sample], names: Sequence[str] | str | Path | None = None
-) -> np.ndarray:
-    """The reannotated points of AFLW2000-3D for some of a folder's photos: (N, 68, 2) pixels, first centre at 0.5.
+class Reannotated(NamedTuple):
+    """The second label set. path: `AFLW2000-3D-Reannotated.pts68.npy` of 3DDFA's release, (R, 2 or 3, 68), in the same
+    pixels as `pt3d_68` (3DDFA's script compares the same prediction with either); names: a text file with the photos of
+    its rows, a name a line, as `AFLW2000-3D_crop.list`; by default all photos of the folder by their names."""
 
-    path: `AFLW2000-3D-Reannotated.pts68.npy` of 3DDFA's release, (R, 2 or 3, 68), in the same pixels as `pt3d_68`
-    (3DDFA's script compares the same prediction with either). Its rows are the photos in the order of their names:
-    `names` (a list, or a text file with a name a line, as `AFLW2000-3D_crop.list`), by default all photos of `folder`.
-    Another number of rows, a photo without a row, or points that are not those of the photos (they lie farther from
-    the original labels than the label sets do from each other) are a UserError.
+    path: Path
+    names: Path | None = None
+
+
+def read_reannotated(labels: Reannotated, folder: str | Path, samples: Sequence[Sample]) -> np.ndarray:
+    """The reannotated landmarks for some of a folder's photos: (N, 68, 2) pixels, first centre at 0.5.
+
+    Another number of rows than names, a photo without a row, or landmarks that are not those of the photos (they lie
+    farther from the original labels than the label sets do from each other) are a UserError.
     """
+    path, names = labels
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no size that a header claims is reserved
-        if isinstance(names, str | Path):
-            lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
-            names = [line.strip() for line in lines if line.strip()]
+        lines = [] if names is None else names.read_text(encoding="utf-8-sig").splitlines()
     except Exception as error:  # numpy raises whatever the broken bytes lead it to
         raise UserError(f"reannotated labels cannot be read: {error or type(error).__name__}") from error
     shape = getattr(stored, "shape", "an archive of arrays")
@@ -40,24 +44,32 @@ def read_reannotated(
         raise UserError(f"{path}: reannotated labels are (2000, 2 or 3, 68), not {shape}")
     if stored.dtype.kind not in "iuf" or not np.isfinite(stored).all():
         raise UserError(f"{path}: reannotated labels that are not finite numbers")
-    listed = [Path(name).name for name in names] if names is not None else [p.name for p in pictures(Path(folder))]
+    listed = [Path(line.strip()).name for line in lines if line.strip()]
+    if names is None:
+        listed = [photo.name for photo in pictures(Path(folder))]
     if len(listed) != len(stored):
         whose = "the list names" if names is not None else f"{Path(folder).name} has"
         raise UserError(
             f"{path} has {len(stored):,} rows, {whose} {len(listed):,} photos: a row cannot be matched to its photo "
             "(give the list of names that the rows follow)"
         )
-    row = {name: k for k, name in enumerate(listed)}
-    if len(row) != len(listed):
+    if len(set(listed)) < len(listed):
         raise UserError(f"{path}: the list of names holds a name twice")
-    if missing := [sample.name for sample in samples if sample.name not in row]:
-        raise UserError(f"{path}: no row for {missing[0]}: the list of names does not hold it")
-    chosen = stored[[row[sample.name] for sample in samples], :2].astype(np.float64)
-    points = from_index(chosen.transpose(0, 2, 1), ONE_BASED)
-    apart = float(np.median(metrics.sparse_nme(points, np.stack([sample.landmarks for sample in samples]))))
+    rows = _rows(listed, samples, f"{path}: no row for", ": the list of names does not hold it")
+    points = from_index(stored[rows, :2].astype(np.float64).transpose(0, 2, 1), ONE_BASED)
+    apart = float(np.median(metrics.sparse_nme(points, np.stack([np.asarray(sample.landmarks) for sample in samples]))))
     if apart > DISORDER:
         raise UserError(f"{path}: its points lie {apart:.0f} % from the original ones: its rows are of other photos")
     return points
+
+
+def _rows(names: Sequence[str], samples: Sequence[Sample], missing: str, why: str = "") -> list[int]:
+    """Where the samples' photos stand among the names; a UserError, `missing` NAME `why`, for one that does not."""
+    row = {name: k for k, name in enumerate(names)}
+    for sample in samples:
+        if sample.name not in row:
+            raise UserError(f"{missing} {sample.name}{why}")
+    return [row[sample.name] for sample in samples]
 
 
 def read_points(path: str | Path, samples: Sequence[Sample]) -> np.ndarray:
@@ -71,20 +83,13 @@ def read_points(path: str | Path, samples: Sequence[Sample]) -> np.ndarray:
     if missing := {"names", "landmarks68"} - set(stored):
         raise UserError(f"{path} has no field '{min(missing)}': points of a system are names and landmarks68")
     names, points = stored["names"], stored["landmarks68"]
-    if (
-        names.ndim != 1
-        or points.shape[:2] != (len(names), 68)
-        or points.ndim != 3
-        or points.shape[2] < 2
-        or points.dtype.kind not in "iuf"
-    ):
+    fits = names.ndim == 1 and points.ndim == 3 and points.shape[:2] == (len(names), 68) and points.shape[2] >= 2
+    if not fits or points.dtype.kind not in "iuf":
         raise UserError(f"{path}: landmarks68 is {points.dtype} {points.shape}, not ({names.size}, 68, 2)")
-    row = {Path(str(name)).name: k for k, name in enumerate(names)}
-    if len(row) < len(names):
+    listed = [Path(str(name)).name for name in names]
+    if len(set(listed)) < len(listed):
         raise UserError(f"{path}: names holds a photo twice")
-    if missing := [sample.name for sample in samples if sample.name not in row]:
-        raise UserError(f"{path}: no points for {missing[0]}")
-    chosen = points[[row[sample.name] for sample in samples], :, :2].astype(np.float64)
+    chosen = points[_rows(listed, samples, f"{path}: no points for"), :, :2].astype(np.float64)
     if not np.isfinite(chosen).all():
         raise UserError(f"{path}: points that are not finite numbers")
     return from_index(chosen, ONE_BASED)

@@ -7,7 +7,7 @@ system that gives everybody one face has correlations of about 0 and slopes of 0
 
 import numpy as np
 
-from mlanet_lib.metrics import bootstrap_interval
+from mlanet_lib.evaluation.summary import bootstrap_interval
 
 HAND, DRAWN = 189, 68
 """Points of a photo by hand, and of a drawing (iBUG's 68)."""
@@ -35,6 +35,8 @@ DISTANCES = {
     ),
     "face height": ((((22, 23), (129,)),), (((39, 42), (8,)),)),
 }
+FITTED = ("r", "slope")
+"""What `line` gives, by name."""
 OUTER_EYES = {HAND: (18, 27), DRAWN: (36, 45)}
 INNER_LIPS = {HAND: (96, 101), DRAWN: (62, 66)}
 CHEEKS = (165, 166, 168, 169)
@@ -92,15 +94,15 @@ def distances(points: np.ndarray) -> np.ndarray:
     return np.stack(columns, 1) / outer_eyes(points)[:, None]
 
 
-def line(truth: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pearson's r and the slope of drawn = a + slope * truth over the first axis of two (P, ...) arrays, each (...).
+def line(truth: np.ndarray, drawn: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pearson's r and the slope of drawn = a + slope * truth over one axis of two arrays, each without that axis.
 
     Where the truth or the drawing is the same for all, nothing is explained: r is 0, and so is the slope of a drawing
     that is the same for all.
     """
-    x, y = truth - truth.mean(0), drawn - drawn.mean(0)
-    xx, yy, xy = (x * x).mean(0), (y * y).mean(0), (x * y).mean(0)
-    flat = 1e-24 + 1e-20 * ((truth**2).mean(0) + (drawn**2).mean(0))  # rounding of what does not differ
+    x, y = truth - truth.mean(axis, keepdims=True), drawn - drawn.mean(axis, keepdims=True)
+    xx, yy, xy = (x * x).mean(axis), (y * y).mean(axis), (x * y).mean(axis)
+    flat = 1e-24 + 1e-20 * ((truth**2).mean(axis) + (drawn**2).mean(axis))  # rounding of what does not differ
     told, said = xx > flat, yy > flat
     slope = np.where(told, xy / np.where(told, xx, 1), 0.0)
     r = np.where(told & said, xy / np.sqrt(np.where(told & said, xx * yy, 1)), 0.0)
@@ -116,36 +118,40 @@ def proportions(hand: np.ndarray, drawn: np.ndarray, floor: np.ndarray | None = 
     """
     truth, said = distances(hand), distances(drawn)
     r, slope = line(truth, said)
-    rows = zip(DISTANCES, r, slope, truth.mean(0), said.mean(0), strict=True)
+    columns = dict(zip(FITTED, (r, slope), strict=True)) | {"truth": truth.mean(0), "drawn": said.mean(0)}
+    both = np.stack([truth, said], 1)  # (P, 2, 14)
     found = {
         "r": float(r.mean()),
         "slope": float(slope.mean()),
         "by_distance": {
-            name: {"r": float(a), "slope": float(b), "truth": float(c), "drawn": float(d)} for name, a, b, c, d in rows
+            name: {key: float(column[k]) for key, column in columns.items()} for k, name in enumerate(DISTANCES)
         },
         "people": len(truth),
-    }
-    both = np.stack([truth, said], 1)
-    means = (lambda x: line(x[:, 0], x[:, 1])[0].mean(), lambda x: line(x[:, 0], x[:, 1])[1].mean())
-    found["intervals"] = {
-        name: bootstrap_interval(both, mean, seed) for name, mean in zip(("r", "slope"), means, strict=True)
+        "intervals": {
+            "r": bootstrap_interval(both, lambda draws: _fit(draws, 1)[0], seed),
+            "slope": bootstrap_interval(both, lambda draws: _fit(draws, 1)[1], seed),
+        },
     }
     if floor is not None:
-        found["difference"] = _difference(np.stack([truth, said, distances(floor)], 1), seed)
+        three = np.stack([truth, said, distances(floor)], 1)
+        found["difference"] = {name: _more(three, k, seed) for k, name in enumerate(FITTED)}
     return found
 
 
-def _difference(stacked: np.ndarray, seed: int) -> dict:
-    """(P, 3, 14) truth, one system, another -> what the first has more of r and of slope, with 95 % over people."""
-    found = {}
-    for k, name in enumerate(("r", "slope")):
+def _fit(draws: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of (K, P, R, 14), truth in row 0: r and slope of another row, means over the distances, (K,) each."""
+    r, slope = line(draws[:, :, 0], draws[:, :, row], axis=1)
+    return r.mean(-1), slope.mean(-1)
 
-        def more(x, k=k):
-            return float((line(x[:, 0], x[:, 1])[k] - line(x[:, 0], x[:, 2])[k]).mean())
 
-        low, high = bootstrap_interval(stacked, more, seed)
-        found[name] = {"difference": more(stacked), "low": low, "high": high}
-    return found
+def _more(three: np.ndarray, k: int, seed: int) -> dict:
+    """(P, 3, 14) truth, one system, another -> what the first has more of r (k 0) or slope (1), 95 % over people."""
+
+    def more(draws: np.ndarray) -> np.ndarray:
+        return _fit(draws, 1)[k] - _fit(draws, 2)[k]
+
+    low, high = bootstrap_interval(three, more, seed)
+    return {"difference": float(more(three[None])[0]), "low": low, "high": high}
 
 
 def lip_gaps(points: np.ndarray) -> np.ndarray:
@@ -228,12 +234,12 @@ def skin(photo: np.ndarray, albedo: np.ndarray, groups: np.ndarray, seed: int = 
         r, slope = line(truth[name], said[name])
         difference = float((said[name] - truth[name]).mean())
         found[name] = {"r": float(r), "slope": float(slope), "mean_difference": difference}
+        both = np.stack([truth[name], said[name]], 1)
         if name != "hue":
-            both = np.stack([truth[name], said[name]], 1)
-            intervals[f"{name}_r"] = bootstrap_interval(both, lambda x: line(x[:, 0], x[:, 1])[0], seed)
-            intervals[f"{name}_slope"] = bootstrap_interval(both, lambda x: line(x[:, 0], x[:, 1])[1], seed)
+            intervals[f"{name}_r"] = bootstrap_interval(both, lambda x: line(x[..., 0], x[..., 1], 1)[0], seed)
+            intervals[f"{name}_slope"] = bootstrap_interval(both, lambda x: line(x[..., 0], x[..., 1], 1)[1], seed)
     both = np.stack([truth["ita"], said["ita"]], 1)
-    found["ita_error"] = _centred_error(both)
+    found["ita_error"] = float(_centred_error(both[None])[0])
     intervals["ita_error"] = bootstrap_interval(both, _centred_error, seed)
     names = groups[seen]
     found["by_group"] = {
@@ -248,9 +254,10 @@ def skin(photo: np.ndarray, albedo: np.ndarray, groups: np.ndarray, seed: int = 
     return found | {"intervals": intervals}
 
 
-def _centred_error(both: np.ndarray) -> float:
-    difference = both[:, 1] - both[:, 0]
-    return float(np.abs(difference - difference.mean()).mean())
+def _centred_error(both: np.ndarray) -> np.ndarray:
+    """(K, P, 2) truth and drawn -> (K,) mean error after the mean difference is taken off."""
+    difference = both[..., 1] - both[..., 0]
+    return np.abs(difference - difference.mean(1, keepdims=True)).mean(1)
 
 
 def rank_1(distance: np.ndarray, seed: int = 0) -> dict:

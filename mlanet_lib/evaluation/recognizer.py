@@ -6,6 +6,8 @@ nothing else needs its 100 MB; its weights come inside a package (CC0), so that 
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ _NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 class Recognizer:
     """`Recognizer.load()` -> the recogniser, or None where the extra is not installed."""
 
-    def __init__(self, points, network, dlib):
+    def __init__(self, points: Any, network: Any, dlib: ModuleType):
         self._points, self._network, self._dlib = points, network, dlib
 
     @classmethod

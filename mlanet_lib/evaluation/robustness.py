@@ -6,21 +6,28 @@ box). What is laid over them has the texture that synthetic faces have as a back
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from scipy.spatial import ConvexHull, QhullError
+from tqdm.auto import tqdm
 
 from mlanet_lib import metrics
-from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.data.synthetic import faces, scenes
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation.systems import as_function, cut_crops, run_batches
-from mlanet_lib.geometry.crops import crop_box_from_landmarks, to_crop
+from mlanet_lib.evaluation.sparse import BOXES
+from mlanet_lib.evaluation.summary import (
+    CONSTANT,
+    bootstrap_interval,
+    constant_baseline,
+    paired_difference,
+    text_table,
+    yaw_figures,
+)
+from mlanet_lib.evaluation.systems import LabelledPhotos, PointSystem, System, read_crops
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 KINDS = ("ellipse", "box", "band", "side")
@@ -42,17 +49,7 @@ PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class RobustnessResult:
-    """`summary`: JSON-able (see `evaluate_robustness`); `images`: one row a photo: name, yaw, strength and tercile of
-    the expression, kind of the occluder, and for every share, in %, `nme 10`, `covered 10` (the measured share, %)."""
-
-    summary: dict
-    images: pd.DataFrame
-
-
-@dataclass(frozen=True, eq=False)
-class Covered:
+class Covered(NamedTuple):
     """A crop with the K `SHARES` covered: images (K, S, S, 3) uint8; shares (K,) measured, in [0, 1]; points (K, 68)
     bool, whether a labelled point lies under the occluder; kind: one of `KINDS`."""
 
@@ -62,72 +59,68 @@ class Covered:
     kind: str
 
 
-def evaluate_robustness(
-    folder: str | Path,
-    system,
-    limit: int | None = None,
-    constant: Mapping | None = None,
-    image_size: int | None = None,
-    weights: str | None = None,
-    seed: int = 0,
-) -> RobustnessResult:
+def evaluate_robustness(folder: str | Path, system: System | PointSystem, limit: int | None = None) -> dict:
     """Sparse NME of a system over a folder in AFLW2000-3D's layout, by covered share and by expression.
 
-    system, limit, constant, image_size, weights: as in `evaluation.evaluate_aflw2000`.
-
-    The summary holds `covered`, a dict for each of `SHARES`: `share`, `measured` (lowest and highest over the photos),
-    `sparse_nme` (see `metrics.by_yaw`), `intervals` of its two means, `difference` (to the uncovered photos, paired,
-    over images) and the errors of `free_points` and `covered_points` alone; `expression`, a dict for each of
-    `TERCILES`: `name`, `strength` (its mean), `sparse_nme`, `intervals`; `baselines` (`constant`, which sees no
-    picture); `kinds` (photos by kind of occluder), `protocol`, `box`, `weights`, `images`, `folder`.
+    limit: the first photos only. Returns the summary: `covered`, a dict for each of `SHARES`: `share`, `measured`
+    (lowest and highest over the photos), `sparse_nme` (see `metrics.by_yaw`), `intervals` of its two means,
+    `difference` (to the uncovered photos, paired, over images) and the errors of `free_points` and `covered_points`
+    alone; `expression`, a dict for each of `TERCILES`: `name`, `strength` (its mean), `sparse_nme`, `intervals`;
+    `baselines` (`constant`, which sees no picture); `kinds` (photos by kind of occluder), `protocol`, `box`,
+    `weights`, `images`, `folder`.
     """
-    samples = aflw2000.read_folder(folder, limit)
-    boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
-    truth = np.stack([to_crop(s.landmarks, box) for s, box in zip(samples, boxes, strict=True)])
-    yaw = np.array([sample.pose_degrees[1] for sample in samples])
-    size, laid = image_size or system.image_size, []
-
-    def crops():
-        for sample, crop, points in zip(samples, cut_crops(samples, boxes, size), truth, strict=True):
-            covered = cover(crop, points, faces.stream(seed, "robustness", sample.name))
-            laid.append((covered.shares, covered.points, covered.kind))  # without the pictures: they are many
-            yield from covered.images
-
-    predicted = run_batches(as_function(system), crops(), len(samples) * len(SHARES), shapes=False).landmarks
-    nme, far = _errors(predicted.reshape(len(samples), len(SHARES), 68, 2), truth)
-    shares, under, kinds = map(np.stack, zip(*laid, strict=True))
-    strength = expression_strength(truth)
-    tercile = terciles(strength, metrics.yaw_bin(yaw))
-    covered = []
-    for k, share in enumerate(SHARES):
-        points = {"free_points": ~under[:, k], "covered_points": under[:, k]}
-        covered.append(
-            {"share": share, "measured": [float(shares[:, k].min()), float(shares[:, k].max())]}
-            | _figures(nme[:, k], yaw, seed)
-            | {"difference": metrics.paired_difference(nme[:, k], nme[:, 0], seed)}
-            | {name: _mean_over(far[:, k], chosen, seed) for name, chosen in points.items()}
-        )
-    expression = [
-        {"name": name, "strength": float(strength[tercile == k].mean()) if (tercile == k).any() else math.nan}
-        | _figures(nme[tercile == k, 0], yaw[tercile == k], seed)
-        for k, name in enumerate(TERCILES)
-    ]
-    columns = {"name": [s.name for s in samples], "yaw": yaw, "kind": kinds}
-    columns |= {"strength": strength, "expression": np.array(TERCILES)[tercile]}
-    for k, share in enumerate(SHARES):
-        columns |= {f"nme {100 * share:.0f}": nme[:, k], f"covered {100 * share:.0f}": 100 * shares[:, k]}
-    summary = {
-        "covered": covered,
-        "expression": expression,
-        "baselines": _constant(constant or getattr(system, "metadata", {}).get("constant"), truth, yaw, seed),
-        "kinds": {kind: int((kinds == kind).sum()) for kind in KINDS},
+    photos = LabelledPhotos.read(folder, limit)
+    names, truth, yaw = [sample.name for sample in photos.samples], photos.in_crops(), photos.pose[:, 1]
+    crops = tqdm(photos.crops(system.image_size), "predicting", len(names), unit="photo", leave=False)
+    found, laid = [], []
+    for crop, points, name in zip(crops, truth, names, strict=True):
+        covered = cover(crop, points, faces.stream(0, "robustness", name))
+        found.append(read_crops(system, list(covered.images)).landmarks)
+        laid.append(covered._replace(images=covered.images[:0]))  # they are many
+    nme, far = _errors(np.stack(found), truth)
+    kinds = [one.kind for one in laid]
+    return {
+        "covered": _by_share(laid, nme, far, yaw),
+        "expression": _by_expression(expression_strength(truth), nme[:, 0], yaw),
+        "baselines": _constant(system, truth, yaw),
+        "kinds": {kind: kinds.count(kind) for kind in KINDS},
         "protocol": PROTOCOLS,
-        "box": "square on the larger side of the ground-truth 68-point box, times sqrt(2) (3DDFA's roi)",
-        "weights": weights or str(getattr(system, "weights", "unnamed")),
-        "images": len(samples),
+        "box": BOXES["truth"],
+        "weights": system.weights,
+        "images": len(names),
         "folder": Path(folder).name,
     }
-    return RobustnessResult(summary, pd.DataFrame(columns))
+
+
+def _constant(system: System | PointSystem, truth: np.ndarray, yaw: np.ndarray) -> dict:
+    baseline = constant_baseline(system.metadata, len(truth))
+    if baseline is None:
+        return {}
+    about = {"note": baseline.note, "uses_the_truth": baseline.uses_the_truth}
+    return {CONSTANT: yaw_figures(metrics.sparse_nme(baseline.landmarks, truth), yaw) | about}
+
+
+def _by_share(laid: Sequence[Covered], nme: np.ndarray, far: np.ndarray, yaw: np.ndarray) -> list[dict]:
+    shares, under = np.stack([one.shares for one in laid]), np.stack([one.points for one in laid])
+    entries = []
+    for k, share in enumerate(SHARES):
+        points = {"free_points": ~under[:, k], "covered_points": under[:, k]}
+        entries.append(
+            {"share": share, "measured": [float(shares[:, k].min()), float(shares[:, k].max())]}
+            | yaw_figures(nme[:, k], yaw)
+            | {"difference": paired_difference(nme[:, k], nme[:, 0])}
+            | {name: _mean_over(far[:, k], chosen) for name, chosen in points.items()}
+        )
+    return entries
+
+
+def _by_expression(strength: np.ndarray, nme: np.ndarray, yaw: np.ndarray) -> list[dict]:
+    entries, third = [], terciles(strength, metrics.yaw_bin(yaw))
+    for k, name in enumerate(TERCILES):
+        own = third == k
+        mean = float(strength[own].mean()) if own.any() else math.nan
+        entries.append({"name": name, "strength": mean} | yaw_figures(nme[own], yaw[own]))
+    return entries
 
 
 def cover(crop: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Covered:
@@ -159,7 +152,7 @@ def in_hull(places: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def occluder(kind: str, rng: np.random.Generator, face: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A growing thing as a function of places (..., 2): at the size s it covers those where its value lies below s.
+    """A distance field over places (..., 2): an occluder of size s covers the places whose value is below s.
 
     It grows from one of the places `face` (P, 2), turned by any angle, up to twice as long as wide; "side" grows
     without a centre, behind a line.
@@ -211,51 +204,32 @@ def _errors(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nd
     return nme, 100 * np.linalg.norm(predicted - truth[:, None], axis=-1) / box[:, None, None]
 
 
-def _figures(nme: np.ndarray, yaw: np.ndarray, seed: int) -> dict:
-    bins = metrics.yaw_bin(yaw)
-    whole = len(np.unique(bins)) == len(metrics.YAW_BINS)
-    balanced = metrics.bootstrap_interval(nme, seed=seed, strata=bins) if whole else (math.nan, math.nan)
-    intervals = {"balanced_mean": balanced, "image_mean": metrics.bootstrap_interval(nme, seed=seed)}
-    return {"sparse_nme": metrics.by_yaw(nme, yaw), "intervals": intervals}
-
-
-def _mean_over(errors: np.ndarray, chosen: np.ndarray, seed: int) -> dict:
+def _mean_over(errors: np.ndarray, chosen: np.ndarray) -> dict:
     """The mean over images of the mean error (N, 68) of the `chosen` (N, 68) points, of those images that have some."""
     some = chosen.any(1)
     values = (errors * chosen)[some].sum(1) / chosen[some].sum(1)
     mean = float(values.mean()) if len(values) else math.nan
-    return {"mean": mean, "interval": metrics.bootstrap_interval(values, seed=seed), "images": len(values)}
+    return {"mean": mean, "interval": bootstrap_interval(values), "images": len(values)}
 
 
-def _constant(constant: Mapping | None, truth: np.ndarray, yaw: np.ndarray, seed: int) -> dict:
-    if not constant or constant.get("landmarks") is None:
-        return {}
-    points = np.broadcast_to(np.asarray(constant["landmarks"], np.float64), truth.shape)
-    figures = _figures(metrics.sparse_nme(points, truth), yaw, seed)
-    return {"constant": figures | {"note": "the training set's mean; sees no picture", "uses_the_truth": False}}
+def summary_text(data: dict) -> str:
+    """The summary as plain-text tables, with their protocols."""
 
-
-def summary_text(result: RobustnessResult) -> str:
-    """The result as plain-text tables, with their protocols."""
-    data = result.summary
-
-    def line(title: str, entry: Mapping, *more: str) -> str:
+    def cells(title: str, entry: Mapping, *more: str) -> list[str]:
         nme = entry["sparse_nme"]
-        means = "".join(f"{nme[key]:9.2f}" for key in (*metrics.YAW_BINS, "balanced_mean", "image_mean"))
+        means = (f"{nme[key]:.2f}" for key in (*metrics.YAW_BINS, "balanced_mean", "image_mean"))
         interval = "{:.2f} to {:.2f}".format(*entry["intervals"]["image_mean"])
-        return f"{title:<12}{means}{interval:>16}{nme['images'][3]:>8}" + "".join(more)
+        return [title, *means, interval, str(nme["images"][3]), *more]
 
-    names = "".join(f"{name:>9}" for name in ("0-30", "30-60", "60-90", "balanced", "images"))
-    head = f"{names}{'95 % (images)':>16}{'photos':>8}"
-    lines = [f"{'covered':<12}{head}{'rise':>8}{'95 % (paired)':>16}{'free':>7}{'under':>7}"]
+    names = ["0-30", "30-60", "60-90", "balanced", "images", "95 % (images)", "photos"]
+    table = [["covered", *names, "rise", "95 % (paired)", "free", "under"]]
     for entry in data["covered"]:
         rise = entry["difference"]
-        interval = f"{rise['low']:+.2f} to {rise['high']:+.2f}"
-        points = (f"{entry[name]['mean']:7.2f}" for name in ("free_points", "covered_points"))
-        lines.append(
-            line(f"{100 * entry['share']:.0f} %", entry, f"{rise['difference']:+8.2f}", f"{interval:>16}", *points)
-        )
-    lines += [line(name, entry) for name, entry in data["baselines"].items()]
-    lines += ["", f"{'expression':<12}{head}", *(line(entry["name"], entry) for entry in data["expression"])]
+        points = (f"{entry[name]['mean']:.2f}" for name in ("free_points", "covered_points"))
+        more = f"{rise['difference']:+.2f}", f"{rise['low']:+.2f} to {rise['high']:+.2f}", *points
+        table.append(cells(f"{100 * entry['share']:.0f} %", entry, *more))
+    table += [cells(name, entry) for name, entry in data["baselines"].items()]
+    table += [[], ["expression", *names], *(cells(entry["name"], entry) for entry in data["expression"])]
+    lines = text_table(table, (-12, 9, 9, 9, 9, 9, 16, 8, 8, 16, 7, 7))
     lines += [f"weights: {data['weights']}", f"crop: {data['box']}"]
     return "\n".join([*lines, *(f"protocol: {text}" for text in data["protocol"].values())])

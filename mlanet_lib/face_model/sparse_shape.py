@@ -19,14 +19,17 @@ class SparseShape:
 
     def __init__(self, model: MorphableModel, count: int):
         index = model.subset_index(count)
-        bases = torch.cat([model.identity_basis, model.expression_basis], 2)
         alike = torch.equal(model.ibug_index, model.landmark_index)
         alike = alike and torch.equal(model.ibug_weights, model.landmark_weights)
         held = LABEL_SETS[:1] if alike else LABEL_SETS
         self.first = {name: 68 * held.index(name) if name in held else 0 for name in LABEL_SETS}
         self.points = 68 * len(held)
-        self.mean = torch.cat([*(model.landmarks(model.mean[None], name)[0] for name in held), model.mean[index]])
-        self.bases = torch.cat([*(model.landmarks(bases[None], name)[0] for name in held), bases[index]])
+
+        def chosen(values: Tensor) -> Tensor:
+            return torch.cat([*(model.landmarks(values[None], name)[0] for name in held), values[index]])
+
+        self.mean = chosen(model.mean)
+        self.bases = torch.cat([chosen(model.identity_basis), chosen(model.expression_basis)], 2)
 
     def turned(self, parameters: FaceParameters) -> Tensor:
         """(B, points + count, 3) mm: all points in the camera's axes, turned by the pose but not translated; `points`
@@ -43,8 +46,8 @@ class SparseShape:
         """
         first = self.first[labels if isinstance(labels, str) else LABEL_SETS[0]]
         points = turned[:, first : first + 68]
-        for number, name in enumerate(() if isinstance(labels, str) else LABEL_SETS):
-            if self.first[name] != first and (labels == number).any():
+        for number, name in enumerate(LABEL_SETS):
+            if not isinstance(labels, str) and self.first[name] != first and torch.any(labels == number):
                 chosen = on_device(labels == number, turned.device)[:, None, None]
                 points = torch.where(chosen, turned[:, self.first[name] : self.first[name] + 68], points)
         return project(points + parameters.translation[:, None], parameters.focal, 1, 1)[..., :2]
@@ -52,3 +55,10 @@ class SparseShape:
     def vertices(self, turned: Tensor) -> Tensor:
         """(B, count, 3) mm: the vertices, from the result of `turned`."""
         return turned[:, self.points :]
+
+
+@torch.no_grad()
+def in_crop(model: MorphableModel, parameters: FaceParameters, labels: str = "3ddfa") -> Tensor:
+    """(B, 68, 2) where B faces have their landmarks, in crop sides, by the label set `labels`; no mesh is decoded."""
+    shape = SparseShape(model, 0)
+    return shape.landmarks(shape.turned(parameters), parameters, labels)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.drawing import views
-from mlanet_lib.evaluation.systems import prediction
+from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.geometry.alignment import similarity
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks, crop_image, to_crop
 from mlanet_lib.parameters import FaceParameters
@@ -115,7 +115,7 @@ def _failures(
     for k in chosen:
         photo = _read(folder, names[k])
         crop = photo.crop(256)
-        found = prediction(predictor.model, predictor.predict_crops(crop[None])).landmarks[0]
+        found = in_crop(predictor.model, predictor.predict_crops(crop[None]))[0].numpy()
         crop = views.draw_landmarks(crop, to_crop(photo.landmarks, photo.box) * 256, colour=(230, 159, 0), width=2)
         pictures.append(views.draw_landmarks(crop, found * 256, width=2))
         labels.append(f"{nme[k]:.1f} %, yaw {photo.yaw:+.0f}°\n{Path(names[k]).stem}")

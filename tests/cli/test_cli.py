@@ -449,6 +449,12 @@ def test_a_json_that_is_an_input_or_a_folder_is_refused_before_the_work(photo, t
     assert labels.read_text() == "labels" and Path("/dev/null").is_char_device()
 
 
+def test_reannotated_labels_and_their_file_go_together(tmp_path, capsys):
+    start = ["evaluate", "aflw2000", tmp_path, "--json", tmp_path / "out.json"]
+    for wrong in (["--labels", "reannotated"], ["--reannotated", "re.npy"]):
+        refused([*start, *wrong], capsys, "labels are one of original, reannotated")
+
+
 def test_a_face_model_that_is_no_file(capsys):
     refused(["face-model", "check", "/dev/null"], capsys, "/dev/null: neither a file nor a folder")
 

@@ -7,7 +7,7 @@ from mlanet_lib import limits
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.data.synthetic.stand_ins import write_aflw2000
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation.ablation import Scores, balanced, judge, resampled, score
+from mlanet_lib.evaluation.ablation import Scores, balanced, judge, resampled_balanced, score
 from mlanet_lib.metrics import NOT_DISTINGUISHABLE
 from mlanet_lib.network import MLANet, NetworkConfig
 
@@ -74,8 +74,8 @@ def test_resampled_means_have_the_spread_that_theory_says():
     """Images: variance of a mean of n in each of two bins; one seed, so that seeds add nothing."""
     rng = np.random.default_rng(5)
     values, bins = rng.normal(0, 1, (400, 1)), np.repeat([0, 1], 200)
-    drawn = resampled(values, bins, samples=3000)
+    drawn = resampled_balanced(values, bins, samples=3000)
     expected = np.sqrt(np.mean([values[bins == k].var() / 200 for k in (0, 1)]) / 2)
     assert drawn.std() == pytest.approx(expected, rel=0.06)
     assert drawn.mean() == pytest.approx(balanced(values, bins)[0], abs=4 * expected / np.sqrt(3000))
-    np.testing.assert_array_equal(drawn, resampled(values, bins, samples=3000))
+    np.testing.assert_array_equal(drawn, resampled_balanced(values, bins, samples=3000))

@@ -1,7 +1,6 @@
 """The 3D errors: a system with the very fit has none, known errors come out, and what cannot be had is refused."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +8,13 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 from toy_bfm import toy_bfm, write_3ddfa, write_deep3d, write_original
+from toy_system import ToySystem
 
 from mlanet_lib import metrics
 from mlanet_lib.data.sets import aflw2000
-from mlanet_lib.evaluation.dense import ORACLE, DenseJudge, in_photo, why_not_dense
-from mlanet_lib.evaluation.sparse import CropPrediction, evaluate_aflw2000, summary
+from mlanet_lib.evaluation.dense import ORACLE, in_photo, why_not_dense
+from mlanet_lib.evaluation.sparse import evaluate_aflw2000, summary_text
+from mlanet_lib.evaluation.systems import CropPrediction, PointSystem
 from mlanet_lib.face_sources.bfm2009.convert import RawBfm, convert
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
 from mlanet_lib.geometry.camera import euler_to_matrix
@@ -24,13 +25,12 @@ YAW = [-8.0, 20, 40, -55, 65, -80]
 FAR = 1500.0  # focal length in crop sides: so far away that perspective is scaled orthography
 
 
-class Fitted:
+class Fitted(ToySystem):
     """A system that knows each photo's fit, and answers with `change`d coefficients."""
 
-    image_size, weights = 8, "fitted"
-
     def __init__(self, raw, model, samples, shift=0.0, change=np.asarray, wrap=lambda answer: answer):
-        self.raw, self.model, self.samples, self.at = raw, model, samples, 0
+        super().__init__(model)
+        self.raw, self.samples, self.at = raw, samples, 0
         self.shift, self.change, self.wrap = shift, change, wrap
 
     def predict_crops(self, crops):
@@ -95,7 +95,7 @@ def test_the_very_fit_has_no_error(world):
         assert entry[ORACLE]["balanced_mean"] > 2 and entry["difference"]["verdict"] == "lower"
         assert entry["protocol"] == metrics.PROTOCOLS[name]
     assert {"dense nme", "sparse 3d nme", "reconstruction nme", f"dense nme {ORACLE}"} <= set(result.images)
-    text = summary(result)
+    text = summary_text(result.summary)
     assert "dense 3D NME %: 0.0" in text and "reconstruction NME" in text and "labels: original" in text
     assert f"minus {ORACLE} (uses the truth)" in text and "not computed" not in text
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_had_says_why(world, toy_model):
     assert result.summary["dense"].keys() == {"computed", "reason"} and not result.summary["dense"]["computed"]
     assert "no BFM is given" in result.summary["dense"]["reason"]
     assert result.summary["sparse_3d_nme"]["by_yaw"]["balanced_mean"] < 0.1
-    line = [line for line in summary(result).splitlines() if "not computed" in line]
+    line = [line for line in summary_text(result.summary).splitlines() if "not computed" in line]
     assert len(line) == 1 and line[0].startswith("dense and reconstruction NME")
 
     system = Fitted(raw, toy_model, samples, wrap=lambda answer: FaceParameters.neutral(toy_model))
@@ -157,29 +157,18 @@ def test_what_cannot_be_had_says_why(world, toy_model):
     def points(crops):
         return CropPrediction(np.random.default_rng(0).uniform(size=(len(crops), 68, 2)))
 
-    only = evaluate_aflw2000(folder, points, bfm=raw, image_size=8).summary
+    only = evaluate_aflw2000(folder, PointSystem(points, 8), bfm=raw).summary
     assert "gives points" in only["dense"]["reason"] and only["sparse_3d_nme"] is None
 
 
 def test_synthetic_faces_and_photos_without_a_fit_have_no_dense_truth(world):
     """This project's own files carry a zero Shape_Para: their meshes must not be taken for BFM's mean face."""
     folder, raw, model, _ = world
-    samples, system = aflw2000.read_folder(folder), SimpleNamespace(model=model)
-    assert why_not_dense(system, samples, raw) is None
-    synthetic = replace(samples[2], truth=aflw2000.SyntheticTruth("abc", np.zeros(1), np.zeros(1), False))
-    assert "synthetic" in why_not_dense(system, [*samples, synthetic], raw)
-    assert "Shape_Para" in why_not_dense(system, [*samples, replace(samples[0], bfm=None)], raw)
-
-
-def test_only_the_points_that_count(world):
-    folder, raw, model, _ = world
     samples = aflw2000.read_folder(folder)
-    boxes, counted = [crop_box_from_landmarks(s.landmarks) for s in samples], np.arange(5, 300, 7)
-    judge = DenseJudge(Fitted(raw, model, samples, shift=2.0), samples, boxes, raw, points=counted)
-    judge(torch.zeros(6, 3, 8, 8))
-    truth = [raw.posed(sample.bfm, sample.pose_degrees, 200)[counted, :2] for sample in samples]
-    expected = [200 / np.sqrt(np.ptp(points, axis=0).prod()) for points in truth]
-    assert np.allclose(judge.errors["dense_nme"], expected, atol=0.05)
+    assert why_not_dense(model, samples, raw) is None
+    synthetic = replace(samples[2], truth=aflw2000.SyntheticTruth("abc", np.zeros(1), np.zeros(1), False))
+    assert "synthetic" in why_not_dense(model, [*samples, synthetic], raw)
+    assert "Shape_Para" in why_not_dense(model, [*samples, replace(samples[0], bfm=None)], raw)
 
 
 def test_in_photo_is_the_camera_s_own_projection(toy_model):

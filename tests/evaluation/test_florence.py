@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from toy_system import ToySystem
 
 from mlanet_lib.data.sets.florence import Scan, read_folder, write_subject
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation import scan_metrics
-from mlanet_lib.evaluation.florence import evaluate_florence_prnet, summary_text
-from mlanet_lib.evaluation.sparse import evaluate_florence
-from mlanet_lib.evaluation.systems import CropPrediction
+from mlanet_lib.evaluation.florence import evaluate_florence, evaluate_florence_prnet, summary_text
+from mlanet_lib.evaluation.scan_metrics import CROP_MM, Mesh
 from mlanet_lib.geometry.alignment import icp, similarity
 from mlanet_lib.geometry.crops import Box
 from mlanet_lib.parameters import FaceParameters
@@ -36,13 +36,12 @@ def scans(tmp_path_factory, toy_model):
     return folder, identity
 
 
-class Knows:
+class Knows(ToySystem):
     """A system that recognises the subject by its grey, and answers with its identity times `strength`."""
 
-    image_size, weights = 8, "knows"
-
     def __init__(self, model, identity, strength=1.0):
-        self.model, self.identity, self.strength = model, identity, strength
+        super().__init__(model)
+        self.identity, self.strength = identity, strength
         self.detector = SimpleNamespace(
             detect=lambda image: [SimpleNamespace(turns=0, crop=lambda: np.array([5.0, 5, 30, 30]))]
         )
@@ -77,13 +76,12 @@ def test_a_perfect_system_and_a_mean_face(scans, toy_model):
     for words in ("crop 95 mm", "farthest 5 %", "at most 60 iterations", "4,000 points"):
         assert words in data["protocol"]
     assert data["parameters"]["icp_trim"] == 0.05 and data["parameters"]["scale"] == "isotropic"
-    assert data["protocol"] in summary_text(result)
+    assert data["protocol"] in summary_text(result.summary)
     assert sorted(result.pictures["subject"].unique()) == [f"subject_{k:02d}" for k in range(1, 5)]
     assert np.allclose(result.pictures["scale"], 1, atol=0.02)
 
-    expressive = evaluate_florence(folder, Knows(toy_model, identity), shape="expression", limit=2).summary
-    assert expressive["conditions"]["all"]["mean_mm"] > 10 * data["conditions"]["all"]["mean_mm"]
-    assert expressive["subjects"] == 2
+    few = evaluate_florence(folder, Knows(toy_model, identity), limit=2).summary
+    assert few["subjects"] == 2
 
 
 def test_the_mean_face_is_not_distinguishable_from_itself(scans, toy_model):
@@ -102,15 +100,6 @@ def test_errors_and_missing_faces(scans, toy_model):
     system.detector = SimpleNamespace(detect=lambda image: [])
     data = evaluate_florence(folder, system, limit=2).summary
     assert data["undetected"] == 2 and data["pictures"] == 4
-    with pytest.raises(UserError, match="unknown shape"):
-        evaluate_florence(folder, system, shape="smile")
-
-    def flat(crops):
-        return CropPrediction(np.zeros((len(crops), 68, 2)))
-
-    flat.detector = system.detector
-    with pytest.raises(UserError, match="no vertices"):
-        evaluate_florence(folder, flat, model=toy_model, image_size=8)
 
 
 def test_prnets_form(scans, toy_model):
@@ -124,7 +113,7 @@ def test_prnets_form(scans, toy_model):
             crops = torch.full_like(crops, (self.seen - 1) * 50 / 255)  # which subject: they come in order
             return super().predict_crops(crops).replace(expression=torch.zeros(len(crops), toy_model.n_expression))
 
-    result = evaluate_florence_prnet(folder, Perfect(toy_model, identity), yaw=(-80, 0), pitch=(20,), fit_points=400)
+    result = evaluate_florence_prnet(folder, Perfect(toy_model, identity), yaw=(-80, 0), pitch=(20,))
     data = result.summary
     assert data["pictures"] == 8 and data["subjects"] == 4 and data["looks"] == {"grey shading": 4}
     assert data["grid"] == {"yaw": [-80.0, 0.0], "pitch": [20.0], "pictures_a_scan": 2}
@@ -135,13 +124,15 @@ def test_prnets_form(scans, toy_model):
     assert data["difference"]["over_subjects"]["verdict"] == "lower"
     for words in ("yaw {-80, 0} x pitch {20}", "2 pictures a scan", "isotropic", "60 iterations", "crop 95 mm", "5 %"):
         assert words in data["protocol"]
-    assert data["parameters"]["icp_points"] == 400 and "expression shape" in data["protocol"]
-    text = summary_text(result)
+    assert data["parameters"]["icp_points"] == 4000 and "expression shape" in data["protocol"]
+    text = summary_text(result.summary)
     assert "grey shading (4)" in text and data["protocol"] in text
 
-    stand_in = evaluate_florence_prnet(
-        folder, Knows(toy_model, identity, 0.0), yaw=(0,), pitch=(0,), limit=2, shape="neutral"
-    )
+    class MeanFace(ToySystem):
+        def predict_crops(self, crops):
+            return FaceParameters.neutral(toy_model, len(crops))
+
+    stand_in = evaluate_florence_prnet(folder, MeanFace(toy_model), yaw=(0,), pitch=(0,), limit=2)
     assert stand_in.summary["protocol"].startswith("synthetic stand-in")
     assert stand_in.summary["difference"]["over_pictures"]["difference"] == 0
     with pytest.raises(UserError, match="at least one yaw"):
@@ -156,20 +147,19 @@ def test_prnets_distances_by_brute_force(toy_model):
     marks = toy_model.landmark_index[list(POINTS), 0].numpy()
     eyes = scan[toy_model.landmark_index[[36, 45], 0].numpy()]
     nose = scan[toy_model.landmark_index[NOSE, 0]]
-    result = scan_metrics.florence_prnet(
-        2 * mean, faces, 2 * mean[marks], scan, scan[marks], nose, eyes, faces, crop_mm=70
-    )
+    mesh = Mesh(2 * mean, faces, 2 * mean[marks])
+    result = scan_metrics.florence_prnet(mesh, Mesh(scan, faces, scan[marks]), nose, eyes)
     start = similarity(2 * mean[marks], scan[marks])
-    inside = np.linalg.norm(scan - nose, axis=1) <= 70
+    inside = np.linalg.norm(scan - nose, axis=1) <= CROP_MM
     fit = icp(2 * mean, faces, scan[inside], start, trim=0.05, tolerance=1e-5).transform
     moved = fit.apply(2 * mean)
-    judged = moved[np.linalg.norm(moved - nose, axis=1) <= 70]
+    judged = moved[np.linalg.norm(moved - nose, axis=1) <= CROP_MM]
     apart = np.linalg.norm(eyes[0] - eyes[1])
     pairs = np.linalg.norm(judged[:, None] - scan, axis=2).min(1)
-    assert result["points"] == len(judged) and np.isclose(result["interocular_mm"], apart)
+    assert len(judged) < len(mean) and result["points"] == len(judged) and np.isclose(result["interocular_mm"], apart)
     assert np.isclose(result["nme_percent"], 100 * pairs.mean() / apart, rtol=1e-9)
     assert result["surface_nme_percent"] < result["nme_percent"] and abs(result["scale"] - 0.5) < 0.02
-    cloud = scan_metrics.florence_prnet(2 * mean, faces, 2 * mean[marks], scan, scan[marks], nose, eyes, crop_mm=70)
+    cloud = scan_metrics.florence_prnet(mesh, Mesh(scan, faces[:0], scan[marks]), nose, eyes)
     assert np.isnan(cloud["surface_nme_percent"]) and cloud["nme_percent"] == result["nme_percent"]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation.labels import read_points, read_reannotated
+from mlanet_lib.evaluation import labels
+from mlanet_lib.evaluation.labels import Reannotated, read_points
 
 RIGHT = np.array([2.0, 0.0])
 
@@ -24,6 +25,14 @@ def labelled(tmp_path):
     samples = aflw2000.read_folder(folder)
     rows = np.stack([sample.landmarks.T for sample in samples]) + 0.5  # counted from 1
     return folder, samples, np.concatenate([rows + RIGHT[:, None], np.ones((5, 1, 68))], 1).astype(np.float32)
+
+
+def read_reannotated(path, folder, samples, names=None):
+    """With a list of names, or the file that holds it."""
+    if isinstance(names, list):
+        (path.parent / "names.list").write_text("\n".join(names))
+        names = path.parent / "names.list"
+    return labels.read_reannotated(Reannotated(path, names), folder, samples)
 
 
 def saved(tmp_path, rows):

@@ -12,8 +12,10 @@ from toy_portraits import Knows, toy_folder, toy_people
 from mlanet_lib.cli.__main__ import main
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation import likeness, recognizer
-from mlanet_lib.evaluation.likeness import evaluate_likeness, identity_distances, mean_face, points, summary_text
+from mlanet_lib.evaluation.identity import coefficient_distances
+from mlanet_lib.evaluation.likeness import drawn_landmarks, evaluate_likeness, mean_face, summary_text
 from mlanet_lib.evaluation.likeness_metrics import DISTANCES, PROTOCOLS, headline
+from mlanet_lib.face_model.sparse_shape import in_crop
 
 
 class Stub:
@@ -70,8 +72,9 @@ def test_one_face_for_everybody(tmp_path, toy_model, people):
 def test_points_are_ibugs_where_the_model_knows_them(toy_model, people):
     index = toy_model.landmark_index.numpy()[::-1].copy()
     other = toy_model.replace(ibug_index=index, ibug_weights=np.tile(np.float32([1, 0, 0]), (68, 1)))
-    np.testing.assert_allclose(points(other, people), points(toy_model, people)[:, ::-1], atol=1e-6)
-    np.testing.assert_allclose(points(other, people, "3ddfa"), points(toy_model, people), atol=1e-6)
+    places = in_crop(toy_model, people).numpy()
+    np.testing.assert_allclose(drawn_landmarks(other, people), places[:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(in_crop(other, people), places, atol=1e-6)
     flat = mean_face(people)
     assert not flat.identity.any() and not flat.albedo.any() and torch.equal(flat.translation, people.translation)
 
@@ -93,12 +96,12 @@ def test_the_recogniser_is_asked_where_it_is_installed(tmp_path, toy_model, peop
     assert (
         result.summary["recognisable"]["run"] is False and "mlanet[likeness]" in result.summary["recognisable"]["why"]
     )
-    assert "not run: needs pip install" in summary_text(result)
+    assert "not run: needs pip install" in summary_text(result.summary)
     monkeypatch.setattr(likeness, "Recognizer", Stub)
     result = evaluate_likeness(folder, system)
     found = result.summary["recognisable"]
     assert found["run"] and 0 <= found["rank_1"] <= 1 and found["of_the_photos"] == 1 and found["chance"] == 0.2
-    assert "photos themselves 1.00" in summary_text(result)
+    assert "photos themselves 1.00" in summary_text(result.summary)
 
 
 def test_the_recogniser_is_not_there_without_its_packages(monkeypatch):
@@ -128,19 +131,18 @@ def test_the_real_recogniser_finds_a_person_again(shared_data, monkeypatch):
 
 
 def test_identity_distances(toy_model, people):
-    found = identity_distances(people, people)
+    identity = people.identity.double().numpy()
+    found = coefficient_distances(identity, identity)
     assert np.abs(np.diagonal(found["sd"])).max() == 0 and np.abs(np.diagonal(found["cosine"])).max() < 1e-6
     a, b = people.identity[0].double(), people.identity[3].double()
     assert found["sd"][0, 3] == pytest.approx(float((a - b).norm()), abs=1e-5)
     assert found["cosine"][0, 3] == pytest.approx(1 - float(a @ b / a.norm() / b.norm()), abs=1e-5)
-    nobody = identity_distances(mean_face(people), people)
+    nobody = coefficient_distances(0 * identity, identity)
     assert (nobody["cosine"] == 1).all()
 
 
 def test_what_is_wrong_is_a_user_error(tmp_path, toy_model, people):
     system = Knows(toy_model, people)
-    with pytest.raises(UserError, match="predicts no parameters"):
-        evaluate_likeness(tmp_path, lambda crops: None)
     with pytest.raises(UserError, match=r"labels\.npz: no such file"):
         evaluate_likeness(tmp_path, system)
     folder = toy_folder(tmp_path / "photos", toy_model, people)

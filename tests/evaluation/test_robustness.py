@@ -1,7 +1,6 @@
 """Robustness: the covered share is the asked one, known errors come out, the strength of an expression follows it."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from mlanet_lib.evaluation.robustness import (
     summary_text,
     terciles,
 )
-from mlanet_lib.evaluation.systems import CropPrediction
+from mlanet_lib.evaluation.systems import CropPrediction, PointSystem
 from mlanet_lib.files.records import write_json
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.geometry.crops import crop_box_from_landmarks, to_crop
@@ -49,10 +48,20 @@ def truth_of(folder, limit=None) -> np.ndarray:
     return np.stack([to_crop(s.landmarks, crop_box_from_landmarks(s.landmarks)) for s in samples])
 
 
-def system(points: np.ndarray):
+def system(points: np.ndarray, size=32, **more):
     """One that answers with points (N, K, 68, 2) in crop sides, in the order of the crops."""
     answers = iter(points.reshape(-1, 68, 2))
-    return lambda crops: CropPrediction(np.stack([next(answers) for _ in crops]))
+    return PointSystem(lambda crops: CropPrediction(np.stack([next(answers) for _ in crops])), size, **more)
+
+
+def recorder(seen: list, size: int):
+    """A system that keeps the crops, and says nothing of them."""
+
+    def record(crops):
+        seen.append(crops)
+        return CropPrediction(np.zeros((len(crops), 68, 2)))
+
+    return PointSystem(record, size)
 
 
 def face_points(count=68) -> np.ndarray:
@@ -87,9 +96,8 @@ def test_known_errors_come_out(folder):
     truth = truth_of(folder)
     sizes = np.sqrt(np.ptp(truth, axis=1).prod(1))
     step = 0.01 * np.arange(len(SHARES))[None, :, None, None] * sizes[:, None, None, None] * [0.6, 0.8]
-    constant = {"landmarks": truth[0].tolist()}
-    result = evaluate_robustness(folder, system(truth[:, None] + step), constant=constant, image_size=32)
-    data = result.summary
+    known = {"constant": {"landmarks": truth[0].tolist()}}
+    data = evaluate_robustness(folder, system(truth[:, None] + step, metadata=known))
     for k, entry in enumerate(data["covered"]):
         assert entry["share"] == SHARES[k] and np.allclose(entry["measured"], SHARES[k], atol=0.02)
         assert entry["sparse_nme"]["balanced_mean"] == pytest.approx(k, abs=1e-6)
@@ -107,7 +115,7 @@ def test_known_errors_come_out(folder):
     assert low < expected["balanced_mean"] < high
     assert [entry["sparse_nme"]["images"] for entry in data["expression"]] == [[1, 1, 1, 3]] * 3
     assert sum(data["kinds"].values()) == data["images"] == 9
-    text = summary_text(result)
+    text = summary_text(data)
     assert "50 %" in text and "strong" in text and text.count("protocol: ") == 2
     found = [[100 * entry["share"], entry["sparse_nme"]["balanced_mean"]] for entry in data["covered"]]
     assert np.allclose(found, [[10 * k, k] for k in range(6)], atol=1e-6)
@@ -116,35 +124,24 @@ def test_known_errors_come_out(folder):
 def test_errors_of_the_covered_points_stand_by_themselves(folder):
     """A system that knows what it sees and misses each covered point by a tenth of the box's size."""
     truth, seen = truth_of(folder), []
-
-    def record(crops):
-        seen.append(crops)
-        return CropPrediction(np.zeros((len(crops), 68, 2)))
-
-    evaluate_robustness(folder, record, image_size=64)
+    evaluate_robustness(folder, recorder(seen, 64))
     crops = torch.cat(seen).reshape(9, len(SHARES), 3, 64, 64)
     changed = (crops - crops[:, :1]).abs().amax(2) > 0.02
     column, row = (truth * 64).astype(int).clip(0, 63).transpose(2, 0, 1)
     under = np.stack([changed[i][:, row[i], column[i]].numpy() for i in range(9)])  # (9, K, 68)
     sizes = np.sqrt(np.ptp(truth, axis=1).prod(1))
     off = truth[:, None] + (0.1 * sizes[:, None, None] * under)[..., None] * [1.0, 0.0]
-    last = evaluate_robustness(folder, system(off), image_size=64).summary["covered"][-1]
+    last = evaluate_robustness(folder, system(off, 64))["covered"][-1]
     assert last["covered_points"]["mean"] > 9 and last["free_points"]["mean"] < 1
 
 
 def test_a_photo_s_occluder_is_its_own(folder):
-    """The same photo gets the same thing laid over it, whatever else is judged; another seed gives another thing."""
-    seen = []
-
-    def record(crops):
-        seen.append(crops)
-        return CropPrediction(np.zeros((len(crops), 68, 2)))
-
-    for limit, seed in ((9, 0), (2, 0), (2, 1)):
-        evaluate_robustness(folder, record, limit=limit, image_size=32, seed=seed)
-    count = 2 * len(SHARES)
-    whole, (part, other) = torch.cat(seen[:2]), seen[2:]
-    assert torch.equal(whole[:count], part) and not torch.equal(part, other)
+    """The same photo gets the same thing laid over it, whatever else is judged."""
+    whole, part = [], []
+    evaluate_robustness(folder, recorder(whole, 32))
+    evaluate_robustness(folder, recorder(part, 32), limit=2)
+    whole, part = torch.cat(whole), torch.cat(part)
+    assert torch.equal(whole[: 2 * len(SHARES)], part) and not torch.equal(part[:6], part[6:])
 
 
 def test_strength_of_an_expression_is_the_mouth_s_and_the_brows():
@@ -175,12 +172,12 @@ def test_terciles_are_thirds_of_each_yaw_bin():
 
 def test_wrong_input_is_refused(folder, tmp_path, capsys):
     with pytest.raises(UserError, match="limit is 1 or more, not 0"):
-        evaluate_robustness(folder, system(truth_of(folder)), limit=0, image_size=32)
+        evaluate_robustness(folder, system(truth_of(folder)), limit=0)
     line = np.linspace(0.2, 0.8, 68)[:, None].repeat(2, 1)
     with pytest.raises(UserError, match="one line"):
         cover(np.zeros((32, 32, 3), np.uint8), line, np.random.default_rng(0))
     with pytest.raises(UserError, match="no such folder"):
-        evaluate_robustness(tmp_path / "none", SimpleNamespace(image_size=32))
+        evaluate_robustness(tmp_path / "none", recorder([], 32))
     (tmp_path / "file").write_text("")
     assert main(["evaluate", "robustness", str(folder), "--json", str(tmp_path / "file" / "out.json")]) == 2
     assert "cannot write" in capsys.readouterr().err
@@ -189,8 +186,8 @@ def test_wrong_input_is_refused(folder, tmp_path, capsys):
 def test_real_photos_and_a_set_without_some_poses(shared_data, tmp_path):
     folder = shared_data / "AFLW2000_dev"
     truth = truth_of(folder, 4)
-    result = evaluate_robustness(folder, system(truth[:, None].repeat(len(SHARES), 1)), limit=4, image_size=48)
-    assert all(entry["sparse_nme"]["image_mean"] < 1e-4 for entry in result.summary["covered"])
-    assert all(np.allclose(entry["measured"], entry["share"], atol=0.02) for entry in result.summary["covered"])
-    write_json(tmp_path / "out.json", result)
+    data = evaluate_robustness(folder, system(truth[:, None].repeat(len(SHARES), 1), 48), limit=4)
+    assert all(entry["sparse_nme"]["image_mean"] < 1e-4 for entry in data["covered"])
+    assert all(np.allclose(entry["measured"], entry["share"], atol=0.02) for entry in data["covered"])
+    write_json(tmp_path / "out.json", data)
     assert json.loads((tmp_path / "out.json").read_text())["covered"][0]["covered_points"]["mean"] is None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from paths import ROOT
+from toy_system import ToySystem
 
 from mlanet_lib.cli.__main__ import main
 from mlanet_lib.data.sets.scans import Scan, read_scan
@@ -15,13 +16,14 @@ MARKS = ROOT / "docs" / "head_scan_landmarks.json"
 POINTS = (30, 0, 16, 36, 45, 8, 60)
 
 
-class Answers:
+class Answers(ToySystem):
     """A system that answers every crop with one identity, and keeps the crops."""
 
-    image_size, weights = 48, "answers"
+    image_size = 48
 
     def __init__(self, model, identity):
-        self.model, self.identity = model, identity
+        super().__init__(model)
+        self.identity = identity
 
     def predict_crops(self, crops):
         self.crops = crops
@@ -40,22 +42,19 @@ def scan(toy_model):
 def test_the_right_shape_beats_the_mean_face(scan, toy_model):
     scan, identity = scan
     system = Answers(toy_model, identity)
-    result = evaluate_scan(scan, system, "toy.obj", yaw=(-30, 0, 30))
-    data = result.summary
-    assert system.crops.shape == (3, 3, 48, 48) and result.shapes.shape == (3, *toy_model.mean.shape)
+    data = evaluate_scan(scan, system, "toy.obj", yaw=(-30, 0, 30))
+    assert system.crops.shape == (3, 3, 48, 48)
     assert [(row["yaw"], row["pitch"]) for row in data["pictures"]] == [(-30, 0), (0, 0), (30, 0)]
     assert data["mean_mm"] < 0.01 < data["baselines"]["mean face"]["rmse_mm"]
     assert data["difference"]["verdict"] == "lower" and data["points"] > 100
     assert "one head scan (toy.obj), not Florence" in data["protocol"] and "crop 95 mm" in data["protocol"]
     assert data["look"].startswith("grey shading") and data["grid"]["pictures_a_scan"] == 3
-    text = summary_text(result)
+    text = summary_text(data)
     assert data["protocol"] in text and "of this one head" in text
-    with pytest.raises(UserError, match="unknown shape"):
-        evaluate_scan(scan, system, "toy.obj", shape="smile")
 
 
 def test_the_mean_face_against_itself(scan, toy_model):
-    data = evaluate_scan(scan[0], Answers(toy_model, scan[1] * 0), "toy.obj", yaw=(0, 40)).summary
+    data = evaluate_scan(scan[0], Answers(toy_model, scan[1] * 0), "toy.obj", yaw=(0, 40))
     assert data["difference"]["verdict"] == "not distinguishable" and data["difference"]["difference"] == 0
     assert data["mean_mm"] == data["baselines"]["mean face"]["rmse_mm"]
 
@@ -69,14 +68,11 @@ def test_the_real_scan(shared_data, face_model):
         assert np.linalg.norm(scan.vertices - point, axis=1).min() < 6  # the mesh's spacing
     eyes = np.linalg.norm(scan.landmarks[36] - scan.landmarks[45])
     assert 80 < eyes < 105
-    result = evaluate_scan(
-        scan, Answers(face_model, torch.zeros(1, face_model.n_identity)), "LeePerrySmith.obj", yaw=(0,)
-    )
-    assert result.summary["pictures"][0]["converged"] and 1 < result.summary["mean_mm"] < 2.5
-    assert 100 < result.summary["unseen_points_left_out"] < result.summary["points"]
-    view = result.views[0]
-    inside = view.image[int(view.box.y) : int(view.box.y + view.box.h), int(view.box.x) : int(view.box.x + view.box.w)]
-    assert inside[..., 0].mean() > inside[..., 2].mean() + 15  # skin, not background
+    system = Answers(face_model, torch.zeros(1, face_model.n_identity))
+    data = evaluate_scan(scan, system, "LeePerrySmith.obj", yaw=(0,))
+    assert data["pictures"][0]["converged"] and 1 < data["mean_mm"] < 2.5
+    assert 100 < data["unseen_points_left_out"] < data["points"]
+    assert system.crops[:, 0].mean() > system.crops[:, 2].mean() + 15 / 255  # skin, not background
 
 
 def test_the_scan_whose_unit_is_wrong(shared_data, face_model):
@@ -84,7 +80,7 @@ def test_the_scan_whose_unit_is_wrong(shared_data, face_model):
     folder = shared_data / "faults" / "scan_unit"
     system = Answers(face_model, torch.zeros(1, face_model.n_identity))
     with pytest.raises(UserError, match=r"h\.obj: its landmarks 36 and 45 are 0\.09\d+ mm apart.* look like m$"):
-        evaluate_scan(read_scan(folder / "h.obj", folder / "m.json"), system, "h.obj")
+        evaluate_scan(read_scan(folder / "h.obj", folder / "m.json"), system, "h.obj", yaw=(0,))
 
 
 def test_cli_refuses_what_is_wrong(tmp_path, capsys):

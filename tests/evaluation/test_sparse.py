@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from toy_model import with_ibug
+from toy_system import ToySystem
 
 from mlanet_lib import metrics
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.errors import UserError
-from mlanet_lib.evaluation.sparse import ORACLE, CropPrediction, evaluate_aflw2000, oracle_pose, summary, write_json
+from mlanet_lib.evaluation.labels import Reannotated
+from mlanet_lib.evaluation.sparse import ORACLE, evaluate_aflw2000, oracle_pose, summary_text
+from mlanet_lib.evaluation.systems import CropPrediction, PointSystem
+from mlanet_lib.files.records import write_json
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.geometry.crops import (
     ONE_BASED,
@@ -45,10 +49,10 @@ def benchmark(tmp_path_factory, toy_model):
         aflw2000.write_sample(
             folder, f"image{k:05d}", image, where[:68], degrees[k].numpy(), scale, where[68], truth=truth
         )
-    return folder, vertices.double().numpy()
+    return folder, FaceParameters.neutral(toy_model, len(YAW)).replace(identity=identity, expression=expression)
 
 
-def replay(boxes, points, **more):
+def replay(boxes, points, pose=None, parameters=None, size=16, **more):
     """A system that answers, in the order of the crops, with points given in the photos' pixels."""
     landmarks = np.stack([to_crop(p, b) for p, b in zip(points, boxes, strict=True)])
     position = iter(range(0, 10**6))
@@ -56,9 +60,10 @@ def replay(boxes, points, **more):
     def predict(crops):
         assert crops.shape[1] == 3 and crops.dtype == torch.float32
         rows = [next(position) for _ in crops]
-        return CropPrediction(landmarks[rows], **{name: value[rows] for name, value in more.items()})
+        known = (None if values is None else values[rows] for values in (pose, parameters))
+        return CropPrediction(landmarks[rows], *known)
 
-    return predict
+    return PointSystem(predict, size, **more)
 
 
 def flat(summary):
@@ -67,17 +72,17 @@ def flat(summary):
     return numbers | {f"images {k}": count for k, count in enumerate(summary["images"])}
 
 
-def perfect(benchmark, offset=0.0, turn=0.0):
-    folder, vertices = benchmark
+def perfect(benchmark, offset=0.0, turn=0.0, model=None, constant=None, **more):
+    folder, parameters = benchmark
     samples = aflw2000.read_folder(folder)
     boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     points = [sample.landmarks + offset for sample in samples]
     pose = np.stack([sample.pose_degrees for sample in samples]) + turn
-    return replay(boxes, points, pose_degrees=pose, vertices=vertices * 1.1 + 5, neutral=vertices)
+    return replay(boxes, points, pose, parameters, model=model, metadata={"constant": constant}, **more)
 
 
 def test_a_perfect_system_has_no_error(benchmark, toy_model):
-    result = evaluate_aflw2000(benchmark[0], perfect(benchmark), model=toy_model, image_size=32)
+    result = evaluate_aflw2000(benchmark[0], perfect(benchmark, model=toy_model, size=32))
     data = result.summary
     assert data["sparse_nme"]["images"] == [3, 3, 3, 9] and data["sparse_nme"]["balanced_mean"] < 1e-9
     assert data["pose_mae"]["mean"] < 1e-9 and data["pose_mae"]["images"] == 9
@@ -92,7 +97,7 @@ def test_a_perfect_system_has_no_error(benchmark, toy_model):
 def test_known_errors_come_out(benchmark, toy_model):
     samples = aflw2000.read_folder(benchmark[0])
     offset = np.array([3.0, 4.0])
-    result = evaluate_aflw2000(benchmark[0], perfect(benchmark, offset, [1, 2, 6]), model=toy_model, image_size=32)
+    result = evaluate_aflw2000(benchmark[0], perfect(benchmark, offset, [1, 2, 6], model=toy_model))
     sizes = np.array([np.sqrt(np.ptp(sample.landmarks, axis=0).prod()) for sample in samples])
     assert np.allclose(result.images["nme"], 500 / sizes)
     expected = metrics.by_yaw(500 / sizes, np.array([sample.pose_degrees[1] for sample in samples]))
@@ -110,8 +115,8 @@ def test_constant_baseline_is_placed_by_the_crop_alone(benchmark, toy_model):
     samples = aflw2000.read_folder(benchmark[0])
     landmarks = np.random.default_rng(1).uniform(0.2, 0.8, (68, 2))
     constant = {"landmarks": landmarks.tolist(), "pose_degrees": [0.0, 10.0, 0.0]}
-    arguments = {"model": toy_model, "image_size": 32, "constant": constant}
-    entry = evaluate_aflw2000(benchmark[0], perfect(benchmark), **arguments).summary["baselines"]["constant"]
+    system = perfect(benchmark, model=toy_model, constant=constant)
+    entry = evaluate_aflw2000(benchmark[0], system).summary["baselines"]["constant"]
     boxes = [crop_box_from_landmarks(sample.landmarks) for sample in samples]
     points = np.stack([from_crop(landmarks, box) for box in boxes])
     truth, pose = np.stack([s.landmarks for s in samples]), np.stack([s.pose_degrees for s in samples])
@@ -129,7 +134,8 @@ def test_a_system_no_better_than_the_baseline_is_not_distinguishable(benchmark, 
         return CropPrediction(np.broadcast_to(landmarks, (len(crops), 68, 2)))
 
     constant = {"landmarks": landmarks, "pose_degrees": None}
-    data = evaluate_aflw2000(benchmark[0], predict, model=toy_model, image_size=32, constant=constant).summary
+    system = PointSystem(predict, 32, metadata={"constant": constant})
+    data = evaluate_aflw2000(benchmark[0], system).summary
     assert data["baselines"]["constant"]["difference"]["sparse_nme"]["verdict"] == metrics.NOT_DISTINGUISHABLE
     assert data["pose_mae"] is None and data["baselines"]["constant"]["pose_mae"] is None
 
@@ -154,8 +160,7 @@ def test_public_system_on_the_real_files(benchmark, shared_data, toy_model):
     means = {}
     for first in (ONE_BASED, ZERO_BASED):
         points = from_index(stored["landmarks68"].astype(float), first)
-        system = replay(boxes, points)
-        data = evaluate_aflw2000(folder, system, model=toy_model, image_size=8, weights="mb05").summary
+        data = evaluate_aflw2000(folder, replay(boxes, points, size=8, weights="mb05")).summary
         means[first] = data["sparse_nme"]
     expected = {"bin_0_30": 2.869, "bin_30_60": 3.391, "bin_60_90": 4.216, "balanced_mean": 3.492, "image_mean": 3.170}
     for name, value in expected.items():
@@ -175,32 +180,27 @@ def test_other_systems_points_are_judged_alike(benchmark, toy_model, tmp_path):
     off = to_index(truth + np.array([3.0, 4.0]), ONE_BASED)
     names = np.array([sample.name for sample in samples])
     np.savez(tmp_path / "peer.npz", names=names[::-1], landmarks68=off[::-1])
-    system = replay(boxes, truth)
-    result = evaluate_aflw2000(
-        folder, system, model=toy_model, image_size=8, weights="w", others={"peer": tmp_path / "peer.npz"}
-    )
+    system = replay(boxes, truth, model=toy_model, weights="w")
+    result = evaluate_aflw2000(folder, system, others=[("peer", tmp_path / "peer.npz")])
     entry = result.summary["others"]["peer"]
     size = np.sqrt((truth.max(1) - truth.min(1)).prod(1))
     assert np.allclose(result.images["nme peer"], 500 / size) and entry["pose_mae"] is None
     assert entry["difference"]["sparse_nme"]["verdict"] == "lower" and "peer" not in result.summary["baselines"]
-    assert "minus peer: " in summary(result)
+    assert "minus peer: " in summary_text(result.summary)
     np.savez(tmp_path / "less.npz", names=names[1:], landmarks68=off[1:])
     np.savez(tmp_path / "form.npz", names=names, landmarks68=off[:, :5])
     np.savez(tmp_path / "none.npz", names=names)
     for name, message in (("less", f"no points for {names[0]}"), ("form", "not .9, 68, 2"), ("none", "no field")):
         with pytest.raises(UserError, match=message):
-            evaluate_aflw2000(folder, replay(boxes, truth), image_size=8, others={"peer": tmp_path / f"{name}.npz"})
+            evaluate_aflw2000(folder, replay(boxes, truth), others=[("peer", tmp_path / f"{name}.npz")])
 
 
-def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
+def test_boxes_of_a_detector(benchmark, toy_model):
     folder = benchmark[0]
-    samples = aflw2000.read_folder(folder)
-    boxes = [(20.0, 30.0, 150.0, 140.0)] * 9
     seen, looks = [], []
 
-    class System:
-        model, image_size, weights = toy_model, 16, "w.safetensors"
-        metadata = {"constant": {"landmarks": np.full((68, 2), 0.5).tolist(), "pose_degrees": [0, 0, 0]}}  # noqa: RUF012
+    class Detected(ToySystem):
+        image_size, weights = 16, "w.safetensors"
         detector = SimpleNamespace(
             detect=lambda image: (
                 seen.append(image.shape)
@@ -209,27 +209,19 @@ def test_boxes_of_the_caller_and_of_a_detector(benchmark, toy_model):
         )
 
         def predict_crops(self, crops):
-            from mlanet_lib.parameters import FaceParameters
-
             looks.append(len(crops))
             return FaceParameters.neutral(toy_model, len(crops))
 
-    given = {sample.name: box for sample, box in zip(samples, boxes, strict=True)}
-    by_hand = evaluate_aflw2000(folder, System(), box=given)
-    assert np.allclose(
-        by_hand.predicted.max((0, 1)) - by_hand.predicted.min((0, 1)), np.array([150, 140]) * 2**-0.5, rtol=0.5
-    )
-    assert looks == [9]
-    found = evaluate_aflw2000(folder, System(), box="detector")
-    assert looks == [9, 9, 9]  # a second look, at what the detector found
+    system = Detected(toy_model)
+    system.metadata = {"constant": {"landmarks": np.full((68, 2), 0.5).tolist(), "pose_degrees": [0, 0, 0]}}
+    found = evaluate_aflw2000(folder, system, box="detector")
+    assert looks == [9, 9]  # a second look, at what the detector found
     assert found.summary["undetected"] == 1 and len(seen) == 9 and "detector" in found.summary["box"]
     middle = found.predicted.mean(1)
     assert np.abs(middle[0] - 100).max() < 15 and np.abs(middle[1:] - [95, 105]).max() < 15
     assert found.summary["weights"] == "w.safetensors" and "constant" in found.summary["baselines"]
-    with pytest.raises(UserError, match="no crop box"):
-        evaluate_aflw2000(folder, System(), box={})
     with pytest.raises(UserError, match="unknown box"):
-        evaluate_aflw2000(folder, System(), box="guess")
+        evaluate_aflw2000(folder, system, box="guess")
 
 
 def test_reannotated_labels_judge_but_do_not_crop(benchmark, toy_model, tmp_path):
@@ -237,27 +229,26 @@ def test_reannotated_labels_judge_but_do_not_crop(benchmark, toy_model, tmp_path
     folder = benchmark[0]
     samples, moved = aflw2000.read_folder(folder), np.array([3.0, 4.0])
     np.save(tmp_path / "re.npy", np.stack([(sample.landmarks + 0.5 + moved).T for sample in samples]))
-    given = {"labels": "reannotated", "reannotated": tmp_path / "re.npy", "model": toy_model, "image_size": 16}
-    result = evaluate_aflw2000(folder, perfect(benchmark), limit=4, **given)
+    given = Reannotated(tmp_path / "re.npy")
+    result = evaluate_aflw2000(folder, perfect(benchmark, model=toy_model), limit=4, reannotated=given)
     sizes = np.array([np.sqrt(np.ptp(sample.landmarks, axis=0).prod()) for sample in samples[:4]])
     assert np.allclose(result.images["nme"], 500 / sizes) and result.summary["labels"] == "reannotated"
     assert "reannotated" in result.summary["protocol"]["sparse_nme"] and result.summary["images"] == 4
-    assert "labels: reannotated" in summary(result) and "original labels" not in summary(result)
-    original = evaluate_aflw2000(folder, perfect(benchmark), model=toy_model, image_size=16)
-    assert original.summary["labels"] == "original" and "original labels" in summary(original)
-    for wrong in ({"labels": "reannotated"}, {"reannotated": "re.npy"}, {"labels": "new", "reannotated": "re.npy"}):
-        with pytest.raises(UserError, match="labels are one of original, reannotated"):
-            evaluate_aflw2000(folder, perfect(benchmark), **wrong)
+    assert "labels: reannotated" in summary_text(result.summary) and "original labels" not in summary_text(
+        result.summary
+    )
+    original = evaluate_aflw2000(folder, perfect(benchmark, model=toy_model))
+    assert original.summary["labels"] == "original" and "original labels" in summary_text(original.summary)
 
 
 def test_json_and_table(benchmark, toy_model, tmp_path):
-    result = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0), model=toy_model, image_size=16, limit=2)
+    result = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0, model=toy_model), limit=2)
     write_json(tmp_path / "out.json", result)
     data = json.loads((tmp_path / "out.json").read_text())
     assert {"sparse_nme", "pose_mae", "baselines", "protocol", "weights"} <= set(data)
     assert data["sparse_nme"]["bin_60_90"] is None and data["sparse_nme"]["images"] == [2, 0, 0, 2]
     assert data["intervals"]["balanced_mean"] == [None, None]
-    text = summary(result)
+    text = summary_text(result.summary)
     assert "uses the truth" in text and "sqrt(w*h)" in text and "2 images" in text
 
 
@@ -266,9 +257,9 @@ def test_no_other_system_takes_another_ones_row(benchmark, toy_model, tmp_path):
     samples = aflw2000.read_folder(benchmark[0])
     path, points = tmp_path / "o.npz", np.stack([sample.landmarks + 0.5 for sample in samples])
     np.savez(path, names=np.array([sample.name for sample in samples]), landmarks68=points)
-    known = {"model": toy_model, "image_size": 16, "constant": {"landmarks": np.random.default_rng(0).random((68, 2))}}
+    known = {"model": toy_model, "constant": {"landmarks": np.random.default_rng(0).random((68, 2))}, "weights": "ours"}
     twice = [("<b>one</b>", path), ("two/..", path)]
-    data = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0), others=twice, weights="ours", **known).summary
+    data = evaluate_aflw2000(benchmark[0], perfect(benchmark, 2.0, **known), others=twice).summary
     assert list(data["others"]) == ["<b>one</b>", "two/.."] and set(data["baselines"]) == {"constant", ORACLE}
     assert (
         data["others"]["two/.."]["sparse_nme"]["image_mean"]
@@ -277,22 +268,22 @@ def test_no_other_system_takes_another_ones_row(benchmark, toy_model, tmp_path):
     )
     for name in ("constant", ORACLE, "ours", "<b>one</b>"):
         with pytest.raises(UserError, match=f"cannot be called '{name}'"):
-            evaluate_aflw2000(benchmark[0], perfect(benchmark), others=[*twice, (name, path)], weights="ours", **known)
+            evaluate_aflw2000(benchmark[0], perfect(benchmark, **known), others=[*twice, (name, path)])
     with pytest.raises(UserError, match="cannot be called 'constant'"):  # also where there is no such baseline
-        evaluate_aflw2000(benchmark[0], perfect(benchmark), others={"constant": path}, image_size=16)
+        evaluate_aflw2000(benchmark[0], perfect(benchmark), others=[("constant", path)])
 
 
 def test_every_row_of_the_table_is_printed_whatever_the_system_is_called(benchmark, toy_model):
     constant = {"landmarks": np.random.default_rng(0).random((68, 2))}
-    named = {"model": toy_model, "image_size": 16, "constant": constant, "weights": "constant"}
-    text = summary(evaluate_aflw2000(benchmark[0], perfect(benchmark), **named))
+    system = perfect(benchmark, model=toy_model, constant=constant, weights="constant")
+    text = summary_text(evaluate_aflw2000(benchmark[0], system).summary)
     assert sum(line.startswith("constant") for line in text.splitlines()) == 2
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(benchmark, toy_model, limit):
     with pytest.raises(UserError, match="1 or more"):
-        evaluate_aflw2000(benchmark[0], perfect(benchmark), model=toy_model, image_size=16, limit=limit)
+        evaluate_aflw2000(benchmark[0], perfect(benchmark), limit=limit)
 
 
 @pytest.mark.parametrize("away", [(5000, 0), (0, -900), (1e7, 1e7)])
@@ -302,7 +293,7 @@ def test_labels_far_outside_of_the_picture_are_refused(benchmark, toy_model, tmp
     aflw2000.write_sample(tmp_path, "far", sample.image(), points, np.zeros(3), 0.4, points[30])
     system = replay([crop_box_from_landmarks(points)], [points[:, :2]])
     with pytest.raises(UserError, match=r"far\.jpg: .*outside the picture \(200 x 200\)"):
-        evaluate_aflw2000(tmp_path, system, model=toy_model, image_size=16)
+        evaluate_aflw2000(tmp_path, system)
 
 
 def test_bad_photos_are_named(benchmark, toy_model, tmp_path):
@@ -313,14 +304,15 @@ def test_bad_photos_are_named(benchmark, toy_model, tmp_path):
     photo = folder / "image00003.jpg"
     photo.write_bytes(photo.read_bytes()[:500])
     with pytest.raises(UserError, match=r"image00003\.jpg"):
-        evaluate_aflw2000(folder, perfect(benchmark), model=toy_model, image_size=16)
+        evaluate_aflw2000(folder, perfect(benchmark))
 
 
-class Turned:
+class Turned(ToySystem):
     """A system that knows the synthetic faces but for their frame: it says the poses of its own model's."""
 
     def __init__(self, model, samples):
-        self.model, self.image_size, self.samples = model, 32, iter(samples)
+        super().__init__(model)
+        self.samples = iter(samples)
 
     def predict_crops(self, crops):
         pose = torch.tensor(np.stack([next(self.samples).pose_degrees for _ in crops]), dtype=torch.float32)
@@ -333,7 +325,7 @@ def test_poses_are_compared_in_bfms_frame(benchmark, toy_model):
     result = evaluate_aflw2000(folder, Turned(model, aflw2000.read_folder(folder)))
     assert result.summary["pose_mae"]["mean"] < 1e-2
     assert result.summary["bfm_rotation_degrees"] == pytest.approx([4.5, -1.0, 0.5], abs=1e-4)
-    text = summary(result)
+    text = summary_text(result.summary)
     assert "BFM's frame" in text and "R0" in text and "pitch 4.50, yaw -1.00, roll 0.50 degrees" in text
     plain = evaluate_aflw2000(folder, Turned(toy_model, aflw2000.read_folder(folder)))
     assert plain.summary["pose_mae"]["mean"] < 1e-2 and plain.summary["bfm_rotation_degrees"] == [0, 0, 0]

@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 from PIL import Image
+from toy_system import ToySystem
 
 from mlanet_lib.data.synthetic import faces
 from mlanet_lib.evaluation.likeness_metrics import CHEEKS, DISTANCES, HAND, INNER_LIPS, OUTER_EYES
+from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.face_sources import london
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import render_face
@@ -51,13 +53,14 @@ def toy_people(model, count: int = 5, seed: int = 0) -> FaceParameters:
     return one.replace(translation=place)
 
 
-class Knows:
+class Knows(ToySystem):
     """A system that knows everybody: it answers any P crops with the parameters of the P people, in their order."""
 
     image_size, weights = 16, "knows"
 
     def __init__(self, model, parameters):
-        self.model, self.parameters = model, parameters
+        super().__init__(model)
+        self.parameters = parameters
 
     def predict_crops(self, crops):
         return self.parameters[list(range(len(crops)))]
@@ -65,12 +68,10 @@ class Knows:
 
 def toy_folder(folder, model, parameters, size=160, **changes):
     """The people as they are, unlit, on photos that are their crops; a bright photo for the smiling one."""
-    from mlanet_lib.evaluation.likeness import points
-
     with torch.no_grad():
         drawn = [render_face(model, parameters[k], size, shading=False).image for k in range(len(parameters))]
     pictures = (torch.cat(drawn).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    hand = by_hand(size * points(model, parameters))
+    hand = by_hand(size * in_crop(model, parameters, "ibug").double().numpy())
     hand[:, list(CHEEKS)] = size * np.array([[0.4, 0.5], [0.45, 0.5], [0.55, 0.5], [0.6, 0.5]])
     crops = np.tile(np.array([0, 0, size, size], np.float32), (len(parameters), 2, 1))
     people = [f"{k:03d}" for k in range(1, len(parameters) + 1)]
