@@ -5,9 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from mlanet_lib.data.sets.photos import PICTURES
-from mlanet_lib.data.sets.w300lp import FLIP, SUBSETS
+from mlanet_lib.data.sets.w300lp import PARTS
 from mlanet_lib.errors import UserError
+from mlanet_lib.files.pictures import PICTURES
 
 TRAINING, BENCHMARK, OTHER = "training", "benchmark", "-"
 LAYOUTS = {
@@ -24,7 +24,6 @@ LAYOUTS = {
     "weights": ("weights", OTHER),
 }
 """Layout -> (its title, what it is for unless the parameters say otherwise)."""
-PARTS_OF_300W_LP = tuple(subset + flip for subset in SUBSETS for flip in ("", FLIP))
 _WHOLE = ("crops", "arrays", "300w_lp", "florence", "ict_facekit")  # nothing else is looked for below these
 _BFM = {"01_morphablemodel.mat", "publicmm1.mat", "bfm_model_front.mat", "model_shape.mat", "model_exp.mat"}
 _BFM |= {"model_expression.mat", "exp_pca.bin", "std_exp.txt", "bfm_exp_idx.mat", "bfm_front_idx.mat"}
@@ -47,9 +46,7 @@ def find_sets(root: str | Path, role: str | None = None) -> list[Found]:
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
-    found: list[tuple[str, Path]] = []
-    if root.is_file():
-        found = [(layout, root)] if (layout := _file_layout(root)) else []
+    found = [(layout, root)] if root.is_file() and (layout := _file_layout(root)) else []
     for place, folders, files in os.walk(root):
         folder, names = Path(place), [name for name in sorted(files) if not name.startswith(".")]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -62,11 +59,9 @@ def find_sets(root: str | Path, role: str | None = None) -> list[Found]:
     if not found:
         known = ", ".join(title for title, _ in LAYOUTS.values())
         raise UserError(f"{root}: nothing that is known lies here or below ({known})")
-    return [Found(layout, path, _role(LAYOUTS[layout][1], role)) for layout, path in found]
-
-
-def _role(usual: str, told: str | None) -> str:
-    return usual if told is None or usual == OTHER else told
+    usual = [LAYOUTS[layout][1] for layout, _ in found]
+    roles = [own if role is None or own == OTHER else role for own in usual]
+    return [Found(layout, path, own) for (layout, path), own in zip(found, roles, strict=True)]
 
 
 def _folder_layouts(folder: Path, folders: list[str], names: list[str]) -> list[str]:
@@ -75,7 +70,7 @@ def _folder_layouts(folder: Path, folders: list[str], names: list[str]) -> list[
         return ["crops"]
     if "images.npy" in names:
         return ["arrays"]
-    if any(part in folders and any((folder / part).glob("*.mat")) for part in PARTS_OF_300W_LP):
+    if any(part in folders and any((folder / part).glob("*.mat")) for part in PARTS):
         return ["300w_lp"]
     if any(name.startswith("subject_") and (folder / name / "Model").is_dir() for name in folders):
         return ["florence"]
@@ -85,7 +80,7 @@ def _folder_layouts(folder: Path, folders: list[str], names: list[str]) -> list[
         return ["bfm2009"]
     pictures = {Path(name).stem for name in names if Path(name).suffix.lower() in PICTURES}
     if pictures & {Path(name).stem for name in names if name.endswith(".mat")}:
-        return ["300w_lp" if folder.name in PARTS_OF_300W_LP else "aflw2000"]
+        return ["300w_lp" if folder.name in PARTS else "aflw2000"]
     return ["photos"] if pictures and ".obj" not in suffixes else []  # beside an OBJ they are its textures
 
 

@@ -17,6 +17,7 @@ from mlanet_lib.data.sets.florence import write_subject
 from mlanet_lib.data.sets.scans import Scan
 from mlanet_lib.data_check import check
 from mlanet_lib.data_check.check import is_wrong, problems, shared
+from mlanet_lib.data_check.inventory import Trouble
 from mlanet_lib.data_check.layouts import Found, find_sets
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
@@ -224,13 +225,13 @@ def sample(**changes):
     ],
 )
 def test_problems_of_one_sample(changes, kind):
-    found = [line.partition(": ")[0] for line in problems(sample(**changes), noise(0))]
+    found = [trouble.kind for trouble in problems(sample(**changes), noise(0))]
     assert found == ([kind] if kind else [])
 
 
 def test_problems_of_the_picture():
-    assert problems(sample(landmarks=None), np.full((99, 99, 3), 7, np.uint8)) == ["picture of one colour"]
-    assert problems(sample(landmarks=None), noise(0, 20)) == ["picture too small: 20 x 20"]
+    assert problems(sample(landmarks=None), np.full((99, 99, 3), 7, np.uint8)) == [Trouble("picture of one colour")]
+    assert problems(sample(landmarks=None), noise(0, 20)) == [Trouble("picture too small", "20 x 20")]
 
 
 def test_the_command(data, capsys):

@@ -2,10 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -30,10 +31,15 @@ def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExec
 
 
 def run_tasks(
-    function, model: MorphableModel, tasks: list, pool: ProcessPoolExecutor | None, what: str, progress: bool
-):
-    """Yield `function(model, task)` for every task, in order, computed in the pool's processes or, without, in this."""
-    with tqdm(total=len(tasks), desc=what, unit="batch", disable=not progress) as bar:
+    function: Callable[[MorphableModel, Any], Any],
+    model: MorphableModel,
+    tasks: Sequence[Any],
+    pool: ProcessPoolExecutor | None,
+    what: str,
+) -> Iterator[Any]:
+    """Yield `function(model, task)` for every task, in order, computed in the pool's processes or, without, in this;
+    `what` stands before the bar."""
+    with tqdm(total=len(tasks), desc=what, unit="batch") as bar:
         if pool is not None:
             for result in pool.map(_run_task, [function] * len(tasks), tasks):
                 yield result
@@ -61,9 +67,11 @@ def _start_worker(model: MorphableModel) -> None:
 
 def _end_with_parent() -> None:
     """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _run_task(function, task):
+def _run_task(function: Callable[[MorphableModel | None, Any], Any], task: object) -> Any:
     return function(_worker_model, task)
