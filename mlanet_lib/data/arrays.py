@@ -56,7 +56,7 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     labels.setdefault("points_set", np.zeros(count, np.int64))
     for name in ("kind", "landmarks", "visible"):
         if name not in labels:
-            raise UserError(f"{path}: field '{name}' is missing")
+            raise UserError(f"{path}: no field '{name}'")
     for name, value in labels.items():
         if name not in (*_SHAPES, *FaceParameters.names()):
             continue
@@ -83,7 +83,7 @@ def read_for(folder: Path, model: MorphableModel) -> tuple[np.ndarray, dict[str,
         if name not in labels and kind.all():
             labels[name] = np.full(shape, DEFAULT_FOCAL if name == "focal" else np.nan, np.float32)
         if name not in labels:
-            raise UserError(f"{path}: field '{name}' is missing")
+            raise UserError(f"{path}: no field '{name}'")
         if labels[name].shape != shape:
             fits = f"{len(images)} crops and the face model '{model.name}' need {shape}"
             raise UserError(f"{path}: field '{name}' has shape {labels[name].shape}, but {fits}")

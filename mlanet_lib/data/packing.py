@@ -40,7 +40,9 @@ def pack(
     the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples. A failure
     leaves older arrays as they were, both of them.
     """
-    folder, broken, rows = Path(folder), [], []
+    folder = Path(folder)
+    broken: list[UserError] = []
+    rows: list[dict] = []
     with (
         arrays.writing(folder, size) as writer,
         ThreadPoolExecutor(workers) as pool,

@@ -159,7 +159,7 @@ def _truth(path: Path, mat: dict[str, Any]) -> SyntheticTruth | None:
     if "mlanet_face_model" not in mat:
         return None
     fields = ("mlanet_identity", "mlanet_expression")
-    identity, expression = (numbers(path, mat, field, (np.size(mat.get(field)),)) for field in fields)
+    identity, expression = (numbers(path, mat, field, (np.size(mat.get(field, 0)),)) for field in fields)
     occluded = bool(numbers(path, mat, "mlanet_occluded", (1,))[0])
     name = np.ravel(mat["mlanet_face_model"])
     if name.size != 1 or name.dtype.kind != "U":

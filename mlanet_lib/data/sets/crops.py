@@ -6,18 +6,16 @@ where it has them `landmarks21` (N, 21, 2) with `visible21` (N, 21), `yaw_degree
 
 From where the pixels are counted is not written down. Half a pixel of 120 is 0.6 % of a face, so it was measured, in x,
 where left and right must be alike over many faces: what a label's number is more than the place (first centre at 0.5),
-(a) against YuNet's points averaged with those of the mirrored picture, 3,596 crops of AFLW and 2,500 YouTube Faces
-frames, mean of eyes, nose and mouth; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal
-pictures laid upon each other by their labels, mean of four features (eyes, eye corners, nose, nostrils).
+(a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of AFLW and 2,500 YouTube Faces
+frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal pictures laid upon each other.
 
 | field | (a) px | (b) px | taken as | expected |
 |---|---|---|---|---|
-| AFLW `landmarks68` | -0.66 +- 0.03 | -0.52 +- 0.05 | `ZERO_BASED` (what 3DDFA_V2's code returns) | -0.5 |
+| AFLW `landmarks68` | -0.66 +- 0.03 | -0.52 +- 0.05 | `ZERO_BASED` (3DDFA_V2's code) | -0.5 |
 | AFLW `landmarks21` | +0.08 +- 0.04 | +0.03 +- 0.05 | this project's own, 0.5 | 0 |
-| YouTube `landmarks68` | +0.76 +- 0.04 | +0.73 +- 0.08 | `ONE_BASED` (whole numbers) | +0.5 |
+| YouTube `landmarks68` | +0.76 +- 0.04 | +0.73 +- 0.08 | `ONE_BASED` (whole numbers), sure to 0.4 px | +0.5 |
 
-The first two are sure to about 0.2 px. The third is less so: its offset grows with the face (0.4 px at 46 px, 0.8 at
-128), as from points read off a coarse heat map. That y is counted as x is an assumption: nothing there is symmetric.
+That y is counted as x is an assumption: nothing there is symmetric.
 
 `labels_ibug68.npz` may lie beside them: for some of the same pictures the 68 points as iBUG's labels define them, found
 by another predictor than those of `labels.npz`. `names` as there, `landmarks68` (N, 68, 2) counted as there, NaN where
@@ -147,7 +145,7 @@ def _yaw(sample: Sample) -> float:
     By the two ends of the jaw where the points have depth, else by `yaw_degrees`. On 13,865 of AFLW's crops the first
     is within 1.0 degree of 3DDFA_V2's pose (median), `yaw_degrees`, which came with AFLW, within 4.7.
     """
-    if sample.nearness is not None:
+    if sample.nearness is not None and sample.landmarks is not None:
         across = np.linalg.norm(sample.landmarks[16] - sample.landmarks[0])
         return float(np.degrees(np.arctan2(abs(sample.nearness[16] - sample.nearness[0]), across)))
     return math.nan if sample.pose_degrees is None else float(abs(sample.pose_degrees[1]))
@@ -221,6 +219,7 @@ class Pictures:
             "is encrypted": info.flag_bits & 1,
             "is packed in an unknown way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
             f"claims {size:,} bytes": size > LARGEST_PICTURE,
+            "lies outside the file": not 0 <= info.header_offset <= self.path.stat().st_size - info.compress_size,
         }
         for trouble in (text for text, found in troubles.items() if found):
             raise UserError(f"{self.path}: member '{name}' {trouble}")

@@ -47,8 +47,8 @@ def read_folder(folder: str | Path, detector: Detector) -> list[Sample]:
         raise UserError(f"{folder}: no such folder")
     found = folders.listed(folder, deep=True)
     paths = [path for path in found if not is_own(path)]
-    if own := len(found) - len(paths):
-        print(f"note: {folder}: {own} pictures that mlanet wrote are left out", file=sys.stderr)
+    if ours := len(found) - len(paths):
+        print(f"note: {folder}: {ours} pictures that mlanet wrote are left out", file=sys.stderr)
     if not paths:
         raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
     folders.once(paths, str(folder))

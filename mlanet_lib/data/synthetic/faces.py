@@ -157,11 +157,9 @@ def sample_parameters(
     """
     count = len(yaw)
     pitch, roll = np.clip(rng.normal(0, 12, count), -40, 40), np.clip(rng.normal(0, 12, count), -45, 45)
-    arrays = [*people, sample_expression(rng, model.expression_names, count), np.stack([pitch, yaw, roll], -1)]
-    jitter = np.clip(rng.standard_normal((count, 3)), -2, 2) * [shift, shift, scale]
-    identity, albedo, expression, degrees, jitter = (
-        torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
-    )
+    drawn = [*people, sample_expression(rng, model.expression_names, count), np.stack([pitch, yaw, roll], -1)]
+    drawn.append(np.clip(rng.standard_normal((count, 3)), -2, 2) * [shift, shift, scale])
+    identity, albedo, expression, degrees, jitter = (torch.as_tensor(x, dtype=torch.float32) for x in drawn)
     if turn is not None:
         degrees[:, 0] += matrix_to_euler(turn)[0]
     rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
@@ -199,9 +197,9 @@ def draw(
     fine = size * factor
     decoded = decode(model, parameters)
     rendered = render_face(model, parameters, fine, decoded=decoded)
-    colours, mask = (torch.nn.functional.avg_pool2d(x, factor) for x in (rendered.image, rendered.mask))
-    colours = (colours.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
-    mask = mask[:, 0].numpy()
+    image, share = (torch.nn.functional.avg_pool2d(x, factor) for x in (rendered.image, rendered.mask))
+    colours = (image.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
+    mask = share[:, 0].numpy()
     landmarks = project(decoded.landmarks, parameters.focal, 1, 1).numpy()
     visible = landmarks_visible(model, parameters, fine, decoded=decoded, depth=rendered.depth).numpy()
     images, covered = np.empty((len(parameters), size, size, 3), np.uint8), np.zeros(len(parameters), np.float32)
@@ -268,9 +266,8 @@ def write_split(
         tasks = []
         for start in range(0, count, BATCH):
             at = slice(start, start + BATCH)
-            own = people[0][person[at]], people[1][person[at]]
-            name = (seed, split, str(start))
-            tasks.append(_Task(config, own, yaw[at], occlude[at], kind[at], writer, start, name))
+            drawn = people[0][person[at]], people[1][person[at]]
+            tasks.append((config, drawn, yaw[at], occlude[at], kind[at], writer, (seed, split, start)))
         for known in run_tasks(_draw_batch, model, tasks, pool, f"drawing {split}"):
             for field, values in known.items():
                 columns.setdefault(field, []).append(values)
@@ -279,30 +276,26 @@ def write_split(
     return folder
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A batch of a split: what `_draw_batch` draws into the rows of `writer` from `start` on; name: of its stream."""
-
-    config: SyntheticConfig
-    people: People
-    yaw: np.ndarray
-    occlude: np.ndarray
-    kind: np.ndarray
-    writer: arrays.Writer
-    start: int
-    name: tuple[int, str, str]
-
-
-def _draw_batch(model: MorphableModel, task: _Task) -> dict[str, np.ndarray]:
-    rng, config = stream(*task.name), task.config
-    parameters = sample_parameters(model, rng, task.people, task.yaw, config.shift, config.scale)
-    drawn = draw(model, parameters, rng, config.image_size, task.occlude)
-    task.writer.put(task.start, drawn.images)
-    labelled, landmarked = task.kind == LABELLED, task.kind != UNLABELLED
-    everywhere = np.ones(len(task.kind), bool)
+def _draw_batch(
+    model: MorphableModel,
+    config: SyntheticConfig,
+    people: People,
+    yaw: np.ndarray,
+    occlude: np.ndarray,
+    kind: np.ndarray,
+    writer: arrays.Writer,
+    place: tuple[int, str, int],
+) -> dict[str, np.ndarray]:
+    """Draw a batch into `writer`, and return its labels. place: seed, split, and the row that it begins at."""
+    seed, split, start = place
+    rng = stream(seed, split, str(start))
+    parameters = sample_parameters(model, rng, people, yaw, config.shift, config.scale)
+    drawn = draw(model, parameters, rng, config.image_size, occlude)
+    writer.put(start, drawn.images)
+    labelled, landmarked, all_rows = kind == LABELLED, kind != UNLABELLED, np.ones(len(kind), bool)
     known = {name: (tensor.numpy(), labelled) for name, tensor in parameters.as_tensors().items()}
     known |= {"landmarks": (drawn.landmarks[..., :2], landmarked), "visible": (drawn.visible, landmarked)}
-    known |= {"focal": (parameters.focal.numpy(), everywhere), "occluded": (drawn.covered, everywhere)}
+    known |= {"focal": (parameters.focal.numpy(), all_rows), "occluded": (drawn.covered, all_rows)}
     return {
         name: (values * keep.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
         for name, (values, keep) in known.items()

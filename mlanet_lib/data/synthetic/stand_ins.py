@@ -6,7 +6,6 @@ learned *this* face model; they are not AFLW2000-3D's or Florence's, and nothing
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,19 +42,6 @@ SCAN_PHOTOS = 3
 SCAN_LANDMARKS = (30, 33, 36, 39, 42, 45, 48, 54)
 
 
-class _Photos(NamedTuple):
-    """Some of the photos of `write_aflw2000`, the first of them number `start`; stream: the name of their random
-    stream."""
-
-    folder: Path
-    size: int
-    start: int
-    people: People
-    yaw: np.ndarray
-    occlude: np.ndarray
-    stream: tuple[int, str, str]
-
-
 def write_aflw2000(
     config: SyntheticConfig,
     model: MorphableModel,
@@ -72,18 +58,26 @@ def write_aflw2000(
     tasks = []
     for start in range(0, count, PHOTOS):
         at = slice(start, start + PHOTOS)
-        people, name = (identity[at], albedo[at]), (seed, "test", str(start))
-        tasks.append(_Photos(folder, config.photo_size, start, people, yaw[at], occlude[at], name))
-    for _ in run_tasks(_write_photos, model, tasks, pool, "drawing test photos"):
-        pass
+        people = identity[at], albedo[at]
+        tasks.append((folder, config.photo_size, people, yaw[at], occlude[at], seed, start))
+    list(run_tasks(_write_photos, model, tasks, pool, "drawing test photos"))
     return folder
 
 
-def _write_photos(model: MorphableModel, task: _Photos) -> None:
-    rng, size = stream(*task.stream), task.size
-    parameters = sample_parameters(model, rng, task.people, task.yaw, turn=model.bfm_rotation)
-    parameters = _zoomed_out(rng, parameters)
-    drawn = draw(model, parameters, rng, size, task.occlude)
+def _write_photos(
+    model: MorphableModel,
+    folder: Path,
+    size: int,
+    people: People,
+    yaw: np.ndarray,
+    occlude: np.ndarray,
+    seed: int,
+    start: int,
+) -> None:
+    """Write some of the photos of `write_aflw2000`, the first of them number `start`."""
+    rng = stream(seed, "test", str(start))
+    parameters = _zoomed_out(rng, sample_parameters(model, rng, people, yaw, turn=model.bfm_rotation))
+    drawn = draw(model, parameters, rng, size, occlude)
     landmarks = drawn.landmarks * [size, size, 1]
     centre = to_camera(torch.zeros(len(parameters), 1, 3), parameters.rotation, parameters.translation)
     origin = project(centre, parameters.focal, size, size)[:, 0].numpy()
@@ -91,27 +85,16 @@ def _write_photos(model: MorphableModel, task: _Photos) -> None:
     pose = parameters.pose_degrees(model.bfm_rotation).numpy()
     identity, expression = parameters.identity.numpy(), parameters.expression.numpy()
     for i in range(len(parameters)):
-        occluded, visible = bool(drawn.covered[i] > 0), drawn.visible[i]
-        truth = SyntheticTruth(model.fingerprint, identity[i], expression[i], occluded, visible)
-        stem = f"image{task.start + i + 1:05d}"
-        aflw2000.write_sample(task.folder, stem, drawn.images[i], landmarks[i], pose[i], per_mm[i], origin[i], truth)
+        occluded = bool(drawn.covered[i] > 0)
+        truth = SyntheticTruth(model.fingerprint, identity[i], expression[i], occluded, drawn.visible[i])
+        stem = f"image{start + i + 1:05d}"
+        aflw2000.write_sample(folder, stem, drawn.images[i], landmarks[i], pose[i], per_mm[i], origin[i], truth)
 
 
 def _zoomed_out(rng: np.random.Generator, parameters: FaceParameters) -> FaceParameters:
     """The same view in a photo whose side is longer than the crop's: the focal length in photo widths shrinks."""
     share = torch.tensor(rng.uniform(*PHOTO_SHARE, len(parameters)), dtype=torch.float32)
     return parameters.replace(focal=parameters.focal * share)
-
-
-class _Subject(NamedTuple):
-    """A subject of `write_florence`; stream: the name of its random stream."""
-
-    folder: Path
-    size: int
-    name: str
-    identity: np.ndarray
-    albedo: np.ndarray
-    stream: tuple[int, str, str]
 
 
 def write_florence(
@@ -123,29 +106,28 @@ def write_florence(
 ) -> Path:
     """Write `config.scans` subjects: the neutral head as the scan, and photos of it in each condition."""
     folder, (identity, albedo) = Path(folder), sample_people(model, stream(seed, "scans"), config.scans)
-    tasks = [
-        _Subject(folder, config.photo_size, f"subject_{i + 1:02d}", identity[i], albedo[i], (seed, "scans", str(i)))
-        for i in range(config.scans)
-    ]
-    for _ in run_tasks(_write_subject, model, tasks, pool, "drawing scans"):
-        pass
+    tasks = [(folder, config.photo_size, identity[i], albedo[i], seed, i) for i in range(config.scans)]
+    list(run_tasks(_write_subject, model, tasks, pool, "drawing scans"))
     return folder
 
 
-def _write_subject(model: MorphableModel, task: _Subject) -> None:
-    rng = stream(*task.stream)
+def _write_subject(
+    model: MorphableModel, folder: Path, size: int, identity: np.ndarray, albedo: np.ndarray, seed: int, number: int
+) -> None:
+    rng = stream(seed, "scans", str(number))
     conditions = [condition for condition in SCAN_YAW for _ in range(SCAN_PHOTOS)]
     limits = np.array([SCAN_YAW[condition] for condition in conditions])
-    people = np.tile(task.identity, (len(conditions), 1)), np.tile(task.albedo, (len(conditions), 1))
+    people = np.tile(identity, (len(conditions), 1)), np.tile(albedo, (len(conditions), 1))
     parameters = sample_parameters(model, rng, people, rng.uniform(-limits, limits))
-    drawn = draw(model, _zoomed_out(rng, parameters), rng, task.size, np.zeros(len(conditions), bool))
+    drawn = draw(model, _zoomed_out(rng, parameters), rng, size, np.zeros(len(conditions), bool))
     neutral = model.vertices(parameters.identity[:1], torch.zeros(1, model.n_expression))
     points = model.landmarks(neutral)[0].numpy()
     marks = {k: points[k] for k in SCAN_LANDMARKS}
     skin = model.albedo(parameters.albedo[:1])[0].clamp(0, 1).numpy()
     scan = Scan(neutral[0].numpy(), model.faces.numpy(), marks, model.fingerprint, colours=skin)
-    boxes = [crop_box_from_landmarks(landmarks * task.size) for landmarks in drawn.landmarks[..., :2]]
-    florence.write_subject(task.folder, task.name, scan, zip(conditions, drawn.images, boxes, strict=True))
+    boxes = [crop_box_from_landmarks(landmarks * size) for landmarks in drawn.landmarks[..., :2]]
+    photos = zip(conditions, drawn.images, boxes, strict=True)
+    florence.write_subject(folder, f"subject_{number + 1:02d}", scan, photos)
 
 
 def generate(

@@ -31,13 +31,13 @@ def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExec
 
 
 def run_tasks(
-    function: Callable[[MorphableModel, Any], Any],
+    function: Callable[..., Any],
     model: MorphableModel,
-    tasks: Sequence[Any],
+    tasks: Sequence[tuple],
     pool: ProcessPoolExecutor | None,
     what: str,
 ) -> Iterator[Any]:
-    """Yield `function(model, task)` for every task, in order, computed in the pool's processes or, without, in this;
+    """Yield `function(model, *task)` for every task, in order, computed in the pool's processes or, without, in this;
     `what` stands before the bar."""
     with tqdm(total=len(tasks), desc=what, unit="batch") as bar:
         if pool is not None:
@@ -49,7 +49,7 @@ def run_tasks(
         torch.set_num_threads(1)  # sums come out the same as in a worker
         try:
             for task in tasks:
-                yield function(model, task)
+                yield function(model, *task)
                 bar.update()
         finally:
             torch.set_num_threads(threads)
@@ -73,5 +73,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_task(function: Callable[[MorphableModel | None, Any], Any], task: object) -> Any:
-    return function(_worker_model, task)
+def _run_task(function: Callable[..., Any], task: tuple) -> Any:
+    return function(_worker_model, *task)

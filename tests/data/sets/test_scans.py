@@ -202,8 +202,7 @@ def test_a_texture_is_sampled_where_its_coordinates_say(tmp_path, toy_model, of_
     of_side(128)
     for lit in (False, True):
         pictures = [
-            draw_views(scan, toy_model, (25,), (5,), lit=lit)[0].image.astype(float)
-            for scan in (textured, plain)
+            draw_views(scan, toy_model, (25,), (5,), lit=lit)[0].image.astype(float) for scan in (textured, plain)
         ]
         assert np.abs(pictures[0] - pictures[1]).max() <= 3
     assert textured.look == "texture"

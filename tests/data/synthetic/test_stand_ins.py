@@ -16,9 +16,7 @@ CONFIG = SyntheticConfig(image_size=32, train=20, validation=6, test=30, photo_s
 @pytest.fixture(scope="module")
 def folders(toy_model, tmp_path_factory):
     root = tmp_path_factory.mktemp("study")
-    return stand_ins.generate(
-        CONFIG, toy_model, root / "training", root / "aflw", root / "florence", seed=3, workers=1
-    )
+    return stand_ins.generate(CONFIG, toy_model, root / "training", root / "aflw", root / "florence", seed=3, workers=1)
 
 
 def test_photos_read_back_with_their_bins_and_occlusions(folders):
@@ -55,9 +53,7 @@ def test_scans_read_back(folders, toy_model):
 
 
 def test_several_workers_write_the_same_as_one(folders, toy_model, tmp_path):
-    again = stand_ins.generate(
-        CONFIG, toy_model, tmp_path / "t", tmp_path / "a", tmp_path / "f", seed=3, workers=2
-    )
+    again = stand_ins.generate(CONFIG, toy_model, tmp_path / "t", tmp_path / "a", tmp_path / "f", seed=3, workers=2)
     for name in ("train", "validation"):
         assert (again[name] / "images.npy").read_bytes() == (folders[name] / "images.npy").read_bytes()
         one, other = (np.load(place[name] / "labels.npz") for place in (folders, again))
@@ -69,9 +65,7 @@ def test_several_workers_write_the_same_as_one(folders, toy_model, tmp_path):
 def test_what_cannot_fit_is_refused_before_anything_is_drawn(toy_model, tmp_path):
     places = [tmp_path / name for name in ("training", "aflw", "florence")]
     with pytest.raises(UserError, match=r"^data.train 1,000,000,000 at data.image_size 32 needs about 3,072 GB"):
-        stand_ins.generate(
-            SyntheticConfig(image_size=32, train=10**9), toy_model, *places, 0, workers=1
-        )
+        stand_ins.generate(SyntheticConfig(image_size=32, train=10**9), toy_model, *places, 0, workers=1)
     assert not list(tmp_path.iterdir())
 
 

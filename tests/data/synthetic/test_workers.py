@@ -22,7 +22,7 @@ def test_tasks_come_back_in_order_each_computed_with_one_thread(toy_model, worke
     before = torch.get_num_threads()
     with worker_pool(toy_model, workers) as pool:
         assert (pool is None) == (workers == 1)
-        results = list(run_tasks(threads_and_task, toy_model, list(range(5)), pool, "testing"))
+        results = list(run_tasks(threads_and_task, toy_model, [(k,) for k in range(5)], pool, "testing"))
     assert results == [("toy", 1, k) for k in range(5)]
     assert torch.get_num_threads() == before
 
