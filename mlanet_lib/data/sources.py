@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -181,16 +182,8 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
-    fit = fit_landmarks(
-        model,
-        points,
-        weights,
-        source.ridge,
-        focal=DEFAULT_FOCAL,
-        coefficients=known,
-        progress=True,
-        labels=source.points,
-    )
+    fitted = partial(fit_landmarks, focal=DEFAULT_FOCAL, progress=True, labels=source.points)
+    fit = fitted(model, points, weights, source.ridge, coefficients=known)
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit

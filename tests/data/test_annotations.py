@@ -34,8 +34,9 @@ def faces(face_model):
     coefficients = rng.normal(0, 0.5, (COUNT, basis.shape[2]))
     coefficients[:, face_model.n_identity :] = rng.uniform(0, 0.3, (COUNT, face_model.n_expression))
     shape = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
-    start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None].repeat(COUNT, 0)
-    pose = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None]
+    one = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    pose = type(one)(*(np.repeat(field, COUNT, 0) for field in one))
     angles = np.stack([rng.uniform(-0.3, 0.3, COUNT), rng.uniform(-0.9, 0.9, COUNT), rng.uniform(-0.2, 0.2, COUNT)], 1)
     pose = pose._replace(rotation=annotations_rotation(angles))
     truth = _project(pose, shape, DEFAULT_FOCAL)[0] * [1, -1]

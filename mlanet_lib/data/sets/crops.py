@@ -204,11 +204,12 @@ class Pictures:
         except _BROKEN as error:
             raise UserError(f"{self.path}: not a readable zip file ({error})") from error
         self.members: dict[str, zipfile.ZipInfo] = {}
+        end = self.path.stat().st_size
         for info in self._zip.infolist():
-            self._check(info)
+            self._check(info, end)
             self.members[info.filename] = info
 
-    def _check(self, info: zipfile.ZipInfo) -> None:
+    def _check(self, info: zipfile.ZipInfo, end: int) -> None:
         """UserError unless the directory says of a member what can be believed; the member itself is not read."""
         name = info.orig_filename  # `filename` is cut at a NUL
         for part in PurePosixPath(name).parts or ("",):
@@ -219,7 +220,7 @@ class Pictures:
             "is encrypted": info.flag_bits & 1,
             "is packed in an unknown way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
             f"claims {size:,} bytes": size > LARGEST_PICTURE,
-            "lies outside the file": not 0 <= info.header_offset <= self.path.stat().st_size - info.compress_size,
+            "lies outside the file": not 0 <= info.header_offset <= end - info.compress_size,
         }
         for trouble in (text for text, found in troubles.items() if found):
             raise UserError(f"{self.path}: member '{name}' {trouble}")

@@ -13,19 +13,8 @@ import torch
 from mlanet_lib.data.sample import SyntheticTruth
 from mlanet_lib.data.sets import aflw2000, florence
 from mlanet_lib.data.sets.scans import Scan
-from mlanet_lib.data.synthetic.faces import (
-    PHOTOS,
-    YAW_BINS,
-    People,
-    SyntheticConfig,
-    check_size,
-    draw,
-    sample_parameters,
-    sample_people,
-    spread_yaw,
-    stream,
-    write_split,
-)
+from mlanet_lib.data.synthetic import faces
+from mlanet_lib.data.synthetic.faces import PHOTOS, People, SyntheticConfig, sample_parameters, stream
 from mlanet_lib.data.synthetic.workers import run_tasks, worker_pool
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.geometry.camera import project, to_camera
@@ -52,9 +41,9 @@ def write_aflw2000(
     """Write `config.test` photos with `.mat` files, a third in each yaw bin, `config.occluded` of each occluded. Their
     poses are those of BFM's frame, as the published files' are."""
     rng, folder, count = stream(seed, "test"), Path(folder), config.test
-    (identity, albedo), yaw = sample_people(model, rng, count), spread_yaw(rng, count)
+    (identity, albedo), yaw = faces.sample_people(model, rng, count), faces.spread_yaw(rng, count)
     # the first so many of each bin: sample i lies in bin i modulo 3
-    occlude = np.arange(count) // len(YAW_BINS) < round(config.occluded * count / len(YAW_BINS))
+    occlude = np.arange(count) // len(faces.YAW_BINS) < round(config.occluded * count / len(faces.YAW_BINS))
     tasks = []
     for start in range(0, count, PHOTOS):
         at = slice(start, start + PHOTOS)
@@ -77,7 +66,7 @@ def _write_photos(
     """Write some of the photos of `write_aflw2000`, the first of them number `start`."""
     rng = stream(seed, "test", str(start))
     parameters = _zoomed_out(rng, sample_parameters(model, rng, people, yaw, turn=model.bfm_rotation))
-    drawn = draw(model, parameters, rng, size, occlude)
+    drawn = faces.draw(model, parameters, rng, size, occlude)
     landmarks = drawn.landmarks * [size, size, 1]
     centre = to_camera(torch.zeros(len(parameters), 1, 3), parameters.rotation, parameters.translation)
     origin = project(centre, parameters.focal, size, size)[:, 0].numpy()
@@ -105,7 +94,7 @@ def write_florence(
     pool: ProcessPoolExecutor | None = None,
 ) -> Path:
     """Write `config.scans` subjects: the neutral head as the scan, and photos of it in each condition."""
-    folder, (identity, albedo) = Path(folder), sample_people(model, stream(seed, "scans"), config.scans)
+    folder, (identity, albedo) = Path(folder), faces.sample_people(model, stream(seed, "scans"), config.scans)
     tasks = [(folder, config.photo_size, identity[i], albedo[i], seed, i) for i in range(config.scans)]
     list(run_tasks(_write_subject, model, tasks, pool, "drawing scans"))
     return folder
@@ -119,7 +108,7 @@ def _write_subject(
     limits = np.array([SCAN_YAW[condition] for condition in conditions])
     people = np.tile(identity, (len(conditions), 1)), np.tile(albedo, (len(conditions), 1))
     parameters = sample_parameters(model, rng, people, rng.uniform(-limits, limits))
-    drawn = draw(model, _zoomed_out(rng, parameters), rng, size, np.zeros(len(conditions), bool))
+    drawn = faces.draw(model, _zoomed_out(rng, parameters), rng, size, np.zeros(len(conditions), bool))
     neutral = model.vertices(parameters.identity[:1], torch.zeros(1, model.n_expression))
     points = model.landmarks(neutral)[0].numpy()
     marks = {k: points[k] for k in SCAN_LANDMARKS}
@@ -145,12 +134,12 @@ def generate(
     Returns the folders: train, validation, aflw2000, florence.
     """
     workers = workers or (cores() if config.train >= WORTH_A_POOL else 1)
-    check_size(config, workers)
+    faces.check_size(config, workers)
     folders = {}
     with worker_pool(model, workers) as pool:
         for split, count in (("train", config.train), ("validation", config.validation)):
             if count:
-                folders[split] = write_split(config, model, Path(training) / split, split, count, seed, pool)
+                folders[split] = faces.write_split(config, model, Path(training) / split, split, count, seed, pool)
         if config.test:
             folders["aflw2000"] = write_aflw2000(config, model, aflw2000_folder, seed, pool)
         if config.scans:
