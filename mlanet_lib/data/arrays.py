@@ -31,9 +31,9 @@ from mlanet_lib.parameters import FaceParameters
 KINDS = ("labelled", "landmarked", "unlabelled")
 LABELLED, LANDMARKED, UNLABELLED = range(3)
 IMAGES, LABELS = "images.npy", "labels.npz"
-_LANDMARKS = {"landmarks": (68, 2), "visible": (68,), "confidence": (68,)}
-_SHAPES = {"kind": (), "points_set": (), "rotation": (3, 3), "translation": (3,), "lighting": (9, 3), "focal": ()}
-_SHAPES |= _LANDMARKS
+_LANDMARKS: dict[str, tuple[int, ...]] = {"landmarks": (68, 2), "visible": (68,), "confidence": (68,)}
+_SHAPES = _LANDMARKS | {"kind": (), "points_set": (), "focal": ()}
+_SHAPES |= {"rotation": (3, 3), "translation": (3,), "lighting": (9, 3)}
 
 
 def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -57,13 +57,8 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     for name in ("kind", "landmarks", "visible"):
         if name not in labels:
             raise UserError(f"{path}: no field '{name}'")
-    for name, value in labels.items():
-        if name not in (*_SHAPES, *FaceParameters.names()):
-            continue
-        if value.dtype.kind not in "biuf" or value.shape[:1] != (count,):
-            raise UserError(f"{path}: field '{name}' is not one number, or some, for each of {count} crops")
-        if value.shape[1:] != _SHAPES.get(name, value.shape[1:]):
-            raise UserError(f"{path}: field '{name}' has shape {value.shape}, not {(count, *_SHAPES[name])}")
+    of_any_size = {name: labels[name].shape[1:] for name in ("identity", "expression", "albedo") if name in labels}
+    check_rows(path, labels, count, _SHAPES | of_any_size)
     if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(LABEL_SETS))
         raise UserError(f"{path}: field 'points_set' holds other numbers than {known}")
@@ -124,6 +119,19 @@ def writing(folder: Path, side: int) -> Iterator[Writer]:
             _write_header(file, 0, side)
             begin = file.tell()
         yield Writer(scratch, side, begin)
+
+
+def check_rows(
+    path: Path, fields: Mapping[str, np.ndarray], count: int, shapes: Mapping[str, tuple[int, ...]], kinds: str = "biuf"
+) -> None:
+    """UserError unless those of the fields that are there have `count` rows of these shapes, and a type of `kinds`."""
+    for name, shape in shapes.items():
+        if name not in fields:
+            continue
+        if fields[name].shape != (count, *shape):
+            raise UserError(f"{path}: field '{name}' has shape {fields[name].shape}, not {(count, *shape)}")
+        if fields[name].dtype.kind not in kinds:
+            raise UserError(f"{path}: field '{name}' has the wrong type, {fields[name].dtype}")
 
 
 def write_labels(folder: Path, labels: Mapping[str, np.ndarray]) -> None:

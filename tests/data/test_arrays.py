@@ -49,8 +49,8 @@ def test_a_failure_leaves_the_older_arrays_both(tmp_path):
     [
         ({"kind": None, "other": np.zeros(COUNT)}, r"labels\.npz: no field 'kind'"),
         ({"visible": np.ones((COUNT, 67))}, r"'visible' has shape \(6, 67\), not \(6, 68\)"),
-        ({"landmarks": np.zeros((COUNT - 1, 68, 2))}, r"'landmarks' is not one number, or some, for each of 6 crops"),
-        ({"visible": np.full((COUNT, 68), "x")}, "'visible' is not one number"),
+        ({"landmarks": np.zeros((COUNT - 1, 68, 2))}, r"'landmarks' has shape \(5, 68, 2\), not \(6, 68, 2\)"),
+        ({"visible": np.full((COUNT, 68), "x")}, "'visible' has the wrong type"),
         ({"points_set": np.full(COUNT, 2)}, r"'points_set' holds other numbers than 0 \(3ddfa\), 1 \(ibug\)"),
         ({"landmarks": np.full((COUNT, 68, 2), np.nan)}, "'landmarks' holds numbers that are not finite"),
         ({"identity": np.zeros((COUNT, 99))}, r"'identity' has shape \(6, 99\), but 6 crops and the face model 'toy'"),

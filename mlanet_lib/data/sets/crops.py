@@ -34,6 +34,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from mlanet_lib.data.arrays import check_rows
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import check_name
@@ -56,7 +57,7 @@ LARGEST_PICTURE, LARGEST_LABELS = 2**26, 2**28
 """Bytes that a member of `images.zip`, and all of `labels.npz`, may claim to unpack to."""
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
 _IBUG_SHAPES = {"landmarks68": (68, 2), "spread": (68,), "disagreement": ()}
-_SHAPES = {"landmarks21": (21, 2), "visible21": (21,), "yaw_degrees": (), "agreement": ()}
+_SHAPES = {"landmarks21": (21, 2), "yaw_degrees": (), "agreement": ()}
 
 
 def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float = DISAGREEMENT) -> list[Sample]:
@@ -134,7 +135,7 @@ def read_ibug(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.
     fields = _fields(path, ("names", *_IBUG_SHAPES))
     if fields["names"].tolist() != names:
         raise UserError(f"{path}: field 'names' lists other pictures than labels.npz")
-    _check_fields(path, fields, len(names), _IBUG_SHAPES)
+    check_rows(path, fields, len(names), _IBUG_SHAPES, "fiu")
     points, spread, differ = (fields[name].astype(np.float64) for name in _IBUG_SHAPES)
     return from_index(points, ZERO_BASED), spread, differ
 
@@ -170,19 +171,9 @@ def _read_labels(path: Path) -> dict[str, np.ndarray]:
         values, times = np.unique(names, return_counts=True)
         raise UserError(f"{path}: field 'names' holds '{values[times.argmax()]}' more than once")
     depth = fields["landmarks68"].shape[2:] == (3,)
-    _check_fields(path, fields, count, {"landmarks68": (68, 3 if depth else 2), **_SHAPES})
+    check_rows(path, fields, count, {"landmarks68": (68, 3 if depth else 2), **_SHAPES}, "fiu")
+    check_rows(path, fields, count, {"visible21": (21,)}, "b")
     return fields
-
-
-def _check_fields(path: Path, fields: dict[str, np.ndarray], count: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    """UserError unless the fields that are there have `count` rows of these shapes, of numbers."""
-    for name, shape in shapes.items():
-        if name not in fields:
-            continue
-        if fields[name].shape != (count, *shape):
-            raise UserError(f"{path}: field '{name}' has shape {fields[name].shape}, not {(count, *shape)}")
-        if fields[name].dtype.kind not in ("b" if name == "visible21" else "fiu"):
-            raise UserError(f"{path}: field '{name}' has the wrong type, {fields[name].dtype}")
 
 
 class Pictures:
