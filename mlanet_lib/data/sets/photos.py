@@ -21,9 +21,10 @@ _SHOWN = 5
 class Detection(Protocol):
     """A face in `numpy.rot90(photo, turns)`; crop: x, y, w, h of the training crop there."""
 
-    turns: int
+    @property
+    def turns(self) -> int: ...
 
-    def crop(self) -> Sequence[float]: ...
+    def crop(self) -> np.ndarray: ...
 
 
 class Detector(Protocol):
