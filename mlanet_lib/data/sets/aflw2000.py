@@ -2,7 +2,7 @@
 
 Conventions of the labels, converted by the reader to those of `mlanet_lib.data.sample`:
 
-- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (MATLAB; see `mlanet_lib.data.sample`), third
+- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (`mlanet_lib.geometry.crops`), third
   row depth in the same unit, **larger is nearer**. Photos are 450 x 450.
 - `Pose_Para` (1, 7): pitch, yaw, roll in radians, R = Rx Ry Rz as in `mlanet_lib.geometry.camera`; tx, ty, tz; scale.
   It acts on BFM's micrometres in a y-up frame of pixels: y = H + 1 - (scale (R X) + t)_y. A scale of 1e-3 is 1 pixel a
