@@ -46,42 +46,45 @@ def find_sets(root: str | Path, role: str | None = None) -> list[Found]:
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
-    found = [(layout, root)] if root.is_file() and (layout := _file_layout(root)) else []
+    found = [(_file_layout(root), root)] if root.is_file() else []
     for place, folders, files in os.walk(root):
         folder, names = Path(place), [name for name in sorted(files) if not name.startswith(".")]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        layouts = _folder_layouts(folder, folders, names)
-        found += [(layout, folder) for layout in layouts]
-        if set(layouts) & set(_WHOLE):
+        layout = _folder_layout(folder, folders, names)
+        found.append((layout, folder))
+        if layout in _WHOLE:
             folders.clear()
-        elif "bfm2009" not in layouts:
-            found += [(layout, folder / name) for name in names if (layout := _file_layout(folder / name))]
-    if not found:
+        elif layout != "bfm2009":
+            found += [(_file_layout(folder / name), folder / name) for name in names]
+    sets = []
+    for layout, path in found:
+        if layout is not None:
+            usual = LAYOUTS[layout][1]
+            sets.append(Found(layout, path, usual if role is None or usual == OTHER else role))
+    if not sets:
         known = ", ".join(title for title, _ in LAYOUTS.values())
         raise UserError(f"{root}: nothing that is known lies here or below ({known})")
-    usual = [LAYOUTS[layout][1] for layout, _ in found]
-    roles = [own if role is None or own == OTHER else role for own in usual]
-    return [Found(layout, path, own) for (layout, path), own in zip(found, roles, strict=True)]
+    return sets
 
 
-def _folder_layouts(folder: Path, folders: list[str], names: list[str]) -> list[str]:
-    suffixes = {Path(name).suffix.lower() for name in names}
+def _folder_layout(folder: Path, folders: list[str], names: list[str]) -> str | None:
     if "images.zip" in names:
-        return ["crops"]
+        return "crops"
     if "images.npy" in names:
-        return ["arrays"]
+        return "arrays"
     if any(part in folders and any((folder / part).glob("*.mat")) for part in PARTS):
-        return ["300w_lp"]
+        return "300w_lp"
     if any(name.startswith("subject_") and (folder / name / "Model").is_dir() for name in folders):
-        return ["florence"]
+        return "florence"
     if "generic_neutral_mesh.obj" in names:
-        return ["ict_facekit"]
+        return "ict_facekit"
     if any(name.lower() in _BFM for name in names):
-        return ["bfm2009"]
+        return "bfm2009"
     pictures = {Path(name).stem for name in names if Path(name).suffix.lower() in PICTURES}
     if pictures & {Path(name).stem for name in names if name.endswith(".mat")}:
-        return ["300w_lp" if folder.name in PARTS else "aflw2000"]
-    return ["photos"] if pictures and ".obj" not in suffixes else []  # beside an OBJ they are its textures
+        return "300w_lp" if folder.name in PARTS else "aflw2000"
+    beside_obj = any(name.lower().endswith(".obj") for name in names)  # whose textures they are
+    return "photos" if pictures and not beside_obj else None
 
 
 def _file_layout(path: Path) -> str | None:
