@@ -207,7 +207,7 @@ def sheet(benchmark, toy_model, found, monkeypatch):
 def photos(toy_model, tmp_path):
     """Three photos in AFLW2000-3D's layout, one in each yaw bin, by |yaw|."""
     config = SyntheticConfig(test=3, photo_size=200, occluded=0.0)
-    samples = aflw2000.read_folder(stand_ins.write_aflw2000(config, toy_model, tmp_path / "in", 0, progress=False))
+    samples = aflw2000.read_folder(stand_ins.write_aflw2000(config, toy_model, tmp_path / "in", 0))
     return sorted(samples, key=lambda sample: abs(sample.pose_degrees[1]))
 
 

@@ -6,7 +6,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -14,8 +14,10 @@ from tqdm.auto import tqdm
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import atomic_path
 
+_AGAIN = "run mlanet data check"
 
-def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = True) -> dict:
+
+def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = True) -> dict[str, dict]:
     """Write the manifest of `folders` (name -> folder) as JSON, and return it.
 
     {name: {"path", "files", "bytes", "sha256"}}, the hash over the names and contents of all files. A file or a folder
@@ -23,7 +25,7 @@ def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = 
     """
     record = {}
     for name, folder in folders.items():
-        digest, files = hashlib.sha256(), list(_files(folder))
+        digest, files = hashlib.sha256(), _files(folder)
         for file in tqdm(files, desc=f"hashing {name}", unit="file", disable=not progress, leave=False):
             try:
                 with file.open("rb") as opened:
@@ -42,35 +44,32 @@ def verify(path: str | Path, folders: Mapping[str, str | Path]) -> None:
 
     Contents are not read again: a file that was changed and kept its size is for `mlanet data check` to find.
     """
-    again = "run mlanet data check"
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         listed = {name: (entry["path"], entry["files"], entry["bytes"]) for name, entry in record.items()}
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not here yet: put the data into place and {again}") from error
+        raise UserError(f"{path} is not here yet: put the data into place and {_AGAIN}") from error
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is no manifest ({error}): {again}") from error
-    for name in sorted({*listed, *folders}):
-        if name not in folders or name not in listed:
-            raise UserError(
-                f"{path} lists {', '.join(sorted(listed)) or 'nothing'}, and params.yaml names {name}: {again}"
-            )
-        found = (str(folders[name]), *_counts(list(_files(folders[name]))).values())
-        if found != listed[name]:
-            raise UserError(
-                f"{folders[name]} is no longer what {path} says ({found[1]:,} files, {found[2]:,} bytes): {again}"
-            )
+        raise UserError(f"{path} is no manifest ({error}): {_AGAIN}") from error
+    if wrong := sorted(listed.keys() ^ folders.keys()):
+        names = ", ".join(sorted(listed)) or "nothing"
+        raise UserError(f"{path} lists {names}, and params.yaml names {wrong[0]}: {_AGAIN}")
+    for name, folder in sorted(folders.items()):
+        found = _counts(_files(folder))
+        if (str(folder), *found.values()) != listed[name]:
+            now = f"{found['files']:,} files, {found['bytes']:,} bytes"
+            raise UserError(f"{folder} is no longer what {path} says ({now}): {_AGAIN}")
 
 
-def _files(folder: str | Path) -> Iterator[Path]:
+def _files(folder: str | Path) -> list[Path]:
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder")
 
-    def refuse(error: OSError):  # Path.rglob passes over what it may not read
+    def refuse(error: OSError) -> None:  # Path.rglob passes over what it may not read
         raise UserError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
-    found = (Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return (path for path in sorted(found) if path.is_file() and not path.name.startswith("."))
+    found = sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
 
 
 def _counts(files: list[Path]) -> dict[str, int]:

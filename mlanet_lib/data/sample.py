@@ -9,35 +9,45 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks
 
+AFLW21 = (
+    *((17,), (19,), (21,), (22,), (24,), (26,)),  # brows
+    *((36,), (37, 38, 40, 41), (39,), (42,), (43, 44, 46, 47), (45,)),  # eyes: outer corner, pupil, inner corner
+    *((), (31,), (30,), (35,), ()),  # ears are none of the 68; wings and tip of the nose
+    *((48,), (62, 66), (54,), (8,)),  # mouth, chin
+)
+"""For each of AFLW's 21 points those of the 68 whose mean it is nearest to in meaning."""
+
 
 @dataclass(frozen=True, eq=False)
 class SyntheticTruth:
     """What is known of a synthetic face beyond the published fields.
 
     face_model: fingerprint of the morphable model; identity (Ki,), expression (Ke,): its coefficients; occluded:
-    something lies before the face.
+    something lies before the face. visible: (68,) bool, landmarks that are neither turned away nor covered; None when
+    it was read from a file, which does not say it of all 68.
     """
 
     face_model: str
     identity: np.ndarray
     expression: np.ndarray
     occluded: bool
+    visible: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One face in one picture, of whatever data set. What a data set does not know is None.
+    """One face in one photo, of whatever data set. What a data set does not know is None.
 
-    name: the picture's file name, unique within its data set. read: gives the picture, (H, W, 3) uint8 RGB, as it is
-    stored (labels know no EXIF rotation); unreadable: UserError. In the picture's pixels, first pixel's centre at 0.5:
+    name: the photo's file name, unique within its data set. read: gives the photo, (H, W, 3) uint8 RGB, as it is
+    stored (labels know no EXIF rotation); unreadable: UserError. In the photo's pixels, first pixel's centre at 0.5:
 
     - landmarks: (68, 2), Multi-PIE order; nearness: (68,) their depth, smaller is nearer, its origin means nothing.
     - points21: (21, 2) AFLW's hand-annotated points, NaN where one was not annotated.
     - box: a crop around the face in the training convention, where no landmarks say it.
 
-    visible: (68,) bool. confidence: (68,) in [0, 1], how far a point is to be believed, 0: it is not the face model's
-    point (a jaw point on the picture's contour). agreement: mean distance of estimated and hand-annotated points, % of
-    the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. bfm: a fit of BFM. truth: of a synthetic face.
+    visible: (68,) bool. confidence: (68,) in [0, 1], how far a landmark is to be believed, 0: it is not the face
+    model's (one of the jaw on the photo's contour). agreement: mean distance of estimated and hand-annotated points, %
+    of the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. bfm: a fit of BFM. truth: of a synthetic face.
     """
 
     name: str
@@ -54,7 +64,7 @@ class Sample:
     truth: SyntheticTruth | None = None
 
     def image(self) -> np.ndarray:
-        """The picture, (H, W, 3) uint8, read now."""
+        """The photo, (H, W, 3) uint8, read now."""
         return self.read()
 
     def crop(self) -> Box:

@@ -4,10 +4,11 @@ A source's arrays go to `train/NAME` and `validation/NAME` within the folder of 
 finds them beside the synthetic ones.
 """
 
-import dataclasses
 import re
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +16,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from mlanet_lib.data import annotations, packing
+from mlanet_lib.data import annotations, arrays, packing
+from mlanet_lib.data.arrays import KINDS, LABELLED, LANDMARKED
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
-from mlanet_lib.data.synthetic.faces import LABELLED, LANDMARKED, SyntheticConfig
+from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.fitting import fit_landmarks
 from mlanet_lib.face_model.points import LABEL_SETS
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
-from mlanet_lib.files.atomic import atomic_path, check_name
-from mlanet_lib.files.folders import first
+from mlanet_lib.files.atomic import check_name
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields
 from mlanet_lib.metrics import sparse_nme
@@ -67,7 +68,7 @@ class Source:
     limit: Annotated[int, COUNT] | None = None
     leave_out: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("layout", LAYOUTS), ("points", LABEL_SETS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
@@ -82,25 +83,26 @@ class DataConfig(SyntheticConfig):
 
     sources: dict[str, Source] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.sources:
             check_name(name, "data.sources:")  # they become folders
 
 
-def read(source: Source, detector=None) -> list[Sample]:
+def read(source: Source, detector: photos.Detector | None = None) -> list[Sample]:
     """The samples of a source; `detector` finds the faces of "photos". What is missing or broken is a UserError."""
     if source.layout == "photos":
+        if detector is None:
+            raise ValueError("layout 'photos' needs a detector")
         samples = photos.read_folder(source.path, detector)
     elif source.layout == "crops":
         samples = crops.read_archive(source.path, source.points, source.disagreement)
     else:
-        reader = {"300w_lp": w300lp.read_folder, "aflw2000": aflw2000.read_folder}
-        samples = reader[source.layout](source.path)
+        samples = (w300lp if source.layout == "300w_lp" else aflw2000).read_folder(source.path)
     if source.agreement is not None:
         samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
     left = set(source.leave_out)
-    return first([sample for sample in samples if sample.name not in left], source.limit)
+    return [sample for sample in samples if sample.name not in left][: source.limit]
 
 
 def held_out(source: Source, name: str, seed: int) -> bool:
@@ -111,89 +113,77 @@ def held_out(source: Source, name: str, seed: int) -> bool:
 
 
 def prepare(
-    sources: dict[str, Source],
+    sources: Mapping[str, Source],
     model: MorphableModel,
     folder: str | Path,
     size: int,
     seed: int = 0,
     bfm: str | Path | None = None,
-    detector=None,
-    progress: bool = True,
-) -> list[dict]:
+    detector: photos.Detector | None = None,
+) -> list[dict[str, str | int]]:
     """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
 
     bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
     """
-    rows = []
+    rows: list[dict[str, str | int]] = []
     for name, source in sources.items():
-        samples = read(source, detector)
-        raw = None
+        samples, raw = read(source, detector), None
         if source.labels == "bfm":
             if not bfm:
                 raise UserError(f"source {name}: labels bfm need paths.bfm, the folder of Model_Shape.mat")
             raw = RawBfm.load(bfm)
-            points = raw_at_landmarks(raw)
-            samples = [with_bfm_points(sample, points) for sample in samples]
+            few = at_landmarks(raw)
+            samples = [with_bfm_points(sample, few) for sample in samples]
         elif source.annotated and source.labels in ("landmarks", "fit"):
-            samples = annotations.correct(samples, model, source.annotated, source.ridge, progress, source.points)
-        apart = np.array([held_out(source, s.name, seed) for s in samples], bool)
-        for split, chosen in (("train", ~apart), ("validation", apart)):
-            part = [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
+            samples = annotations.correct(samples, model, source.annotated, source.ridge, source.points)
+        for split in ("train", "validation"):
+            part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
             if not part:
                 continue
             if source.labels == "none":
-                part = [dataclasses.replace(s, landmarks=None, box=s.crop()) for s in part]
-            packed = packing.pack(part, Path(folder) / split / name, size, progress=progress, points=source.points)
+                part = [replace(s, landmarks=None, box=s.crop()) for s in part]
+            packed = packing.pack(part, Path(folder) / split / name, size, points=source.points)
             if source.labels in ("fit", "bfm"):
-                add_fits(packed, model, source, {s.name: s for s in part}, raw, progress)
-            kind = np.load(packed / "labels.npz")["kind"]
-            counts = np.bincount(kind, minlength=3).tolist()
-            rows.append(
-                {"source": name, "split": split, "pictures": len(kind), "broken": len(part) - len(kind)}
-                | dict(zip(("labelled", "landmarked", "unlabelled"), counts, strict=True))
-            )
+                add_fits(packed, model, source, part, raw)
+            counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
+            row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
+            rows.append(row | dict(zip(KINDS, counts, strict=True)))
     return rows
 
 
-def raw_at_landmarks(raw: RawBfm) -> RawBfm:
+def at_landmarks(raw: RawBfm) -> RawBfm:
     """BFM's 68 points alone, so that posing them costs next to nothing."""
     fields = {name: getattr(raw, name)[raw.landmarks] for name in ("mean", "shape_basis", "expression_basis")}
-    return dataclasses.replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
+    return replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
 
 
-def with_bfm_points(sample: Sample, points: RawBfm) -> Sample:
+def with_bfm_points(sample: Sample, few: RawBfm) -> Sample:
     """The sample with the 68 points of its BFM fit, which also the turned pictures of 300W-LP have.
 
-    points: see `raw_at_landmarks`.
+    few: see `at_landmarks`.
     """
-    if sample.bfm is None:
+    if sample.bfm is None or sample.pose_degrees is None:
         raise UserError(f"{sample.name}: no BFM fit (Shape_Para, Exp_Para) in its .mat file")
-    posed = points.posed(sample.bfm, sample.pose_degrees, sample.image().shape[0])
-    return dataclasses.replace(sample, landmarks=posed[:, :2], nearness=posed[:, 2], confidence=None)
+    posed = few.posed(sample.bfm, sample.pose_degrees, sample.image().shape[0])
+    return replace(sample, landmarks=posed[:, :2], nearness=posed[:, 2], confidence=None)
 
 
 def add_fits(
-    folder: Path,
-    model: MorphableModel,
-    source: Source,
-    samples: dict[str, Sample],
-    raw: RawBfm | None = None,
-    progress: bool = True,
+    folder: Path, model: MorphableModel, source: Source, samples: list[Sample], raw: RawBfm | None = None
 ) -> None:
     """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
 
     The fits are made in the crop, with the network's camera, to the points by the source's definition. How good one is,
     its NME says, in which a point's distance counts as far as the point is believed. Albedo and lighting stay unknown.
     """
-    with np.load(folder / "labels.npz", allow_pickle=False) as archive:
-        labels = {name: archive[name] for name in archive.files}
+    _, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
     if not len(rows):
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
-    known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
-    options = {"focal": DEFAULT_FOCAL, "coefficients": known, "progress": progress, "labels": source.points}
-    fit = fit_landmarks(model, points, weights, source.ridge, **options)
+    known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
+    fitted = partial(fit_landmarks, focal=DEFAULT_FOCAL, progress=True, labels=source.points)
+    fit = fitted(model, points, weights, source.ridge, coefficients=known)
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
@@ -204,16 +194,17 @@ def add_fits(
         if name not in ("albedo", "lighting"):
             labels[name][chosen] = value.numpy()
     labels["focal"][:] = DEFAULT_FOCAL
-    for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch", disable=not progress):
+    for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch"):
         at = slice(start, start + 32)
         labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
-    with atomic_path(folder / "labels.npz") as path:
-        np.savez(path, **labels)
+    arrays.write_labels(folder, labels)
 
 
-def _coefficients(raw: RawBfm, model: MorphableModel, samples: list[Sample]) -> np.ndarray | None:
-    """(N, Ki + Ke) standard deviations of BFM fits, if `model` is that BFM with as many modes; else None."""
+def _coefficients(raw: RawBfm, model: MorphableModel, samples: list[Sample], names: np.ndarray) -> np.ndarray | None:
+    """(N, Ki + Ke) standard deviations of the named samples' BFM fits, if `model` is that BFM with as many modes; else
+    None."""
     if raw.correspondence(model) is None:
         return None
-    known = [np.concatenate(raw.standard(sample.bfm)) for sample in samples]
+    fits = {sample.name: sample.bfm for sample in samples}
+    known = [np.concatenate(raw.standard(fit)) for fit in map(fits.get, names.tolist()) if fit is not None]
     return np.stack(known) if len(known[0]) == model.n_identity + model.n_expression else None

@@ -5,9 +5,7 @@ that none of theirs is called broken, narrow enough that labels of another pictu
 """
 
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from tqdm.auto import tqdm
 
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data_check import inventory, overlap
+from mlanet_lib.data_check.inventory import Entry, Trouble, said
 from mlanet_lib.data_check.layouts import BENCHMARK, OTHER, TRAINING, Found
 from mlanet_lib.errors import UserError
 from mlanet_lib.geometry.crops import Box
@@ -43,9 +42,9 @@ FORGIVEN = {("aflw2000", "pose out of range"): "the head pose protocol leaves ou
 class Report:
     """What `check` says of one data set.
 
-    names: its samples. broken: kind of trouble -> samples, with the detail in brackets; failed: why the set as a whole
-    cannot be read. repeated: groups of samples that are the same file. notes: lines to know. digests: sha256 of every
-    picture's file, and portraits: its face, by sample, for comparisons.
+    names: its samples. broken: kind of trouble -> samples, with the detail in brackets; n_broken: how many samples;
+    failed: why the set as a whole cannot be read. repeated: groups of samples that are the same file. notes: lines to
+    know. digests: sha256 of every picture's file, and portraits: its face, by sample, for comparisons.
     """
 
     found: Found
@@ -75,8 +74,8 @@ class Shared(NamedTuple):
     compared: tuple[int, int]
 
 
-def problems(sample: Sample, image: np.ndarray) -> list[str]:
-    """What is wrong with one sample, whose picture is (H, W, 3) uint8: a line each, "kind: detail"; none: it is whole.
+def problems(sample: Sample, image: np.ndarray) -> list[Trouble]:
+    """What is wrong with one sample, whose picture is (H, W, 3) uint8; nothing: it is whole.
 
     Checked: the picture's size and contrast; that what is known is finite (points that were not annotated and angles
     that are not known may be NaN); angles within 180 degrees; weights within [0, 1]; a BFM fit of positive scale; a box
@@ -84,51 +83,57 @@ def problems(sample: Sample, image: np.ndarray) -> list[str]:
     `OUTSIDE` of it.
     """
     height, width = image.shape[:2]
-    found = []
+    return [*_of_picture(image), *_of_numbers(sample), *_of_place(sample, width, height)]
+
+
+def _of_picture(image: np.ndarray) -> Iterator[Trouble]:
+    height, width = image.shape[:2]
     if min(height, width) < SMALLEST_PICTURE:
-        found.append(f"picture too small: {width} x {height}")
+        yield Trouble("picture too small", f"{width} x {height}")
     elif image[::4, ::4].std(axis=(0, 1)).max() < FLATTEST:  # every 16th pixel tells as much
-        found.append("picture of one colour")
-    finite = {"landmarks": sample.landmarks, "nearness": sample.nearness, "confidence": sample.confidence}
-    finite |= {"agreement": sample.agreement, "box": sample.box}
-    if sample.bfm is not None:
-        fit = sample.bfm
-        finite["BFM fit"] = np.concatenate([fit.shape, fit.expression, fit.translation, [fit.scale]])
+        yield Trouble("picture of one colour")
+
+
+def _of_numbers(sample: Sample) -> Iterator[Trouble]:
+    if (fit := sample.bfm) is not None:
         if fit.scale <= 0:
-            found.append(f"BFM fit's scale not positive: {fit.scale:g}")
-    found += [f"{name} not finite" for name, value in finite.items() if value is not None and not _finite(value)]
+            yield Trouble("BFM fit's scale not positive", f"{fit.scale:g}")
+        if not all(map(_finite, (fit.shape, fit.expression, fit.translation, fit.scale))):
+            yield Trouble("BFM fit not finite")
+    for name in ("landmarks", "nearness", "confidence", "agreement", "box"):
+        value = getattr(sample, name)
+        if value is not None and not _finite(value):
+            yield Trouble(f"{name} not finite")
     if sample.points21 is not None and np.isinf(sample.points21).any():
-        found.append("points21 not finite")
+        yield Trouble("points21 not finite")
     if sample.pose_degrees is not None:
         pose = np.asarray(sample.pose_degrees, np.float64)
         if np.isnan(pose).all():
-            found.append("pose not finite")
-        elif np.nanmax(np.abs(pose)) > WIDEST_ANGLE:
-            found.append(f"pose out of range: {np.nanmax(np.abs(pose)):.0f} degrees")
+            yield Trouble("pose not finite")
+        elif (widest := np.nanmax(np.abs(pose))) > WIDEST_ANGLE:
+            yield Trouble("pose out of range", f"{widest:.0f} degrees")
     if sample.confidence is not None and not ((sample.confidence >= 0) & (sample.confidence <= 1)).all():
-        found.append("confidence outside [0, 1]")
+        yield Trouble("confidence outside [0, 1]")
+
+
+def _of_place(sample: Sample, width: int, height: int) -> Iterator[Trouble]:
     if sample.landmarks is not None and _finite(sample.landmarks):
-        found += _points(sample.landmarks, width, height)
+        points = np.asarray(sample.landmarks, np.float64)[:, :2]
+        low, high = points.min(0), points.max(0)
+        side, out = (high - low).max(), max(*-low, *(high - (width, height)))
+        if side < SMALLEST_FACE:
+            yield Trouble("face too small", f"{side:.1f} pixels")
+        elif (high - low).min() < THINNEST * side:
+            yield Trouble("landmarks span no face", f"{' x '.join(f'{length:.1f}' for length in high - low)} pixels")
+        elif out > OUTSIDE * side:
+            yield Trouble("landmarks outside the picture", f"by {out:.0f} pixels")
     if sample.box is not None and _finite(sample.box):
         x, y, w, h = sample.box
         if min(w, h) <= 0 or x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            found.append(f"box without area in the picture: {', '.join(f'{value:.0f}' for value in sample.box)}")
-    return found
+            yield Trouble("box without area in the picture", ", ".join(f"{value:.0f}" for value in sample.box))
 
 
-def _points(landmarks: np.ndarray, width: int, height: int) -> Iterator[str]:
-    points = np.asarray(landmarks, np.float64)[:, :2]
-    low, high = points.min(0), points.max(0)
-    side, out = (high - low).max(), max(*-low, *(high - (width, height)))
-    if side < SMALLEST_FACE:
-        yield f"face too small: {side:.1f} pixels"
-    elif (high - low).min() < THINNEST * side:
-        yield f"landmarks span no face: {' x '.join(f'{length:.1f}' for length in high - low)} pixels"
-    elif out > OUTSIDE * side:
-        yield f"landmarks outside the picture: by {out:.0f} pixels"
-
-
-def _finite(value) -> bool:
+def _finite(value: object) -> bool:
     return bool(np.isfinite(np.asarray(value, np.float64)).all())
 
 
@@ -141,54 +146,56 @@ def _check_set(found: Found, workers: int, progress: bool) -> Report:
     report = Report(found)
     try:
         if found.role == OTHER:
-            report.notes += inventory.describe(found)
-            report.names = [found.path.name]
+            report.notes, report.names = inventory.describe(found), [found.path.name]
             return report
         entries, report.notes = inventory.entries(found)
     except UserError as error:
-        report.failed = _said(error, found.path)
+        report.failed = said(error, found.path.name)
         return report
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(entries), unit="", disable=not progress) as bar:
-        bar.set_description(found.path.name)
-        for name, troubles, digest, portrait in pool.map(_judged, entries):
-            report.names.append(name)
-            kinds = [re.sub(r" \((.*)\)$", r": \1", trouble).partition(": ") for trouble in troubles]
-            report.n_broken += any((found.layout, kind) not in FORGIVEN for kind, _, _ in kinds)
-            for kind, _, detail in kinds:
-                report.broken.setdefault(kind, []).append(f"{name} ({detail})" if detail else name)
-            if digest is not None:
-                report.digests[name] = digest
-            if portrait is not None:
-                report.portraits[name] = portrait
-            bar.update()
-    if not entries:
-        report.failed = "no samples"
-    for layout, kind in FORGIVEN:
-        if layout == found.layout and (names := report.broken.pop(kind, None)):
-            report.notes.append(f"{len(names)} with {kind}, {FORGIVEN[layout, kind]}: {', '.join(names[:5])}")
-    times = Counter(report.digests.values())
-    groups: dict[bytes, list[str]] = {}
-    for name, digest in report.digests.items():
-        if times[digest] > 1:
-            groups.setdefault(digest, []).append(name)
-    report.repeated = list(groups.values())
+    forgiven: dict[str, list[str]] = {}
+    files: dict[bytes, list[str]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        judged = pool.map(_judge, entries)
+        for one in tqdm(judged, found.path.name, len(entries), unit="", disable=not progress):
+            report.names.append(one.name)
+            for trouble in one.troubles:
+                group = forgiven if (found.layout, trouble.kind) in FORGIVEN else report.broken
+                group.setdefault(trouble.kind, []).append(trouble.of(one.name))
+            report.n_broken += any((found.layout, trouble.kind) not in FORGIVEN for trouble in one.troubles)
+            if one.digest is not None:
+                report.digests[one.name] = one.digest
+                files.setdefault(one.digest, []).append(one.name)
+            if one.portrait is not None:
+                report.portraits[one.name] = one.portrait
+    report.failed = None if entries else "no samples"
+    for kind, names in forgiven.items():
+        why = FORGIVEN[found.layout, kind]
+        report.notes.append(f"{len(names)} with {kind}, {why}: {', '.join(names[:5])}")
+    report.repeated = [names for names in files.values() if len(names) > 1]
     return report
 
 
-def _judged(entry: "tuple[str, Callable]") -> tuple[str, list[str], bytes | None, np.ndarray | None]:
-    name, load = entry
+class _Judged(NamedTuple):
+    name: str
+    troubles: Sequence[Trouble]
+    digest: bytes | None = None
+    portrait: np.ndarray | None = None
+
+
+def _judge(entry: Entry) -> _Judged:
     digest = None
     try:
-        sample, encoded, troubles = load()
-        digest = hashlib.sha256(encoded).digest() if encoded is not None else None
+        sample, content, troubles = entry.load()
+        digest = None if content is None else hashlib.sha256(content).digest()
         if sample is None:
-            return name, troubles, digest, None
+            return _Judged(entry.name, troubles, digest)
         image = sample.image()
-        troubles = troubles + problems(sample, image)
+        troubles = [*troubles, *problems(sample, image)]
     except UserError as error:
-        return name, [_said(error, Path(name))], digest, None
+        return _Judged(entry.name, [Trouble.parsed(said(error, entry.name))], digest)
     # faces that this project drew lack the detail that tells two of them apart: compared by file only
-    return name, troubles, digest, overlap.portrait(image, _box(sample)) if sample.truth is None else None
+    portrait = overlap.portrait(image, _box(sample)) if sample.truth is None else None
+    return _Judged(entry.name, troubles, digest, portrait)
 
 
 def _box(sample: Sample) -> Box | None:
@@ -198,12 +205,6 @@ def _box(sample: Sample) -> Box | None:
         return None
 
 
-def _said(error: UserError, path: Path) -> str:
-    """The error's text without the path that it begins with, so that the same trouble of many files reads the same."""
-    text = re.sub(r"^\S+?(: '.*?')?(: |, (?=line))", "", " ".join(str(error).split()), count=1)
-    return text.replace(path.stem, "*")
-
-
 def leave_out(report: Report, names: Iterable[str]) -> None:
     """Take samples that the training leaves out from the comparison with benchmarks; unknown names are said."""
     names = set(names)
@@ -211,9 +212,8 @@ def leave_out(report: Report, names: Iterable[str]) -> None:
         report.digests.pop(name, None)
         report.portraits.pop(name, None)
     unknown = len(names - set(report.names))
-    report.notes.append(
-        f"{len(names) - unknown} samples are left out (leave_out)" + f", {unknown} unknown" * bool(unknown)
-    )
+    more = f", {unknown} unknown" if unknown else ""
+    report.notes.append(f"{len(names) - unknown} samples are left out (leave_out){more}")
 
 
 def shared(reports: list[Report], progress: bool = False) -> list[Shared]:
@@ -226,7 +226,6 @@ def _shared(training: Report, benchmark: Report, progress: bool) -> Shared:
     files: dict[bytes, list[str]] = {}
     for name, digest in benchmark.digests.items():
         files.setdefault(digest, []).append(name)
-    same_file = [(name, other) for name, digest in training.digests.items() for other in files.get(digest, ())]
     ours, theirs = list(training.portraits), list(benchmark.portraits)
     compared = overlap.compare([*training.portraits.values()], [*benchmark.portraits.values()], progress)
     named = [(pair.correlation, ours[pair.training], theirs[pair.benchmark]) for pair in compared.registered]
@@ -234,7 +233,7 @@ def _shared(training: Report, benchmark: Report, progress: bool) -> Shared:
     return Shared(
         training.found.path,
         benchmark.found.path,
-        same_file,
+        [(name, other) for name, digest in training.digests.items() for other in files.get(digest, ())],
         named[:doubles],
         named[doubles : doubles + 3],
         sum(pair.correlation > overlap.ALIKE for pair in compared.alike),

@@ -1,31 +1,75 @@
 """What `check` goes through: the samples of a data set one by one, so that a broken one does not hide the others."""
 
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from mlanet_lib.data import arrays
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, florence, w300lp
-from mlanet_lib.data_check.layouts import PARTS_OF_300W_LP, PICTURES, Found
+from mlanet_lib.data_check.layouts import Found
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_sources.bfm2009 import convert
 from mlanet_lib.face_sources.ict import facekit
-from mlanet_lib.files import obj
-from mlanet_lib.files.npz import read_npz
+from mlanet_lib.files import folders, obj
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import Box
 from mlanet_lib.network import checkpoint
 from mlanet_lib.parameters import FaceParameters
 
-Entry = tuple[str, Callable[[], tuple[Sample | None, bytes | None, list[str]]]]
-"""A sample's name, and how to get it with the bytes of its picture's file and troubles known without the picture. None
-for the sample: something else (a scan, a stray label) that can be broken."""
 UNRELIABLE = 9.0
 """Disagreement of estimated and annotated points, %, above which training leaves a crop out."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with a sample. kind: the same words for the same trouble of many; detail: of this one."""
+
+    kind: str
+    detail: str = ""
+
+    def of(self, name: str) -> str:
+        """The sample's name with the detail."""
+        return f"{name} ({self.detail})" if self.detail else name
+
+    @classmethod
+    def parsed(cls, text: str) -> "Trouble":
+        """What a reader says without naming the file: "kind: detail", or "kind (detail)"."""
+        if text.endswith(")") and " (" in text:
+            text = text[:-1].replace(" (", ": ", 1)
+        return cls(*text.split(": ", 1))
+
+
+def said(error: UserError, name: str) -> str:
+    """The error's text without the file that it begins with, and a star for the name's stem, so that the same trouble
+    of many files reads the same."""
+    text = str(error)
+    place, _, rest = text.partition(": ")
+    file, _, line = place.partition(", line ")
+    if rest and (" " not in file or Path(file).exists()):
+        text = f"line {line}: {rest}" if line else rest
+    return text.removeprefix(f"'{name}': ").replace(Path(name).stem, "*")
+
+
+class Loaded(NamedTuple):
+    """A sample, None for something else (a scan, a stray label) that can be broken; the content of its picture's file;
+    and troubles that are known without the picture."""
+
+    sample: Sample | None = None
+    content: bytes | None = None
+    troubles: Sequence[Trouble] = ()
+
+
+class Entry(NamedTuple):
+    """A sample's name, and how to get it."""
+
+    name: str
+    load: Callable[[], Loaded]
 
 
 def entries(found: Found) -> tuple[list[Entry], list[str]]:
@@ -47,70 +91,81 @@ def describe(found: Found) -> list[str]:
         vertices, faces = obj.read_obj(path)
         size = " x ".join(f"{side:.4g}" for side in np.ptp(vertices, axis=0))
         return [f"{len(vertices):,} vertices, {len(faces):,} triangles, {size} in its own unit (reported, not judged)"]
-    said = (facekit if found.layout == "ict_facekit" else convert).identify(path) or "not what its name says"
-    if "whole" not in said and ": complete" not in said:
-        raise UserError(f"{path}: {said}")
-    return said.splitlines()
+    described = (facekit if found.layout == "ict_facekit" else convert).identify(path) or "not what its name says"
+    if "whole" not in described and ": complete" not in described:
+        raise UserError(f"{path}: {described}")
+    return described.splitlines()
 
 
 def _aflw2000(folder: Path) -> tuple[list[Entry], list[str]]:
-    return _labelled(folder, [folder], aflw2000.read_sample, False), []
+    return _labelled(folder, [folder], aflw2000.read_sample), []
 
 
 def _w300lp(folder: Path) -> tuple[list[Entry], list[str]]:
-    parts = [folder] if folder.name in PARTS_OF_300W_LP else [folder / part for part in PARTS_OF_300W_LP]
-    return _labelled(folder, parts, w300lp.read_sample, True), []
+    parts = [folder] if folder.name in w300lp.PARTS else [folder / part for part in w300lp.PARTS]
+    return _labelled(folder, [part for part in parts if part.is_dir()], w300lp.read_sample), []
 
 
-def _labelled(root: Path, folders: list[Path], read: Callable, deep: bool) -> list[Entry]:
+def _labelled(root: Path, parts: list[Path], read: Callable[[Path], Sample]) -> list[Entry]:
     """Photos with a `.mat` beside each, and labels without a photo."""
-    found: list[Entry] = []
-    for folder in (folder for folder in folders if folder.is_dir()):
-        photos = _pictures(folder.iterdir())
-        found += [(_name(photo, root), load) for photo, load in _once(photos, lambda photo: partial(read, photo))]
+    found = []
+    for folder in parts:
+        photos = folders.listed(folder)
+        found += _files(photos, root, read)
         stems = {photo.stem for photo in photos}
         stray = [mat for mat in sorted(folder.glob("[!.]*.mat")) if mat.stem not in stems]
-        found += [(_name(mat, root), partial(_nothing, "label without a photo")) for mat in stray]
+        found += [_broken(_name(mat, root), Trouble("label without a photo")) for mat in stray]
     return found
 
 
 def _photos(folder: Path) -> tuple[list[Entry], list[str]]:
-    found = _once(_pictures(folder.iterdir()), lambda photo: partial(Sample, photo.name, partial(read_image, photo)))
-    found = [(photo.name, load) for photo, load in found]
+    found = _files(folders.listed(folder), folder, lambda photo: Sample(photo.name, partial(read_image, photo)))
     return found, ["no labels say where the faces are: compared by file only"]
+
+
+def _files(photos: list[Path], root: Path, read: Callable[[Path], Sample]) -> list[Entry]:
+    """Photos that `read` makes samples of; of two that differ in their ending the second would be counted twice."""
+    first: dict[str, Path] = {}
+    found = []
+    for photo in photos:
+        if (twin := first.setdefault(photo.stem, photo)) is photo:
+            found.append(Entry(_name(photo, root), partial(_from_file, photo, partial(read, photo))))
+        else:
+            found.append(_broken(_name(photo, root), Trouble("one photo twice", twin.name)))
+    return found
 
 
 def _crops(folder: Path) -> tuple[list[Entry], list[str]]:
     samples = crops.read_archive(folder)
-    archive = zipfile.ZipFile(folder / "images.zip")  # lives as long as the entries; its reads are locked
-    unreliable = sum(sample.agreement is not None and not sample.agreement <= UNRELIABLE for sample in samples)
-    notes = [f"{unreliable:,} whose points differ from the annotated ones by more than {UNRELIABLE:g} %"]
-    notes = notes if unreliable else []
-    listed = {sample.name for sample in samples}
-    if unlisted := [name for name in archive.namelist() if name not in listed]:
+    pictures, listed = crops.Pictures(folder / "images.zip"), {sample.name: None for sample in samples}
+    broken = _ibug_troubles(folder / crops.IBUG_LABELS, list(listed))
+    notes = []
+    if unreliable := sum(s.agreement is not None and not s.agreement <= UNRELIABLE for s in samples):
+        notes.append(f"{unreliable:,} whose points differ from the annotated ones by more than {UNRELIABLE:g} %")
+    if unlisted := [name for name in pictures.members if name not in listed]:
         notes.append(f"{len(unlisted):,} pictures without labels ({', '.join(unlisted[:3])})")
-    return [(s.name, partial(_from_zip, archive, s)) for s in samples], notes
+    return [Entry(s.name, partial(_from_zip, pictures, s, broken.get(s.name, []))) for s in samples], notes
+
+
+def _ibug_troubles(path: Path, names: list[str]) -> dict[str, list[Trouble]]:
+    """What is wrong with rows of `labels_ibug68.npz`, by name: some of their numbers are known, and others are not."""
+    if not path.is_file():
+        return {}
+    points, spread, differ = crops.read_ibug(path, names)
+    numbers = np.column_stack([points.reshape(len(names), -1), spread, differ])
+    found: dict[str, list[Trouble]] = {}
+    for kind, rows in (
+        ("iBUG's labels not finite", np.isfinite(numbers).any(1) & ~np.isfinite(numbers).all(1)),
+        ("iBUG's spread or disagreement negative", (numbers[:, points[0].size :] < 0).any(1)),
+    ):
+        for row in np.flatnonzero(rows):
+            found.setdefault(names[row], []).append(Trouble(kind))
+    return found
 
 
 def _arrays(folder: Path) -> tuple[list[Entry], list[str]]:
-    """Rows of `images.npy` and `labels.npz`, as `mlanet_lib.training.data` reads them."""
-    labels = read_npz(folder / "labels.npz")
-    try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{folder / 'images.npy'}: not a readable array ({error})") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
-        raise UserError(f"{folder / 'images.npy'}: not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
-    for name in ("kind", "landmarks", "visible"):
-        if name not in labels:
-            raise UserError(f"{folder / 'labels.npz'}: field '{name}' is missing")
-    shapes = {"kind": (), "landmarks": (68, 2), "visible": (68,)}
-    for name, value in labels.items():
-        if value.dtype.kind not in "biuf" or value.shape[:1] != images.shape[:1]:
-            raise UserError(f"{folder / 'labels.npz'}: field '{name}' is not one number, or some, for each picture")
-        if name in shapes and value.shape[1:] != shapes[name]:
-            raise UserError(f"{folder / 'labels.npz'}: field '{name}' has shape {value.shape}")
-    return [(f"row {row}", partial(_from_row, images, labels, row)) for row in range(len(images))], []
+    images, labels = arrays.read(folder)
+    return [Entry(f"row {row}", partial(_from_row, images, labels, row)) for row in range(len(images))], []
 
 
 def _florence(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -120,12 +175,13 @@ def _florence(folder: Path) -> tuple[list[Entry], list[str]]:
         try:
             subject = florence.read_subject(path)
         except UserError as error:
-            found.append((path.name, partial(_nothing, str(error).replace(f"{path}/", "").replace(f"{path}: ", ""))))
+            text = str(error).replace(f"{path}/", "").replace(f"{path}: ", "")
+            found.append(_broken(path.name, Trouble.parsed(text)))
             continue
-        found.append((f"{path.name} scan", partial(_scan, subject)))
+        found.append(Entry(f"{path.name} scan", partial(_from_scan, subject)))
         for picture in subject.pictures:
-            sample = partial(Sample, picture.path.name, partial(read_image, picture.path, False), box=picture.box)
-            found.append((_name(picture.path, folder), partial(_from_file, picture.path, sample)))
+            read = partial(Sample, picture.path.name, partial(read_image, picture.path, False), box=picture.box)
+            found.append(Entry(_name(picture.path, folder), partial(_from_file, picture.path, read)))
     return found, [f"{len(subjects)} subjects; samples are their scans and pictures"]
 
 
@@ -139,57 +195,39 @@ _ENTRIES = {
 }
 
 
-def _pictures(files) -> list[Path]:
-    return sorted(p for p in files if p.suffix.lower() in PICTURES and not p.name.startswith(".") and p.is_file())
-
-
-def _once(photos: list[Path], sample: Callable[[Path], Callable[[], Sample]]) -> list[tuple[Path, Callable]]:
-    """Photos and how to get their samples: of two that differ in their ending the second would be counted twice."""
-    first, found = {}, []
-    for photo in photos:
-        twin = first.setdefault(photo.stem, photo)
-        double = partial(_nothing, f"one photo twice: {twin.name}")
-        found.append((photo, partial(_from_file, photo, sample(photo)) if twin is photo else double))
-    return found
-
-
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _from_file(photo: Path, sample: Callable[[], Sample]):
+def _broken(name: str, trouble: Trouble) -> Entry:
+    return Entry(name, partial(Loaded, troubles=[trouble]))
+
+
+def _from_file(photo: Path, read: Callable[[], Sample]) -> Loaded:
     try:
-        return sample(), photo.read_bytes(), []
+        return Loaded(read(), photo.read_bytes())
     except OSError as error:
         raise UserError(f"{photo}: cannot be read ({error.strerror})") from error
 
 
-def _from_zip(archive: zipfile.ZipFile, sample: Sample):
-    try:
-        return sample, archive.read(sample.name), []
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{archive.filename}: not readable ({error})") from error
+def _from_zip(pictures: crops.Pictures, sample: Sample, troubles: Sequence[Trouble]) -> Loaded:
+    return Loaded(sample, pictures.content(sample.name), troubles)
 
 
-def _from_row(images: np.ndarray, labels: dict[str, np.ndarray], row: int):
-    """Kind 0 is labelled, 1 landmarked, 2 not labelled. A group of parameters that is NaN all through is not known."""
+def _from_row(images: np.ndarray, labels: dict[str, np.ndarray], row: int) -> Loaded:
+    """A row of training arrays. A group of parameters that is NaN all through is not known."""
     image, kind = np.array(images[row]), int(labels["kind"][row])
-    side = len(image)
-    troubles = [] if kind in (0, 1, 2) else [f"kind of sample unknown: {kind}"]
-    for name in FaceParameters.names() if kind == 0 else ():
+    troubles = [] if kind in range(len(arrays.KINDS)) else [Trouble("kind of sample unknown", str(kind))]
+    for name in FaceParameters.names() if kind == arrays.LABELLED else ():
         if name in labels and not np.isfinite(labels[name][row]).all() and not np.isnan(labels[name][row]).all():
-            troubles.append(f"{name} not finite")
-    known = {"box": Box(0, 0, side, side)}
-    if kind <= 1:
-        known["landmarks"] = labels["landmarks"][row].astype(np.float64) * side
-        known["confidence"] = labels["visible"][row].astype(np.float64)
-    return Sample(f"row {row}", lambda: image, **known), image.tobytes(), troubles
+            troubles.append(Trouble(f"{name} not finite"))
+    sample = Sample(f"row {row}", lambda: image, box=Box(0, 0, len(image), len(image)))
+    if kind <= arrays.LANDMARKED:
+        landmarks = labels["landmarks"][row].astype(np.float64) * len(image)
+        sample = replace(sample, landmarks=landmarks, confidence=labels["visible"][row].astype(np.float64))
+    return Loaded(sample, image.tobytes(), troubles)
 
 
-def _scan(subject: florence.Subject):
+def _from_scan(subject: florence.Subject) -> Loaded:
     subject.scan()
-    return None, None, []
-
-
-def _nothing(trouble: str):
-    return None, None, [trouble]
+    return Loaded()

@@ -5,9 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from mlanet_lib.data.sets.photos import PICTURES
-from mlanet_lib.data.sets.w300lp import FLIP, SUBSETS
+from mlanet_lib.data.sets.w300lp import PARTS
 from mlanet_lib.errors import UserError
+from mlanet_lib.files.pictures import PICTURES
 
 TRAINING, BENCHMARK, OTHER = "training", "benchmark", "-"
 LAYOUTS = {
@@ -24,7 +24,6 @@ LAYOUTS = {
     "weights": ("weights", OTHER),
 }
 """Layout -> (its title, what it is for unless the parameters say otherwise)."""
-PARTS_OF_300W_LP = tuple(subset + flip for subset in SUBSETS for flip in ("", FLIP))
 _WHOLE = ("crops", "arrays", "300w_lp", "florence", "ict_facekit")  # nothing else is looked for below these
 _BFM = {"01_morphablemodel.mat", "publicmm1.mat", "bfm_model_front.mat", "model_shape.mat", "model_exp.mat"}
 _BFM |= {"model_expression.mat", "exp_pca.bin", "std_exp.txt", "bfm_exp_idx.mat", "bfm_front_idx.mat"}
@@ -47,46 +46,45 @@ def find_sets(root: str | Path, role: str | None = None) -> list[Found]:
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root}: no such file or folder")
-    found: list[tuple[str, Path]] = []
-    if root.is_file():
-        found = [(layout, root)] if (layout := _file_layout(root)) else []
+    found = [(_file_layout(root), root)] if root.is_file() else []
     for place, folders, files in os.walk(root):
         folder, names = Path(place), [name for name in sorted(files) if not name.startswith(".")]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        layouts = _folder_layouts(folder, folders, names)
-        found += [(layout, folder) for layout in layouts]
-        if set(layouts) & set(_WHOLE):
+        layout = _folder_layout(folder, folders, names)
+        found.append((layout, folder))
+        if layout in _WHOLE:
             folders.clear()
-        elif "bfm2009" not in layouts:
-            found += [(layout, folder / name) for name in names if (layout := _file_layout(folder / name))]
-    if not found:
+        elif layout != "bfm2009":
+            found += [(_file_layout(folder / name), folder / name) for name in names]
+    sets = []
+    for layout, path in found:
+        if layout is not None:
+            usual = LAYOUTS[layout][1]
+            sets.append(Found(layout, path, usual if role is None or usual == OTHER else role))
+    if not sets:
         known = ", ".join(title for title, _ in LAYOUTS.values())
         raise UserError(f"{root}: nothing that is known lies here or below ({known})")
-    return [Found(layout, path, _role(LAYOUTS[layout][1], role)) for layout, path in found]
+    return sets
 
 
-def _role(usual: str, told: str | None) -> str:
-    return usual if told is None or usual == OTHER else told
-
-
-def _folder_layouts(folder: Path, folders: list[str], names: list[str]) -> list[str]:
-    suffixes = {Path(name).suffix.lower() for name in names}
+def _folder_layout(folder: Path, folders: list[str], names: list[str]) -> str | None:
     if "images.zip" in names:
-        return ["crops"]
+        return "crops"
     if "images.npy" in names:
-        return ["arrays"]
-    if any(part in folders and any((folder / part).glob("*.mat")) for part in PARTS_OF_300W_LP):
-        return ["300w_lp"]
+        return "arrays"
+    if any(part in folders and any((folder / part).glob("*.mat")) for part in PARTS):
+        return "300w_lp"
     if any(name.startswith("subject_") and (folder / name / "Model").is_dir() for name in folders):
-        return ["florence"]
+        return "florence"
     if "generic_neutral_mesh.obj" in names:
-        return ["ict_facekit"]
+        return "ict_facekit"
     if any(name.lower() in _BFM for name in names):
-        return ["bfm2009"]
+        return "bfm2009"
     pictures = {Path(name).stem for name in names if Path(name).suffix.lower() in PICTURES}
     if pictures & {Path(name).stem for name in names if name.endswith(".mat")}:
-        return ["300w_lp" if folder.name in PARTS_OF_300W_LP else "aflw2000"]
-    return ["photos"] if pictures and ".obj" not in suffixes else []  # beside an OBJ they are its textures
+        return "300w_lp" if folder.name in PARTS else "aflw2000"
+    beside_obj = any(name.lower().endswith(".obj") for name in names)  # whose textures they are
+    return "photos" if pictures and not beside_obj else None
 
 
 def _file_layout(path: Path) -> str | None:

@@ -27,7 +27,9 @@ PORTRAIT, MARGIN = 48, 1.4
 _THUMBNAIL, _TEMPLATE, _REACH = 16, 24, 6  # sides, pixels; how far a template is shifted each way
 _CANDIDATES = 8  # pictures of a training set that are registered with each of a benchmark
 _SIZES = np.geomspace(0.8, 1.25, 9)
-_OFFSETS = [(0.0, 0.0, 1.0)]  # of the thumbnails that are compared: the crop's own first, then moved and resized ones
+_OFFSETS: list[tuple[float, float, float]] = [
+    (0, 0, 1)
+]  # of the thumbnails that are compared: the crop's own first, then moved and resized ones
 _OFFSETS += [(x, y, s) for s in (0.85, 1.0, 1.18) for x, y in ((0, 0), (0.08, 0), (-0.08, 0), (0, 0.08), (0, -0.08))]
 
 
@@ -89,7 +91,7 @@ def compare(training: Sequence[np.ndarray], benchmark: Sequence[np.ndarray], pro
     return Comparison(sorted(registered, reverse=True), sorted(alike, reverse=True))
 
 
-def _thumbnails(picture: np.ndarray, offsets) -> np.ndarray:
+def _thumbnails(picture: np.ndarray, offsets: Sequence[tuple[float, float, float]]) -> np.ndarray:
     """A portrait -> (offsets, 256): its crop, moved and resized, in units of the crop's side."""
     return _unit(np.stack([_part(picture, x, y, size, _THUMBNAIL) for x, y, size in offsets]))
 

@@ -11,12 +11,12 @@ SHOWN = 5
 _HEAD = ("data set", "layout", "used for", "samples", "whole", "broken", "repeated")
 
 
-def summary(reports: list[Report], common: list[Shared], root: Path | None = None) -> str:
-    """What a person should know; paths are given from `root` on (default: the folder that all have in common)."""
-    root = root or Path(os.path.commonpath([report.found.path.absolute() for report in reports]))
+def summary(reports: list[Report], common: list[Shared]) -> str:
+    """What a person should know; paths are given from the folder on that all have in common."""
+    root = Path(os.path.commonpath([report.found.path.absolute() for report in reports]))
     names = {report.found.path: _short(report.found.path, root) for report in reports}
     rows = [_HEAD, *(_row(report, names) for report in reports)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pad = [*[str.ljust] * 3, *[str.rjust] * (len(_HEAD) - 3)]
     lines = ["  ".join(put(cell, width) for put, cell, width in zip(pad, row, widths, strict=True)) for row in rows]
     for report in reports:
@@ -35,7 +35,7 @@ def summary(reports: list[Report], common: list[Shared], root: Path | None = Non
     return "\n".join(lines)
 
 
-def as_json(reports: list[Report], common: list[Shared]) -> dict:
+def as_json(reports: list[Report], common: list[Shared]) -> dict[str, object]:
     """Everything, with all names: to be written with `json.dump`."""
     return {
         "wrong": is_wrong(reports, common),
@@ -53,9 +53,7 @@ def as_json(reports: list[Report], common: list[Shared]) -> dict:
             }
             for report in reports
         ],
-        "overlap": [
-            both._asdict() | {"training": str(both.training), "benchmark": str(both.benchmark)} for both in common
-        ],
+        "overlap": [both._asdict() | {"training": str(both[0]), "benchmark": str(both[1])} for both in common],
         "thresholds": {"same_picture": SAME, "alike": ALIKE},
     }
 
@@ -73,8 +71,10 @@ def _overlap(both: Shared, names: dict[Path, str]) -> list[str]:
     lines = [f"{title}: {len(both.same_file):,} pictures are the same file{_listed(both.same_file)}"]
     if not all(both.compared):
         return [*lines, f"{title}: faces not compared (drawn ones, or none whose place is known)"]
-    pairs = [(f"{first} ~ {second}", f"{value:.3f}") for value, first, second in both.same_picture]
-    near = [(f"{first} ~ {second}", f"{value:.3f}") for value, first, second in both.likeliest]
+    pairs, near = (
+        [(f"{first} ~ {second}", f"{value:.3f}") for value, first, second in found]
+        for found in (both.same_picture, both.likeliest)
+    )
     return [
         *lines,
         f"{title}: {len(pairs):,} pairs are the same picture in another file (registered correlation above {SAME})"

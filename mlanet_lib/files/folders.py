@@ -4,24 +4,28 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.files.pictures import PICTURES
 
-PICTURES = (".jpg", ".jpeg", ".png")
 
+def pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder, by path, hidden ones left out.
 
-def pictures(folder: Path, suffixes: Sequence[str] = PICTURES, deep: bool = False) -> list[Path]:
-    """The pictures in a folder, by path, hidden ones left out; deep: those of the folders below it too.
-
-    suffixes: of their names, in lower case. Two pictures of one name (a.jpg and a.png, or a.JPG) would be one photo
-    counted twice, with the same labels: a UserError that names both, as for a folder that cannot be listed.
+    Two pictures of one name (a.jpg and a.png, or a.JPG) would be one photo counted twice, with the same labels: a
+    UserError that names both, as for a folder that cannot be listed.
     """
+    found = listed(folder)
+    once(found, str(folder))
+    return found
+
+
+def listed(folder: Path, deep: bool = False) -> list[Path]:
+    """The same, without a look at their names; deep: those of the folders below it too."""
     try:
         found = sorted(folder.rglob("*") if deep else folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
-    found = [path for path in found if path.suffix.lower() in suffixes and not path.is_dir()]
-    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    once(shown, str(folder))
-    return shown
+    found = [path for path in found if path.suffix.lower() in PICTURES and not path.is_dir()]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def once(names: Iterable[PurePath], where: str) -> None:

@@ -1,17 +1,11 @@
 """Training arrays, resident in memory, and the order in which they are visited.
 
-A folder holds `images.npy`, uint8 (N, S, S, 3), and `labels.npz` with the fields of `FaceParameters`, `landmarks` (N,
-68, 2) in crop sides, `visible` (N, 68) in [0, 1] and `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled; where points
-differ in worth also `confidence` (N, 68) in [0, 1], and where they follow another definition than 3DDFA's `points_set`
-(N,), indices into `face_model.LABEL_SETS` (without it all are 3DDFA's). Labelled rows know pose and shape; albedo and
-lighting may be NaN (a fit to landmarks says nothing of them): those rows are then judged by their picture, too. Where
-no row is labelled, the parameters may be left out. A split may have several such folders within it, one a data set.
+The files' format is `mlanet_lib.data.arrays`'s. A split may have several such folders within it, one a data set.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mlanet_lib.data.arrays import KINDS, Kind, read_for
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.points import LABEL_SETS
-from mlanet_lib.files.npz import read_npz
-from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.device import on_device
 from mlanet_lib.limits import check_memory
 from mlanet_lib.parameters import FaceParameters
 
-
-class Kind(IntEnum):
-    """What is known of a sample; the numbers are those of the files."""
-
-    LABELLED = 0
-    LANDMARKED = 1
-    UNLABELLED = 2
-
-
-KINDS = tuple(kind.name.lower() for kind in Kind)
 _ROWS = ("kind", "points_set")
 _POINTS = ("landmarks", "visible", "confidence")
 _LABELS = (*FaceParameters.names(), *_POINTS)
@@ -91,10 +73,7 @@ class TrainingData:
         columns: list[dict[str, np.ndarray]] = []
         count = 0
         for part in parts:
-            images, labels = _read(part)
-            labels.setdefault("confidence", np.ones((len(images), 68), np.float32))
-            labels.setdefault("points_set", np.zeros(len(images), np.int64))
-            self._check(part, images, labels, model)
+            images, labels = read_for(part, model)
             labelled = np.random.default_rng(0).permutation(np.flatnonzero(labels["kind"] == Kind.LABELLED))
             labels["kind"][labelled[round(labelled_share * len(labelled)) :]] = Kind.UNLABELLED
             keep = np.flatnonzero(np.isin(labels["kind"], [KINDS.index(kind) for kind in kinds]))
@@ -115,43 +94,6 @@ class TrainingData:
         self.labels = {
             name: torch.from_numpy(np.nan_to_num(value.astype(np.float32))).to(device) for name, value in labels.items()
         }
-
-    @staticmethod
-    def _check(folder: Path, images: np.ndarray, labels: dict[str, np.ndarray], model: MorphableModel) -> None:
-        """UserError unless all fits together. Parameters that no row needs to know may be missing: they are put in."""
-        count = len(images)
-        shapes = {
-            "kind": (count,),
-            "identity": (count, model.n_identity),
-            "expression": (count, model.n_expression),
-            "albedo": (count, model.n_albedo),
-            "rotation": (count, 3, 3),
-            "translation": (count, 3),
-            "lighting": (count, 9, 3),
-            "focal": (count,),
-            "landmarks": (count, 68, 2),
-            "visible": (count, 68),
-            "confidence": (count, 68),
-            "points_set": (count,),
-        }
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
-            raise UserError(f"{folder / 'images.npy'} is not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
-        for name, shape in shapes.items():
-            if name in FaceParameters.names() and name not in labels and labels["kind"].all():
-                labels[name] = np.full(shape, DEFAULT_FOCAL if name == "focal" else np.nan, np.float32)
-            if name not in labels:
-                raise UserError(f"{folder / 'labels.npz'} has no field '{name}'")
-            if labels[name].shape != shape:
-                raise UserError(
-                    f"{folder / 'labels.npz'}: field '{name}' has shape {labels[name].shape}, but {count} images and "
-                    f"the face model '{model.name}' need {shape}"
-                )
-            needed = labels["kind"] <= (Kind.LANDMARKED if name in _POINTS else Kind.LABELLED)
-            if name not in ("albedo", "lighting") and not np.isfinite(labels[name][needed]).all():
-                raise UserError(f"{folder / 'labels.npz'}: field '{name}' holds numbers that are not finite")
-        if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
-            known = ", ".join(f"{number} ({name})" for number, name in enumerate(LABEL_SETS))
-            raise UserError(f"{folder / 'labels.npz'}: field 'points_set' holds other numbers than {known}")
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -190,16 +132,6 @@ def visiting_order(kind: Tensor, seed: int, epoch: int) -> Tensor:
         rows = np.flatnonzero(kind.numpy() == value)
         place[generator.permutation(rows)] = (np.arange(len(rows)) + generator.random()) / len(rows)
     return torch.from_numpy(np.argsort(place, kind="stable"))
-
-
-def _read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"training data not found: {error.filename}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"unreadable training data in {folder}: {error}") from error
-    return images, read_npz(folder / "labels.npz", "file of training labels")
 
 
 def _fingerprint(folder: Path) -> str:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mlanet_lib.data import annotations
-from mlanet_lib.data.annotations import AFLW21
-from mlanet_lib.data.sample import Sample
+from mlanet_lib.data.sample import AFLW21, Sample
 from mlanet_lib.face_model.fitting import _project, fit_landmarks, landmark_basis
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
@@ -35,8 +34,9 @@ def faces(face_model):
     coefficients = rng.normal(0, 0.5, (COUNT, basis.shape[2]))
     coefficients[:, face_model.n_identity :] = rng.uniform(0, 0.3, (COUNT, face_model.n_expression))
     shape = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
-    start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None].repeat(COUNT, 0)
-    pose = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None]
+    one = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    pose = type(one)(*(np.repeat(field, COUNT, 0) for field in one))
     angles = np.stack([rng.uniform(-0.3, 0.3, COUNT), rng.uniform(-0.9, 0.9, COUNT), rng.uniform(-0.2, 0.2, COUNT)], 1)
     pose = pose._replace(rotation=annotations_rotation(angles))
     truth = _project(pose, shape, DEFAULT_FOCAL)[0] * [1, -1]
@@ -77,7 +77,7 @@ def test_calibration_finds_where_annotated_points_lie(faces):
 
 
 def test_corrected_points_are_nearer_to_the_truth(faces, face_model):
-    corrected = annotations.correct(samples_of(faces), face_model, 8.0, RIDGE, progress=False)
+    corrected = annotations.correct(samples_of(faces), face_model, 8.0, RIDGE)
     before = sparse_nme(faces["estimated"], faces["truth"])
     after = sparse_nme(np.stack([s.landmarks for s in corrected]) / 200, faces["truth"])
     assert after.mean() < 0.6 * before.mean()
@@ -87,10 +87,10 @@ def test_samples_without_annotations_stay_as_they_are(faces, face_model):
     samples = samples_of(faces)[:4]
     samples[0] = replace(samples[0], points21=None)
     samples[1] = replace(samples[1], points21=np.full((21, 2), np.nan))
-    corrected = annotations.correct(samples, face_model, 8.0, RIDGE, progress=False)
+    corrected = annotations.correct(samples, face_model, 8.0, RIDGE)
     assert corrected[0] is samples[0] and corrected[1] is samples[1]
     assert not np.allclose(corrected[2].landmarks, samples[2].landmarks)
-    assert annotations.correct(samples[:2], face_model, 8.0, RIDGE, progress=False) == samples[:2]
+    assert annotations.correct(samples[:2], face_model, 8.0, RIDGE) == samples[:2]
 
 
 def test_annotations_that_are_worth_nothing_change_nothing(faces):

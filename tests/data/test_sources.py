@@ -51,7 +51,7 @@ def crops(toy_model, tmp_path_factory):
 
 def test_fits_label_what_they_fit_and_leave_the_rest_to_the_points(crops, toy_model, tmp_path):
     source = Source("crops", str(crops), labels="fit", agreement=9.0, validation=0.3, ridge=1e-6)
-    rows = prepare({"faces": source}, toy_model, tmp_path, 48, progress=False)
+    rows = prepare({"faces": source}, toy_model, tmp_path, 48)
     assert [row["split"] for row in rows] == ["train", "validation"]
     assert sum(row["pictures"] for row in rows) == 23 and sum(row["landmarked"] for row in rows) == 1
     data = TrainingData(tmp_path / "train", toy_model, 48)
@@ -67,7 +67,7 @@ def test_fits_label_what_they_fit_and_leave_the_rest_to_the_points(crops, toy_mo
 @pytest.mark.parametrize(("labels", "kind"), [("landmarks", 1), ("none", 2)])
 def test_less_may_be_taken_than_is_there(crops, toy_model, tmp_path, labels, kind):
     source = Source("crops", str(crops), labels=labels, validation=0.0, limit=10)
-    (row,) = prepare({"faces": source}, toy_model, tmp_path, 32, progress=False)
+    (row,) = prepare({"faces": source}, toy_model, tmp_path, 32)
     assert row["pictures"] == 10
     data = TrainingData(tmp_path / "train", toy_model, 32)
     assert data.kind.tolist() == [kind] * 10
@@ -80,7 +80,7 @@ def test_bfm_labels_of_300w_lp_are_its_own_coefficients(toy_model, tmp_path):
     model = convert.convert(raw_folder)
     write_300w_lp(tmp_path / "300W_LP", model, convert.RawBfm.load(raw_folder), photos=3, turns=2)
     source = Source("300w_lp", str(tmp_path / "300W_LP"), labels="bfm", validation=0.0, worst_fit=8.0)
-    (row,) = prepare({"lp": source}, model, tmp_path / "data", 48, bfm=raw_folder, progress=False)
+    (row,) = prepare({"lp": source}, model, tmp_path / "data", 48, bfm=raw_folder)
     assert row["pictures"] == 12 and row["labelled"] == 12  # three photos, two turns, mirrored
     data = TrainingData(tmp_path / "data" / "train", model, 48)
     with np.load(tmp_path / "data" / "train" / "lp" / "labels.npz") as labels:
@@ -91,7 +91,7 @@ def test_bfm_labels_of_300w_lp_are_its_own_coefficients(toy_model, tmp_path):
             assert np.allclose(data.labels["identity"][k], truth[f"{name} identity"], atol=1e-4)
             assert np.allclose(data.labels["expression"][k], truth[f"{name} expression"], atol=1e-4)
     with pytest.raises(UserError, match=r"paths\.bfm"):
-        prepare({"lp": source}, model, tmp_path / "none", 48, progress=False)
+        prepare({"lp": source}, model, tmp_path / "none", 48)
 
 
 def test_all_pictures_of_a_photo_are_held_out_together():
@@ -139,7 +139,7 @@ def test_two_sources_of_the_same_photos_speak_two_definitions(two_sets, tmp_path
     folder, model = two_sets
     options = {"layout": "crops", "path": str(folder), "labels": "fit", "validation": 0.3, "ridge": 1e-6}
     both = {"plain": Source(**options), "ibug": Source(**options, points="ibug")}
-    rows = prepare(both, model, tmp_path / "out", 48, progress=False)
+    rows = prepare(both, model, tmp_path / "out", 48)
     assert sum(row["pictures"] for row in rows if row["source"] == "ibug") == 22
     data = TrainingData(tmp_path / "out" / "train", model, 48)
     assert set(data.points_set.tolist()) == {0, 1}

@@ -11,12 +11,14 @@ from scipy.io import loadmat, savemat
 from toy_data import write_toy_split
 
 from mlanet_lib.cli.__main__ import main
+from mlanet_lib.data import packing
 from mlanet_lib.data.sample import Sample
-from mlanet_lib.data.sets import aflw2000
+from mlanet_lib.data.sets import aflw2000, crops
 from mlanet_lib.data.sets.florence import write_subject
 from mlanet_lib.data.sets.scans import Scan
 from mlanet_lib.data_check import check
 from mlanet_lib.data_check.check import is_wrong, problems, shared
+from mlanet_lib.data_check.inventory import Trouble
 from mlanet_lib.data_check.layouts import Found, find_sets
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
@@ -145,6 +147,32 @@ def test_a_broken_sample_is_named_and_hides_no_other(data, place, damage, kind, 
     assert is_wrong(reports, [])
 
 
+def test_broken_rows_of_ibugs_labels_are_named(data):
+    names = [f"crop{seed}.png" for seed in range(20, 24)]
+    fields = {"landmarks68": np.tile(POINTS, (4, 1, 1)), "spread": np.ones((4, 68)), "disagreement": np.ones(4)}
+    for field in fields.values():
+        field[3] = np.nan  # a crop without these points
+    np.savez(data / "crops" / "labels_ibug68.npz", names=names, **fields)
+    (report,) = judge(data / "crops")
+    assert report.n_broken == 0 and len(report.names) == 4
+    fields["landmarks68"][0, 5], fields["spread"][1, 7], fields["spread"][2, 9] = np.nan, np.inf, -1
+    np.savez(data / "crops" / "labels_ibug68.npz", names=names, **fields)
+    (report,) = judge(data / "crops")
+    assert report.broken == {
+        "iBUG's labels not finite": ["crop20.png", "crop21.png"],
+        "iBUG's spread or disagreement negative": ["crop22.png"],
+    }
+    np.savez(data / "crops" / "labels_ibug68.npz", names=names[:3], **fields)
+    assert "lists other pictures" in judge(data / "crops")[0].failed
+
+
+def test_packed_arrays_are_whole(data):
+    samples = crops.read_archive(data / "crops")
+    packing.pack(samples, data / "packed", 48, progress=False)
+    (report,) = judge(data / "packed")
+    assert len(report.names) == 4 and not report.failed and not report.broken
+
+
 @pytest.mark.parametrize("place", ["crops/images.zip", "crops/labels.npz", "arrays/images.npy", "toy.npz"])
 def test_a_broken_set_is_named_and_hides_no_other(data, place):
     if place == "toy.npz":
@@ -224,13 +252,13 @@ def sample(**changes):
     ],
 )
 def test_problems_of_one_sample(changes, kind):
-    found = [line.partition(": ")[0] for line in problems(sample(**changes), noise(0))]
+    found = [trouble.kind for trouble in problems(sample(**changes), noise(0))]
     assert found == ([kind] if kind else [])
 
 
 def test_problems_of_the_picture():
-    assert problems(sample(landmarks=None), np.full((99, 99, 3), 7, np.uint8)) == ["picture of one colour"]
-    assert problems(sample(landmarks=None), noise(0, 20)) == ["picture too small: 20 x 20"]
+    assert problems(sample(landmarks=None), np.full((99, 99, 3), 7, np.uint8)) == [Trouble("picture of one colour")]
+    assert problems(sample(landmarks=None), noise(0, 20)) == [Trouble("picture too small", "20 x 20")]
 
 
 def test_the_command(data, capsys):

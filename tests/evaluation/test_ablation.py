@@ -24,7 +24,7 @@ def scores(offset=0.0, noise=0.0, seeds=(0, 1, 2), rng=None):
 
 def test_a_batch_that_cannot_fit_is_refused_by_its_key(toy_model, tmp_path, monkeypatch):
     config = SyntheticConfig(test=3, scans=0, photo_size=90)
-    write_aflw2000(config, toy_model, tmp_path, seed=0, progress=False)
+    write_aflw2000(config, toy_model, tmp_path, seed=0)
     network = MLANet(toy_model, NetworkConfig(backbone="lcnet_050", image_size=32, width=8, pool=1)).eval()
     monkeypatch.setattr(limits, "memory", lambda: 1e5)
     with pytest.raises(UserError, match=r"^benchmark.batch_size 3 at network.image_size 32 needs about"):

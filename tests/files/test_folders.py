@@ -49,8 +49,8 @@ def subject(folder):
     return folder / "subject_01" / "Images" / "indoor" / "frame_000.jpg"
 
 
-def find(folder, limit=None):
-    return photos.read_folder(folder, RedSquares(), limit)
+def find(folder):
+    return photos.read_folder(folder, RedSquares())
 
 
 LAYOUTS = {
@@ -81,6 +81,7 @@ def test_a_photo_that_is_there_twice_is_refused_and_both_are_named(layout, endin
 
 
 @pytest.mark.parametrize("limit", [0, -1])
+@pytest.mark.parametrize("layout", ["aflw2000", "florence"], indirect=True)
 def test_a_limit_below_one_is_refused(layout, limit):
     folder, _, read = layout
     assert len(read(folder, limit=1)) == 1 and len(read(folder, limit=99)) == len(read(folder))
@@ -100,7 +101,7 @@ def test_pictures_of_one_name_in_two_folders_are_two(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "y.jpg").mkdir()
-    assert [p.relative_to(tmp_path).as_posix() for p in folders.pictures(tmp_path, deep=True)] == [
+    assert [p.relative_to(tmp_path).as_posix() for p in folders.listed(tmp_path, deep=True)] == [
         "a/x.jpg",
         "b/x.png",
         "x.jpg",

@@ -52,7 +52,7 @@ def prepare(folder: Path, toy_model: MorphableModel) -> PaperStudy:
     write_300w_lp(licensed / "300W_LP", model, raw, photos=12, turns=2)
     (licensed / "300W_LP" / "truth.npz").unlink()
     write_aflw2000(licensed / "AFLW2000-3D", model, raw, per_bin=2)
-    write_florence(SyntheticConfig(scans=1, photo_size=96), model, licensed / "florence", 0, progress=False)
+    write_florence(SyntheticConfig(scans=1, photo_size=96), model, licensed / "florence", 0)
 
     code, text = mlanet(project, "profile", "use", "paper")
     assert code == 0, text

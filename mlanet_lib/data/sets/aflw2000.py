@@ -2,7 +2,7 @@
 
 Conventions of the labels, converted by the reader to those of `mlanet_lib.data.sample`:
 
-- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (MATLAB; see `mlanet_lib.data.sample`), third
+- `pt3d_68` (3, 68): x right and y down in pixels counted **from 1** (`mlanet_lib.geometry.crops`), third
   row depth in the same unit, **larger is nearer**. Photos are 450 x 450.
 - `Pose_Para` (1, 7): pitch, yaw, roll in radians, R = Rx Ry Rz as in `mlanet_lib.geometry.camera`; tx, ty, tz; scale.
   It acts on BFM's micrometres in a y-up frame of pixels: y = H + 1 - (scale (R X) + t)_y. A scale of 1e-3 is 1 pixel a
@@ -21,13 +21,14 @@ import struct
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import matfile_version
 
-from mlanet_lib.data.sample import Sample, SyntheticTruth
+from mlanet_lib.data.sample import AFLW21, Sample, SyntheticTruth
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
 from mlanet_lib.files.atomic import check_name, together
@@ -36,10 +37,9 @@ from mlanet_lib.files.npz import mat_fields
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import ONE_BASED, from_index, to_index
 
+QUALITY = 92
+"""Of the JPEGs that are written."""
 _COMPRESSED = 15  # the tag of a compressed element of a .mat file
-# AFLW's 21 points from the 68 (0-based); a pair is averaged, None: the ears, which the 68 do not have
-_TWENTY_ONE = [17, 19, 21, 22, 24, 26, 36, (37, 38, 40, 41), 39, 42, (43, 44, 46, 47), 45, None, 31, 30, 35, None]
-_TWENTY_ONE += [48, (62, 66), 54, 8]
 
 
 def read_folder(folder: str | Path, limit: int | None = None) -> list[Sample]:
@@ -69,7 +69,7 @@ def read_sample(photo: str | Path) -> Sample:
     return Sample(photo.name, partial(read_image, photo, upright=False), **read_mat(photo.with_suffix(".mat")))
 
 
-def read_mat(path: str | Path) -> dict:
+def read_mat(path: str | Path) -> dict[str, Any]:
     """The labels of one `.mat` file as fields of `Sample`, converted to this project's pixels and directions.
 
     A file that is not a MATLAB 5 file, or lacks a field, or holds one of a wrong shape or with numbers that are not
@@ -79,10 +79,11 @@ def read_mat(path: str | Path) -> dict:
     mat = load_mat(path)
     pose = numbers(path, mat, "Pose_Para", (7,))
     labels = {"pose_degrees": np.rad2deg(pose[:3]), "truth": _truth(path, mat), "bfm": None}
-    if "pt3d_68" in mat or "pt2d" not in mat or np.shape(mat["pt2d"]) != (2, 68):
+    in_2d = np.shape(mat.get("pt2d", ()))
+    if "pt3d_68" in mat or in_2d != (2, 68):
         stored = numbers(path, mat, "pt3d_68", (3, 68)).T
         labels["nearness"] = -stored[:, 2]
-        if np.shape(mat.get("pt2d")) == (2, 21):
+        if in_2d == (2, 21):
             twenty_one = numbers(path, mat, "pt2d", (2, 21)).T
             annotated = (twenty_one != -1).all(1, keepdims=True)
             labels["points21"] = np.where(annotated, from_index(twenty_one, ONE_BASED), np.nan)
@@ -138,32 +139,27 @@ def _unpacked_size(path: Path, largest: int) -> int:
     return size
 
 
-def numbers(path: Path, mat: dict, field: str, shape: tuple[int, ...]) -> np.ndarray:
+def numbers(path: Path, mat: dict[str, Any], field: str, shape: tuple[int, ...]) -> np.ndarray:
     """Field `field` of a `.mat` file as finite float64 of `shape` (a vector may lie or stand); else a UserError."""
     if field not in mat:
         raise UserError(f"{path}: field '{field}' is missing")
     value = np.asarray(mat[field])
     if value.dtype.kind not in "iuf":
         raise UserError(f"{path}: field '{field}' does not hold numbers")
-    fits = value.shape == shape if len(shape) > 1 else value.size == shape[0]
-    if not fits:
-        raise UserError(
-            f"{path}: field '{field}' has shape {value.shape}, not {shape if len(shape) > 1 else (1, *shape)}"
-        )
+    if value.shape != shape if len(shape) > 1 else value.size != shape[0]:
+        needed = shape if len(shape) > 1 else (1, *shape)
+        raise UserError(f"{path}: field '{field}' has shape {value.shape}, not {needed}")
     value = value.astype(np.float64).reshape(shape)
     if not np.isfinite(value).all():
         raise UserError(f"{path}: field '{field}' holds numbers that are not finite")
     return value
 
 
-def _truth(path: Path, mat: dict) -> SyntheticTruth | None:
+def _truth(path: Path, mat: dict[str, Any]) -> SyntheticTruth | None:
     if "mlanet_face_model" not in mat:
         return None
-    for field in ("mlanet_identity", "mlanet_expression", "mlanet_occluded"):
-        if field not in mat:
-            raise UserError(f"{path}: field '{field}' is missing")
-    counts = {field: np.size(mat[field]) for field in ("mlanet_identity", "mlanet_expression")}
-    identity, expression = (numbers(path, mat, field, (count,)) for field, count in counts.items())
+    fields = ("mlanet_identity", "mlanet_expression")
+    identity, expression = (numbers(path, mat, field, (np.size(mat.get(field, 0)),)) for field in fields)
     occluded = bool(numbers(path, mat, "mlanet_occluded", (1,))[0])
     name = np.ravel(mat["mlanet_face_model"])
     if name.size != 1 or name.dtype.kind != "U":
@@ -179,19 +175,16 @@ def write_sample(
     pose_degrees: np.ndarray,
     pixels_per_mm: float,
     origin: np.ndarray,
-    visible: np.ndarray | None = None,
     truth: SyntheticTruth | None = None,
-    quality: int = 92,
 ) -> Path:
     """Write one face as `stem.jpg` and `stem.mat` in the published layout; returns the photo's path.
 
     image: (H, W, 3) uint8. landmarks68: (68, 3) as `mlanet_lib.geometry.camera.project` gives them: x, y in pixels
     with the first centre at 0.5, third the depth from the camera in mm, smaller is nearer. pose_degrees: (3,) pitch,
     yaw, roll. pixels_per_mm: at the face, focal in pixels / t_z. origin: (3,) where the model frame's origin is
-    projected to, as landmarks68. visible: (68,) bool, for `pt2d`, whose invisible points are -1. truth: for the
-    `mlanet_*` fields. A stem that is no file's name is a UserError.
+    projected to, as landmarks68. truth: for the `mlanet_*` fields, and for `pt2d`, whose invisible points are -1. A
+    stem that is no file's name is a UserError.
     """
-    folder, image = Path(folder), np.asarray(image)
     points, origin = np.asarray(landmarks68, np.float64), np.asarray(origin, np.float64)
     if points.shape != (68, 3) or not np.isfinite(points).all():
         raise ValueError(f"landmarks68 must be (68, 3) and finite, not {points.shape}")
@@ -200,9 +193,10 @@ def write_sample(
     height, width = image.shape[:2]
     x, y = to_index(origin[:2], ONE_BASED)
     pose = [*np.deg2rad(np.asarray(pose_degrees, np.float64)), x, height + 1 - y, 0.0, pixels_per_mm / 1000]
-    fields = {
+    visible = np.ones(68, bool) if truth is None or truth.visible is None else truth.visible
+    fields: dict[str, np.ndarray | str] = {
         "pt3d_68": stored.T.astype(np.float32),
-        "pt2d": _aflw_points(stored[:, :2], np.ones(68, bool) if visible is None else np.asarray(visible, bool)),
+        "pt2d": _aflw_points(stored[:, :2], visible),
         "roi": np.array([[1, 1, width, height]], np.int16),
         "Pose_Para": np.array([pose], np.float32),
         "Shape_Para": np.zeros((199, 1)),
@@ -218,9 +212,9 @@ def write_sample(
             "mlanet_expression": np.asarray(truth.expression, np.float32).reshape(-1, 1),
             "mlanet_occluded": np.array([[truth.occluded]], np.uint8),
         }
-    photo = folder / f"{check_name(stem, 'the photo')}.jpg"
+    photo = Path(folder) / f"{check_name(stem, 'the photo')}.jpg"
     with together(folder) as scratch:
-        Image.fromarray(image).save(scratch / photo.name, quality=quality, subsampling=0)
+        Image.fromarray(image).save(scratch / photo.name, quality=QUALITY, subsampling=0)
         savemat(scratch / f"{stem}.mat", fields, do_compression=True, appendmat=False)
     return photo
 
@@ -228,7 +222,7 @@ def write_sample(
 def _aflw_points(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """`pt2d` (2, 21): AFLW's points out of the 68, -1 where one is not visible (the ears never are)."""
     result = np.full((2, 21), -1.0)
-    for column, index in enumerate(_TWENTY_ONE):
-        if index is not None and visible[np.atleast_1d(index)].all():
-            result[:, column] = points[np.atleast_1d(index)].mean(0)
+    for column, at in enumerate(AFLW21):
+        if at and visible[list(at)].all():
+            result[:, column] = points[list(at)].mean(0)
     return result

@@ -6,18 +6,16 @@ where it has them `landmarks21` (N, 21, 2) with `visible21` (N, 21), `yaw_degree
 
 From where the pixels are counted is not written down. Half a pixel of 120 is 0.6 % of a face, so it was measured, in x,
 where left and right must be alike over many faces: what a label's number is more than the place (first centre at 0.5),
-(a) against YuNet's points averaged with those of the mirrored picture, 3,596 crops of AFLW and 2,500 YouTube Faces
-frames, mean of eyes, nose and mouth; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal
-pictures laid upon each other by their labels, mean of four features (eyes, eye corners, nose, nostrils).
+(a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of AFLW and 2,500 YouTube Faces
+frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal pictures laid upon each other.
 
 | field | (a) px | (b) px | taken as | expected |
 |---|---|---|---|---|
-| AFLW `landmarks68` | -0.66 +- 0.03 | -0.52 +- 0.05 | `ZERO_BASED` (what 3DDFA_V2's code returns) | -0.5 |
+| AFLW `landmarks68` | -0.66 +- 0.03 | -0.52 +- 0.05 | `ZERO_BASED` (3DDFA_V2's code) | -0.5 |
 | AFLW `landmarks21` | +0.08 +- 0.04 | +0.03 +- 0.05 | this project's own, 0.5 | 0 |
-| YouTube `landmarks68` | +0.76 +- 0.04 | +0.73 +- 0.08 | `ONE_BASED` (whole numbers) | +0.5 |
+| YouTube `landmarks68` | +0.76 +- 0.04 | +0.73 +- 0.08 | `ONE_BASED` (whole numbers), sure to 0.4 px | +0.5 |
 
-The first two are sure to about 0.2 px. The third is less so: its offset grows with the face (0.4 px at 46 px, 0.8 at
-128), as from points read off a coarse heat map. That y is counted as x is an assumption: nothing there is symmetric.
+That y is counted as x is an assumption: nothing there is symmetric.
 
 `labels_ibug68.npz` may lie beside them: for some of the same pictures the 68 points as iBUG's labels define them, found
 by another predictor than those of `labels.npz`. `names` as there, `landmarks68` (N, 68, 2) counted as there, NaN where
@@ -25,8 +23,8 @@ there are none; `spread` (N, 68) px, how far the points of several starts lie fr
 of the face, how far they are from those of `labels.npz`.
 """
 
-import io
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -36,6 +34,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from mlanet_lib.data.arrays import check_rows
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import check_name
@@ -56,9 +55,9 @@ TURNED, CONTOUR_JAW = 12.0, 0.1
 """Degrees of yaw beyond which a jaw on the picture's contour is no longer the model's, and what it counts then."""
 LARGEST_PICTURE, LARGEST_LABELS = 2**26, 2**28
 """Bytes that a member of `images.zip`, and all of `labels.npz`, may claim to unpack to."""
-_BROKEN = (OSError, EOFError, ValueError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile)
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
 _IBUG_SHAPES = {"landmarks68": (68, 2), "spread": (68,), "disagreement": ()}
-_SHAPES = {"landmarks21": (21, 2), "visible21": (21,), "yaw_degrees": (), "agreement": ()}
+_SHAPES = {"landmarks21": (21, 2), "yaw_degrees": (), "agreement": ()}
 
 
 def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float = DISAGREEMENT) -> list[Sample]:
@@ -76,13 +75,12 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
     """
     folder = Path(folder)
     labels = _read_labels(folder / "labels.npz")
-    members = _members(folder / "images.zip")
-    names = [str(name) for name in labels["names"]]
+    pictures = Pictures(folder / "images.zip")
+    names, count = labels["names"].tolist(), len(labels["names"])
     for name in names:
-        if name not in members:
-            raise UserError(f"{folder / 'images.zip'}: no picture '{name}', which field 'names' of labels.npz lists")
+        if name not in pictures.members:
+            raise UserError(f"{pictures.path}: no picture '{name}', which field 'names' of labels.npz lists")
     once(map(PurePosixPath, names), f"{folder / 'labels.npz'}: field 'names'")  # names of members: none is empty
-    count = len(names)
     depth = labels["landmarks68"].shape[2] == 3
     landmarks = labels["landmarks68"][..., :2].astype(np.float64)
     columns = {"landmarks": from_index(landmarks, ZERO_BASED if depth else ONE_BASED)}
@@ -97,9 +95,9 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
         yaw = labels["yaw_degrees"].astype(np.float64)
         columns["pose_degrees"] = np.stack([np.full(count, np.nan), yaw, np.full(count, np.nan)], -1)
     if "agreement" in labels:
-        columns["agreement"] = labels["agreement"].astype(np.float64).tolist()
+        columns["agreement"] = labels["agreement"].astype(np.float64)
     samples = [
-        Sample(name, partial(_read, folder / "images.zip", members[name]), **dict(zip(columns, row, strict=True)))
+        Sample(name, partial(pictures.image, name), **dict(zip(columns, row, strict=True)))
         for name, *row in zip(names, *columns.values(), strict=True)
     ]
     if points == "ibug" and (folder / IBUG_LABELS).is_file():
@@ -117,18 +115,10 @@ def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[S
         1 / (1 + (spread / (SPREAD size))^2),    size = sqrt(w h) of the box around the row's points,
 
     and one of the jaw (0-16) at most 0.1 where the head is turned by more than 12 degrees (`_yaw`), or nobody knows
-    how far: there it follows the contour of the face in the picture, not a line on the head. `nearness`, of 3DDFA's
+    how far: there it follows the contour of the face in the photo, not a line on the head. `nearness`, of 3DDFA's
     points, is dropped.
     """
-    fields = read_npz(path, "labels file", LARGEST_LABELS)
-    for name in ("names", *_IBUG_SHAPES):
-        if name not in fields:
-            raise UserError(f"{path}: field '{name}' is missing")
-    if fields["names"].tolist() != [sample.name for sample in samples]:
-        raise UserError(f"{path}: field 'names' lists other pictures than labels.npz")
-    _check_fields(path, fields, len(samples), _IBUG_SHAPES)
-    points = from_index(fields["landmarks68"].astype(np.float64), ZERO_BASED)
-    spread, differ = fields["spread"].astype(np.float64), fields["disagreement"].astype(np.float64)
+    points, spread, differ = read_ibug(path, [sample.name for sample in samples])
     known = np.isfinite(points).all((1, 2)) & np.isfinite(spread).all(1) & (differ <= disagreement)
     size = np.sqrt(np.ptp(points, axis=1).prod(1))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # of rows without points
@@ -139,23 +129,41 @@ def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[S
     return [replace(samples[k], landmarks=points[k], nearness=None, confidence=confidence[k]) for k in rows]
 
 
+def read_ibug(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`labels_ibug68.npz` of the crops `names`: points (N, 68, 2) in pixels, first centre at 0.5, spread (N, 68) px and
+    disagreement (N,) %, as they stand there."""
+    fields = _fields(path, ("names", *_IBUG_SHAPES))
+    if fields["names"].tolist() != names:
+        raise UserError(f"{path}: field 'names' lists other pictures than labels.npz")
+    check_rows(path, fields, len(names), _IBUG_SHAPES, "fiu")
+    points, spread, differ = (fields[name].astype(np.float64) for name in _IBUG_SHAPES)
+    return from_index(points, ZERO_BASED), spread, differ
+
+
 def _yaw(sample: Sample) -> float:
     """How far a head is turned to either side, degrees, NaN where nothing says it.
 
     By the two ends of the jaw where the points have depth, else by `yaw_degrees`. On 13,865 of AFLW's crops the first
     is within 1.0 degree of 3DDFA_V2's pose (median), `yaw_degrees`, which came with AFLW, within 4.7.
     """
-    if sample.nearness is not None:
+    if sample.nearness is not None and sample.landmarks is not None:
         across = np.linalg.norm(sample.landmarks[16] - sample.landmarks[0])
         return float(np.degrees(np.arctan2(abs(sample.nearness[16] - sample.nearness[0]), across)))
     return math.nan if sample.pose_degrees is None else float(abs(sample.pose_degrees[1]))
 
 
-def _read_labels(path: Path) -> dict[str, np.ndarray]:
+def _fields(path: Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
     fields = read_npz(path, "labels file", LARGEST_LABELS)
-    for name in ("names", "landmarks68", *(["visible21"] if "landmarks21" in fields else [])):
+    for name in needed:
         if name not in fields:
             raise UserError(f"{path}: field '{name}' is missing")
+    return fields
+
+
+def _read_labels(path: Path) -> dict[str, np.ndarray]:
+    fields = _fields(path, ("names", "landmarks68"))
+    if "landmarks21" in fields and "visible21" not in fields:
+        raise UserError(f"{path}: field 'visible21' is missing")
     names, count = fields["names"], fields["names"].size
     if names.ndim != 1 or names.dtype.kind != "U" or not count:
         raise UserError(f"{path}: field 'names' is not a list of names but {names.dtype} {names.shape}")
@@ -163,68 +171,60 @@ def _read_labels(path: Path) -> dict[str, np.ndarray]:
         values, times = np.unique(names, return_counts=True)
         raise UserError(f"{path}: field 'names' holds '{values[times.argmax()]}' more than once")
     depth = fields["landmarks68"].shape[2:] == (3,)
-    _check_fields(path, fields, count, {"landmarks68": (68, 3 if depth else 2), **_SHAPES})
+    check_rows(path, fields, count, {"landmarks68": (68, 3 if depth else 2), **_SHAPES}, "fiu")
+    check_rows(path, fields, count, {"visible21": (21,)}, "b")
     return fields
 
 
-def _check_fields(path: Path, fields: dict[str, np.ndarray], count: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    """UserError unless the fields that are there have `count` rows of these shapes, of numbers."""
-    for name, shape in shapes.items():
-        if name not in fields:
-            continue
-        if fields[name].shape != (count, *shape):
-            raise UserError(f"{path}: field '{name}' has shape {fields[name].shape}, not {(count, *shape)}")
-        if fields[name].dtype.kind not in ("b" if name == "visible21" else "fiu"):
-            raise UserError(f"{path}: field '{name}' has the wrong type, {fields[name].dtype}")
+class Pictures:
+    """The pictures of an `images.zip`. Threads share the open file, whose reads `zipfile` locks; a process that was
+    forked, or that unpickles this, opens its own."""
 
+    def __init__(self, path: Path):
+        self.path = path
+        self._open()
 
-def _opened(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        return zipfile.ZipFile(path)
-    except _BROKEN as error:
-        raise UserError(f"{path}: not a readable zip file ({error})") from error
+    def __reduce__(self) -> tuple[type["Pictures"], tuple[Path]]:
+        return Pictures, (self.path,)
 
+    def _open(self) -> None:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        try:
+            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
+        except _BROKEN as error:
+            raise UserError(f"{self.path}: not a readable zip file ({error})") from error
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        end = self.path.stat().st_size
+        for info in self._zip.infolist():
+            self._check(info, end)
+            self.members[info.filename] = info
 
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The zip's members by name, judged by its directory; no picture is read."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    end = path.stat().st_size if path.is_file() else 0
-    with _opened(path) as archive:
-        for info in archive.infolist():
-            name = info.orig_filename  # `filename` is cut at a NUL and has its backslashes turned
-            for part in PurePosixPath(name).parts or ("",):
-                check_name(part, f"{path}: member {name[:80]!r}: its part")
-            size = max(info.file_size, info.compress_size)
-            troubles = {
-                "is there more than once": name in members,
-                "is encrypted": info.flag_bits & 1,
-                "is packed in an unknown way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
-                f"claims {size:,} bytes": size > LARGEST_PICTURE,
-                "lies outside the file": not 0 <= info.header_offset <= end - info.compress_size,
-            }
-            for trouble in (text for text, found in troubles.items() if found):
-                raise UserError(f"{path}: member '{name}' {trouble}".replace("\0", "\\0"))
-            members[name] = info
-    return members
+    def _check(self, info: zipfile.ZipInfo, end: int) -> None:
+        """UserError unless the directory says of a member what can be believed; the member itself is not read."""
+        name = info.orig_filename  # `filename` is cut at a NUL
+        for part in PurePosixPath(name).parts or ("",):
+            check_name(part, f"{self.path}: member {name[:80]!r}: its part")
+        size = max(info.file_size, info.compress_size)
+        troubles = {
+            "is there more than once": name in self.members,
+            "is encrypted": info.flag_bits & 1,
+            "is packed in an unknown way": info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            f"claims {size:,} bytes": size > LARGEST_PICTURE,
+            "lies outside the file": not 0 <= info.header_offset <= end - info.compress_size,
+        }
+        for trouble in (text for text, found in troubles.items() if found):
+            raise UserError(f"{self.path}: member '{name}' {trouble}")
 
+    def content(self, name: str) -> bytes:
+        """The file of one picture. What the zip cannot give is a UserError that names both."""
+        if os.getpid() != self._process:
+            self._open()
+        try:
+            return self._zip.read(name)
+        except _BROKEN as error:
+            raise UserError(f"{self.path}: '{name}': damaged ({error})") from error
 
-def _read(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
-    """One picture of a zip. Every call opens the file anew: no handle is shared by threads or forked processes."""
-    where = f"{path}: '{info.filename}'"
-    try:
-        with path.open("rb") as file:
-            file.seek(info.header_offset)
-            signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
-            if signature != b"PK\3\4":
-                raise UserError(f"{where}: no picture where the zip's directory says")
-            file.seek(name + extra, io.SEEK_CUR)
-            data = file.read(info.compress_size)
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            data = zlib.decompressobj(-15).decompress(data, info.file_size + 1)
-    except _BROKEN as error:
-        raise UserError(f"{where}: not readable ({error})") from error
-    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-        raise UserError(f"{where}: damaged (its size or check sum is not the directory's)")
-    return decode_image(data, where, upright=False)
+    def image(self, name: str) -> np.ndarray:
+        """One picture, (H, W, 3) uint8, as it is stored."""
+        return decode_image(self.content(name), f"{self.path}: '{name}'", upright=False)

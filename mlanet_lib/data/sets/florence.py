@@ -14,34 +14,23 @@ detector finds the face.
 What landmarks.json holds, and how a scan is read and drawn, is in `mlanet_lib.data.sets.scans`.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mlanet_lib.data.sets.scans import NOSE_TIP, Scan, finite, read_scan
+from mlanet_lib.data.sets.aflw2000 import QUALITY
+from mlanet_lib.data.sets.scans import Scan, finite, read_scan
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import folders
 from mlanet_lib.files.atomic import atomic_path, check_name
-from mlanet_lib.files.obj import read_obj, write_obj
-from mlanet_lib.files.records import read_json
+from mlanet_lib.files.obj import write_obj
+from mlanet_lib.files.records import read_json, write_json
 from mlanet_lib.geometry.crops import Box
 
-__all__ = [
-    "CONDITIONS",
-    "NOSE_TIP",
-    "Picture",
-    "Scan",
-    "Subject",
-    "read_folder",
-    "read_obj",
-    "read_scan",
-    "write_obj",
-    "write_subject",
-]
 CONDITIONS = ("cooperative", "indoor", "outdoor")
 
 
@@ -111,11 +100,7 @@ def _read_boxes(path: Path) -> dict[str, Box]:
 
 
 def write_subject(
-    folder: str | Path,
-    name: str,
-    scan: Scan,
-    pictures: Iterable[tuple[str, np.ndarray, Box | None]],
-    quality: int = 92,
+    folder: str | Path, name: str, scan: Scan, pictures: Iterable[tuple[str, np.ndarray, Box | None]]
 ) -> Path:
     """Write one subject in the layout above; returns its folder.
 
@@ -125,25 +110,23 @@ def write_subject(
     subject = Path(folder) / check_name(name, "the subject")
     model = subject / "Model" / "frontal1"
     write_obj(model / "obj" / f"{name}.obj", scan.vertices, scan.faces, scan.colours)
-    record = {"unit": "mm", "landmarks": {str(k): np.round(p, 4).tolist() for k, p in scan.landmarks.items()}}
+    record: dict[str, object] = {
+        "unit": "mm",
+        "landmarks": {str(k): np.round(p, 4).tolist() for k, p in scan.landmarks.items()},
+    }
     if scan.face_model:
         record["face_model"] = scan.face_model
-    _write_json(model / "landmarks.json", record)
+    write_json(model / "landmarks.json", record)
     boxes: dict[str, dict[str, list[float]]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for condition, image, box in pictures:
         check_name(condition, "the condition")
-        file = f"frame_{counts.get(condition, 0):03d}.jpg"
-        counts[condition] = counts.get(condition, 0) + 1
+        file = f"frame_{counts[condition]:03d}.jpg"
+        counts[condition] += 1
         with atomic_path(subject / "Images" / condition / file) as temporary:
-            Image.fromarray(image).save(temporary, quality=quality, subsampling=0)
+            Image.fromarray(image).save(temporary, quality=QUALITY, subsampling=0)
         if box is not None:
             boxes.setdefault(condition, {})[file] = [round(float(v), 3) for v in box]
     for condition, known in boxes.items():
-        _write_json(subject / "Images" / condition / "boxes.json", known)
+        write_json(subject / "Images" / condition / "boxes.json", known)
     return subject
-
-
-def _write_json(path: Path, value: Mapping) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -7,8 +7,9 @@ also says `"face_model": FINGERPRINT`; its per-vertex error can then be computed
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,15 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
+from torch import Tensor
+from torch.nn import functional as F
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.obj import Obj, parse_obj, shades, textures
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.files.records import read_json
-from mlanet_lib.geometry.alignment import similarity
+from mlanet_lib.geometry.alignment import Similarity, similarity
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks
 from mlanet_lib.geometry.lighting import ambient, directional, shade
@@ -41,6 +45,7 @@ MISPLACED = 0.15
 differ by a third of that; points taken for each other lie far beyond."""
 NOSE_TIP = 30
 PICTURE = 448  # pixels; the head fills about half of it, so that the face's crop has about a network's 224
+BEHIND = 2.0  # mm, at the mean face's size, that a point may lie behind the surface that a picture shows
 WIDER = 1.8  # how much more a picture shows than a crop
 BACKGROUND, GREY = 0.5, 0.6
 AMBIENT, LAMP = 0.4, (0.3, 0.4, 0.87)  # share of the light that comes from everywhere, and the lamp's direction
@@ -50,7 +55,9 @@ SMOOTH = 2  # pictures are drawn this many times larger and averaged
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """vertices: (P, 3) mm; faces: (F, 3) int64, none for a point cloud; landmarks: index among the 68 -> (3,) mm;
+    """A mesh, points picked on it, and its colours.
+
+    vertices: (P, 3) mm; faces: (F, 3) int64, none for a point cloud; landmarks: index among the 68 -> (3,) mm;
     face_model: fingerprint of the model whose vertices these are, else None. Its colours: uv (F, 3, 2), one a corner,
     v up, NaN where a face has none, with picture files in `textures`; or colours (P, 3) in [0, 1]; or None of these.
     lacking: what its files say of its colours and cannot be had, so that it must not be drawn, "" for nothing. name,
@@ -121,15 +128,13 @@ def _colours(path: Path, obj: Obj) -> tuple[tuple[Path, ...], np.ndarray | None,
     return (), colours, f"{wrong}; take the colours out, to judge it without" if wrong else ""
 
 
-def check_size(scan: Scan, model) -> Scan:
+def check_size(scan: Scan, model: MorphableModel) -> Scan:
     """The scan itself, if it is of a head's size in the unit said, and its landmarks lie on it.
 
-    model: the `MorphableModel` whose mean face, mm, says how far apart the landmarks are on a head; the median over all
-    pairs decides, so that a misplaced point does not. A UserError says a measured distance and which unit it suggests.
+    The model's mean face, mm, says how far apart the landmarks are on a head; the median over all pairs decides, so
+    that a misplaced point does not. A UserError says a measured distance and which unit it suggests.
     """
-    keys = sorted(scan.landmarks)
-    marks = np.stack([scan.landmarks[key] for key in keys])
-    mean = model.landmarks(model.mean[None])[0, keys].double().cpu().numpy()
+    keys, mean, marks = _both_landmarks(scan, model)
     ratio = float(np.median(pdist(marks) / pdist(mean).clip(1e-6)))
     if not SMALLEST <= ratio <= LARGEST:
         pair = [keys.index(key) for key in (36, 45)] if {36, 45} <= set(keys) else [0, -1]
@@ -141,10 +146,7 @@ def check_size(scan: Scan, model) -> Scan:
             f"{scan.name}: its landmarks {keys[pair[0]]} and {keys[pair[1]]} are {apart:.4g} mm apart, a head's about "
             f"{usual:.0f}: its lengths are not in {scan.unit}, {looks}"
         )
-    try:
-        left_over = similarity(mean, marks).apply(mean) - marks
-    except ValueError as error:
-        raise UserError(f"{scan.name}: its landmarks do not say how it stands: {error}") from error
+    left_over = _onto(scan, mean, marks).apply(mean) - marks
     if (rest := float(np.sqrt((left_over**2).sum(1).mean()) / pdist(marks).max())) > MISPLACED:
         raise UserError(
             f"{scan.name}: its landmarks lie {rest:.0%} of their extent beside a head's, however they are turned: are "
@@ -156,7 +158,22 @@ def check_size(scan: Scan, model) -> Scan:
     return scan
 
 
-def finite(values, count: int) -> bool:
+def _both_landmarks(scan: Scan, model: MorphableModel) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """The scan's K indices among the 68, and these points (K, 3) mm of the mean face and of the scan."""
+    keys = sorted(scan.landmarks)
+    mean = model.landmarks(model.mean[None])[0, keys].double().cpu().numpy()
+    return keys, mean, np.stack([scan.landmarks[key] for key in keys])
+
+
+def _onto(scan: Scan, mean: np.ndarray, marks: np.ndarray) -> Similarity:
+    """What lays the mean face's points on the scan's."""
+    try:
+        return similarity(mean, marks)
+    except ValueError as error:
+        raise UserError(f"{scan.name}: its landmarks do not say how it stands: {error}") from error
+
+
+def finite(values: object, count: int) -> bool:
     """`values` is a list of so many finite numbers."""
     return (
         isinstance(values, list)
@@ -177,91 +194,96 @@ class View(NamedTuple):
 @torch.no_grad()
 def draw_views(
     scan: Scan,
-    model,
+    model: MorphableModel,
     yaw: Iterable[float] = (0.0,),
     pitch: Iterable[float] = (0.0,),
-    size: int = PICTURE,
     lit: bool = False,
 ) -> list[View]:
     """Pictures of a scan at every pitch and yaw (degrees, 3DDFA's signs), drawn with the project's rasterizer.
 
-    model: the `MorphableModel` whose mean face says what frontal is, and where the face ends: its 68 points, laid on
-    the scan by the scan's landmarks, give the crop in the training convention (so the truth places the crop, and
-    nothing else). lit: under a lamp, for textures that hold albedo; else colours are drawn as they are, since most
-    scans' textures hold their light already. A scan without colours is a grey surface under the lamp. The background
-    is grey. A scan without faces, or with several textures, or lacking the colours that it should have, is a UserError.
+    The model's mean face says what frontal is, and where the face ends: its 68 points, laid on the scan by the scan's
+    landmarks, give the crop in the training convention (so the truth places the crop, and nothing else). lit: under a
+    lamp, for textures that hold albedo; else colours are drawn as they are, since most scans' textures hold their light
+    already. A scan without colours is a grey surface under the lamp. The background is grey. A scan without faces, or
+    with several textures, or lacking the colours that it should have, is a UserError.
     """
     if scan.lacking:
         raise UserError(f"{scan.name}: {scan.lacking}")
-    faces, paint = torch.from_numpy(scan.faces), _texture(scan) if scan.look == "texture" else None
+    paint = _texture(scan) if scan.look == "texture" else None
     views = []
-    for side, up, camera, focal, landmarks in _poses(scan, model, yaw, pitch):
-        image = _draw(scan, camera, faces, focal, size * SMOOTH, paint, lit or scan.look == "grey shading")
-        image = torch.nn.functional.avg_pool2d(image, SMOOTH)[0].permute(1, 2, 0)
-        box = crop_box_from_landmarks(project(landmarks, focal, size, size)[0].numpy())
-        views.append(View((image.clamp(0, 1) * 255).round().byte().numpy(), box, side, up))
+    for pose in _poses(scan, model, yaw, pitch):
+        image = _draw(scan, pose, paint, lit or scan.look == "grey shading")
+        image = F.avg_pool2d(image, SMOOTH)[0].permute(1, 2, 0)
+        box = crop_box_from_landmarks(project(pose.landmarks, pose.focal, PICTURE, PICTURE)[0].numpy())
+        views.append(View((image.clamp(0, 1) * 255).round().byte().numpy(), box, pose.yaw, pose.pitch))
     return views
 
 
 @torch.no_grad()
-def seen_from_outside(scan: Scan, model, tolerance: float = 2.0, size: int = PICTURE) -> np.ndarray:
+def seen_from_outside(scan: Scan, model: MorphableModel) -> np.ndarray:
     """(P,) bool: points that some picture from yaw -90 to 90 and pitch -30 to 30 sees.
 
     Cleaned-up scans have pockets behind lids and lips that no camera saw and no face model has; their points judge
-    nothing. A point is seen where it lies at most `tolerance` (mm, at the mean face's size) behind the nearest surface.
+    nothing. A point is seen where it lies at most `BEHIND` behind the nearest surface.
     """
     seen = torch.zeros(len(scan.vertices), dtype=torch.bool)
-    for *_, camera, focal, _ in _poses(scan, model, range(-90, 91, 15), (-30, 0, 30)):
-        points = project(camera, focal, size, size)
-        depth = rasterize(points, torch.from_numpy(scan.faces), size, size).depth[0]
+    for pose in _poses(scan, model, range(-90, 91, 15), (-30, 0, 30)):
+        points = project(pose.vertices, pose.focal, PICTURE, PICTURE)
+        depth = rasterize(points, torch.from_numpy(scan.faces), PICTURE, PICTURE).depth[0]
         column, row = (points[0, :, k].floor().long() for k in (0, 1))
-        inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-        nearest = depth[row.clamp(0, size - 1), column.clamp(0, size - 1)]
-        seen |= inside & (points[0, :, 2] <= nearest + tolerance)
+        inside = (column >= 0) & (column < PICTURE) & (row >= 0) & (row < PICTURE)
+        nearest = depth[row.clamp(0, PICTURE - 1), column.clamp(0, PICTURE - 1)]
+        seen |= inside & (points[0, :, 2] <= nearest + BEHIND)
     return seen.numpy()
 
 
-def _poses(scan: Scan, model, yaw: Iterable[float], pitch: Iterable[float]):
-    """For every pitch and yaw: yaw, pitch, the scan (1, P, 3) and the mean face's 68 points (1, 68, 3) in the camera's
-    frame, mm at the mean face's size, and the focal length between them."""
+class _Pose(NamedTuple):
+    """The scan (1, P, 3) and the mean face's 68 points (1, 68, 3) in the camera's frame, mm at the mean face's size, at
+    a yaw and a pitch, degrees; the camera's focal length (1,)."""
+
+    vertices: Tensor
+    landmarks: Tensor
+    focal: Tensor
+    yaw: float
+    pitch: float
+
+
+def _poses(scan: Scan, model: MorphableModel, yaw: Iterable[float], pitch: Iterable[float]) -> Iterator[_Pose]:
     if not len(scan.faces):
         raise UserError("the scan has no faces: a cloud of points cannot be drawn")
-    keys, mean = sorted(scan.landmarks), model.landmarks(model.mean[None]).cpu().float()
-    try:
-        onto = similarity(mean[0, keys].double().numpy(), np.stack([scan.landmarks[key] for key in keys]))
-    except ValueError as error:
-        raise UserError(f"the scan's landmarks do not say how it stands: {error}") from error
+    onto = _onto(scan, *_both_landmarks(scan, model)[1:])
     vertices = torch.tensor(onto.inverse().apply(scan.vertices), dtype=torch.float32)[None]
-    frame = FaceParameters.neutral(model, 1)
-    for up in map(float, pitch):
-        for side in map(float, yaw):
-            pose = turned(model, frame, euler_to_matrix(torch.tensor([[up, side, 0.0]])))
-            camera, landmarks = (to_camera(points, pose.rotation, pose.translation) for points in (vertices, mean))
-            yield side, up, camera, pose.focal / WIDER, landmarks
+    neutral, mean = FaceParameters.neutral(model, 1), model.landmarks(model.mean[None]).cpu().float()
+    for up, side in product(map(float, pitch), map(float, yaw)):
+        pose = turned(model, neutral, euler_to_matrix(torch.tensor([[up, side, 0.0]])))
+        camera, landmarks = (to_camera(points, pose.rotation, pose.translation) for points in (vertices, mean))
+        yield _Pose(camera, landmarks, pose.focal / WIDER, side, up)
 
 
-def _texture(scan: Scan) -> torch.Tensor:
+def _texture(scan: Scan) -> Tensor:
     if len(scan.textures) > 1:
         raise UserError(f"the scan has {len(scan.textures)} textures ({scan.textures[0].name}, ...); name one for all")
     return torch.tensor(read_image(scan.textures[0], upright=False)).permute(2, 0, 1)[None].float() / 255
 
 
-def _draw(scan: Scan, camera: torch.Tensor, faces: torch.Tensor, focal, size: int, paint, lit: bool) -> torch.Tensor:
-    """(1, 3, S, S), the background filled; `lit`: under a lamp, else the colours as they are."""
+def _draw(scan: Scan, pose: _Pose, paint: Tensor | None, lit: bool) -> Tensor:
+    """(1, 3, S, S), `SMOOTH` times `PICTURE` wide, the background filled; paint: the texture (1, 3, H, W); lit: under
+    a lamp, else the colours as they are."""
+    camera, faces, size = pose.vertices, torch.from_numpy(scan.faces), PICTURE * SMOOTH
     normals = vertex_normals(camera, faces) * camera.new_tensor([1, -1, -1])
-    lamp = torch.nn.functional.normalize(camera.new_tensor([LAMP]), dim=-1)
+    lamp = F.normalize(camera.new_tensor([LAMP]), dim=-1)
     light = ambient(1, AMBIENT) + directional(lamp, torch.full((1, 3), 1 - AMBIENT))
     shades = shade(torch.ones_like(camera), normals, light if lit else ambient(1))
     if paint is not None:  # every triangle has corners of its own, so that UVs may jump at a seam
         attributes = torch.cat([torch.tensor(scan.uv, dtype=torch.float32), shades[0, faces]], -1).reshape(1, -1, 5)
         corners = camera[:, faces.reshape(-1)]
-        rendering = render(corners, torch.arange(faces.numel()).reshape(-1, 3), attributes, focal, size)
+        rendering = render(corners, torch.arange(faces.numel()).reshape(-1, 3), attributes, pose.focal, size)
         uv, shades = rendering.image[:, :2].permute(0, 2, 3, 1), rendering.image[:, 2:]
         uv = torch.where((uv < 0) | (uv > 1), uv - uv.floor(), uv) * 2 - 1
-        image = torch.nn.functional.grid_sample(paint, uv.nan_to_num() * uv.new_tensor([1, -1]), align_corners=False)
+        image = F.grid_sample(paint, uv.nan_to_num() * uv.new_tensor([1, -1]), align_corners=False)
         image = torch.where(uv.isnan().any(-1)[:, None], GREY, image) * shades
     else:
-        colours = GREY if scan.colours is None else torch.tensor(scan.colours, dtype=torch.float32)[None]
-        rendering = render(camera, faces, colours * shades, focal, size)
+        colours = torch.tensor(GREY if scan.colours is None else scan.colours, dtype=torch.float32)[None]
+        rendering = render(camera, faces, colours * shades, pose.focal, size)
         image = rendering.image
     return torch.where(rendering.mask > 0, image, BACKGROUND)

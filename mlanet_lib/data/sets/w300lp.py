@@ -27,31 +27,29 @@ from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets.aflw2000 import load_mat, numbers, read_mat
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.points import landmark_twins
-from mlanet_lib.files.folders import first, pictures
+from mlanet_lib.files.folders import pictures
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import ONE_BASED, crop_box_from_landmarks, from_index
 
 SUBSETS = ("AFW", "HELEN", "IBUG", "LFPW")
 FLIP = "_Flip"
+PARTS = tuple(subset + flip for subset in SUBSETS for flip in ("", FLIP))
 
 
-def read_folder(
-    folder: str | Path, limit: int | None = None, flips: bool = True, progress: bool = False
-) -> list[Sample]:
-    """The pictures of the subsets that are there, by subset and name; flips: the mirrored ones too, after each subset.
+def read_folder(folder: str | Path) -> list[Sample]:
+    """The pictures of the subsets that are there, by subset and name, the mirrored ones after each subset.
 
-    limit: only the first so many. A folder that is not there or holds no such picture, two pictures of one name, a
-    limit below 1, and whatever `read_sample` refuses, are UserErrors that name the path. The whole set takes minutes:
-    `progress` shows a bar.
+    A folder that is not there or holds no such picture, two pictures of one name, and whatever `read_sample` refuses,
+    are UserErrors that name the path.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    parts = [folder / (subset + flip) for subset in SUBSETS for flip in (("", FLIP) if flips else ("",))]
-    photos = [photo for part in parts if part.is_dir() for photo in pictures(part)]
+    parts = [folder / part for part in PARTS if (folder / part).is_dir()]
+    photos = [photo for part in parts for photo in pictures(part)]
     if not photos:
         raise UserError(f"{folder}: no photos (AFW/*.jpg beside .mat files, HELEN/, IBUG/, LFPW/, as 300W-LP comes)")
-    return [read_sample(photo) for photo in tqdm(first(photos, limit), "300W-LP", unit="photo", disable=not progress)]
+    return [read_sample(photo) for photo in tqdm(photos, "reading 300W-LP", unit="photo")]  # the whole takes minutes
 
 
 def read_sample(photo: str | Path) -> Sample:

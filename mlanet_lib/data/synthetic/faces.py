@@ -1,7 +1,7 @@
 """Synthetic faces with full labels: sampled parameters, drawn by the project's renderer into made-up scenes.
 
 A split is a function of the face model, the configuration and the seed. Splits share no person and no background: each
-draws both from a random stream of its own. Training splits are arrays (`images.npy`, `labels.npz`); the benchmarks are
+draws both from a random stream of its own. Training splits are arrays (`mlanet_lib.data.arrays`); the benchmarks are
 written in the published layouts of AFLW2000-3D and MICC Florence by `mlanet_lib.data.synthetic.stand_ins`.
 
 The distributions (pose, expression, light, occluders) are choices of this project, not the paper's.
@@ -17,22 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlanet_lib.data import arrays
+from mlanet_lib.data.arrays import LABELLED, LANDMARKED, UNLABELLED
 from mlanet_lib.data.synthetic import scenes
 from mlanet_lib.data.synthetic.workers import run_tasks
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.files.atomic import atomic_path
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL, euler_to_matrix, matrix_to_euler, project, to_camera
 from mlanet_lib.limits import COUNT, COUNT_OR_NONE, SHARE, FieldError, Range, check_fields, check_memory
 from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
 from mlanet_lib.renderer import decode, landmarks_visible, render_face
 
-LABELLED, LANDMARKED, UNLABELLED = 0, 1, 2
+People = tuple[np.ndarray, np.ndarray]
+"""Identity (B, Ki) and albedo (B, Ka) coefficients."""
 YAW_BINS = ((0.0, 30.0), (30.0, 60.0), (60.0, 90.0))
 BATCH, PHOTOS = 32, 8
-"""Training pictures, and photos of a benchmark, that are drawn at once."""
-DRAWING = 50
+"""Training crops, and photos of a benchmark, that are drawn at once."""
 SUPERSAMPLING, LARGE = 2, 200
-"""Pictures of fewer than LARGE px a side are drawn so many times larger, and averaged."""
+"""Crops and photos of fewer than LARGE px a side are drawn so many times larger, and averaged."""
+DRAWING = 50
+"""Bytes a pixel that drawing takes. Measured, as growth of the peak: 54 for 8 photos of 450 px, 75 of 1,500 px, 51 for
+32 crops of 190 px."""
+_TRIES = 100  # occluders drawn for a face until one covers what it should
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class SyntheticConfig:
     image_size: side of the training crops, px. train, validation: samples in the training arrays. test: faces in the
     AFLW2000-3D layout (a third in each yaw bin) as photos of photo_size px. occluded: share with something before the
     face. labelled, landmarked: shares of the training split that keep all labels, or only the 68 landmarks; the rest
-    keeps none (validation is fully labelled). images_per_person: pictures a training identity appears in.
+    keeps none (validation is fully labelled). images_per_person: crops a training identity appears in.
     scans: subjects of the Florence layout. shift, scale: jitter of the crop, in crop sides and as a log factor.
     """
 
@@ -59,7 +64,7 @@ class SyntheticConfig:
     shift: Annotated[float, SHARE] = 0.04
     scale: Annotated[float, SHARE] = 0.06
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if self.labelled + self.landmarked > 1 + 1e-9:
             raise FieldError(f"labelled = {self.labelled}: must be at most 1 with landmarked, {self.landmarked}")
@@ -68,16 +73,20 @@ class SyntheticConfig:
 def check_size(config: SyntheticConfig, workers: int) -> None:
     """UserError, with the estimate, where what `config` asks for does not fit into memory.
 
-    Estimated are the arrays, which a training holds whole, and DRAWING bytes a pixel of what each of the `workers`
-    draws at once; measured, as growth of the peak: 54 of 8 photos of 450 px, 75 of 1,500 px, 51 of 32 crops of 190 px.
+    Estimated are the arrays, which a training holds whole, and `DRAWING` bytes a pixel of what each of the `workers`
+    draws at once.
     """
     for name, count in (("train", config.train), ("validation", config.validation)):
         check_memory(count * config.image_size**2 * 3, f"data.{name} {count:,} at data.image_size {config.image_size}")
-    fine = config.image_size * (SUPERSAMPLING if config.image_size < LARGE else 1)
+    fine = config.image_size * _finer(config.image_size)
     most = {"image_size": min(BATCH, max(config.train, config.validation)) * fine**2}
     most["photo_size"] = min(PHOTOS, max(config.test, 9 * config.scans)) * config.photo_size**2
     for name, pixels in most.items():
         check_memory(workers * pixels * DRAWING, f"data.{name} {getattr(config, name)}, drawn {workers} at once,")
+
+
+def _finer(size: int) -> int:
+    return SUPERSAMPLING if size < LARGE else 1
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
@@ -107,9 +116,9 @@ def sample_expression(rng: np.random.Generator, names: list[str], count: int) ->
     return activations
 
 
-def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Identity (count, Ki) and albedo (count, Ka) coefficients of `count` people, standard normal, cut at 2.5 standard
-    deviations, albedo at 2: nobody's skin that the default face model learned from lies beyond."""
+def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -> People:
+    """`count` people, standard normal, cut at 2.5 standard deviations, albedo at 2: nobody's skin that the default
+    face model learned from lies beyond."""
     identity, albedo = (rng.standard_normal((count, n)) for n in (model.n_identity, model.n_albedo))
     return np.clip(identity, -2.5, 2.5), np.clip(albedo, -2.0, 2.0)
 
@@ -135,25 +144,22 @@ def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, sca
 def sample_parameters(
     model: MorphableModel,
     rng: np.random.Generator,
-    people: tuple[np.ndarray, np.ndarray],
+    people: People,
     yaw: np.ndarray,
     shift: float = 0.0,
     scale: float = 0.0,
-    turn: torch.Tensor | None = None,
+    turn: Tensor | None = None,
 ) -> FaceParameters:
     """Random expression, light, pitch, roll and framing around given people and yaws (B,) degrees.
 
-    people: identity (B, Ki) and albedo (B, Ka); shift, scale: standard deviations of the framing's jitter. turn: (3, 3)
-    from the model's frame to the one in which the yaws are counted (default: the model's own); heads are held as they
-    are without it.
+    shift, scale: standard deviations of the framing's jitter. turn: (3, 3) from the model's frame to the one in which
+    the yaws are counted (default: the model's own); heads are held as they are without it.
     """
     count = len(yaw)
     pitch, roll = np.clip(rng.normal(0, 12, count), -40, 40), np.clip(rng.normal(0, 12, count), -45, 45)
-    arrays = [*people, sample_expression(rng, model.expression_names, count), np.stack([pitch, yaw, roll], -1)]
-    jitter = np.clip(rng.standard_normal((count, 3)), -2, 2) * [shift, shift, scale]
-    identity, albedo, expression, degrees, jitter = (
-        torch.as_tensor(array, dtype=torch.float32) for array in [*arrays, jitter]
-    )
+    drawn = [*people, sample_expression(rng, model.expression_names, count), np.stack([pitch, yaw, roll], -1)]
+    drawn.append(np.clip(rng.standard_normal((count, 3)), -2, 2) * [shift, shift, scale])
+    identity, albedo, expression, degrees, jitter = (torch.as_tensor(x, dtype=torch.float32) for x in drawn)
     if turn is not None:
         degrees[:, 0] += matrix_to_euler(turn)[0]
     rotation, focal = euler_to_matrix(degrees), torch.full((count,), DEFAULT_FOCAL)
@@ -170,7 +176,7 @@ def sample_parameters(
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch of pictures and what is known of them.
+    """A batch of crops or photos and what is known of them.
 
     images: (B, S, S, 3) uint8; landmarks: (B, 68, 3), x and y in picture sides, third = mm depth from the camera;
     visible: (B, 68) bool, neither turned away nor covered; covered: (B,) share of the face's pixels behind an occluder.
@@ -187,13 +193,13 @@ def draw(
     model: MorphableModel, parameters: FaceParameters, rng: np.random.Generator, size: int, occlude: np.ndarray
 ) -> Drawn:
     """Draw faces into random scenes, `size` px a side; those with `occlude` (B,) true get something before the face."""
-    factor = SUPERSAMPLING if size < LARGE else 1
+    factor = _finer(size)
     fine = size * factor
     decoded = decode(model, parameters)
     rendered = render_face(model, parameters, fine, decoded=decoded)
-    colours, mask = (torch.nn.functional.avg_pool2d(x, factor) for x in (rendered.image, rendered.mask))
-    colours = (colours.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
-    mask = mask[:, 0].numpy()
+    image, share = (torch.nn.functional.avg_pool2d(x, factor) for x in (rendered.image, rendered.mask))
+    colours = (image.clamp(0, None) * 255).permute(0, 2, 3, 1).numpy()  # premultiplied: black outside the mask
+    mask = share[:, 0].numpy()
     landmarks = project(decoded.landmarks, parameters.focal, 1, 1).numpy()
     visible = landmarks_visible(model, parameters, fine, decoded=decoded, depth=rendered.depth).numpy()
     images, covered = np.empty((len(parameters), size, size, 3), np.uint8), np.zeros(len(parameters), np.float32)
@@ -213,14 +219,16 @@ def draw(
     return Drawn(images, landmarks, visible, covered)
 
 
-def _occluder(rng: np.random.Generator, size: int, landmarks: np.ndarray, mask: np.ndarray, tries: int = 100):
+def _occluder(
+    rng: np.random.Generator, size: int, landmarks: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
     """An occluder that covers 5 to 60 % of the face, with its mask, and the share that it covers."""
-    for _ in range(tries):
+    for _ in range(_TRIES):
         thing, where = scenes.occluder(rng, size, landmarks)
         share = float((where * mask).sum() / mask.sum())
         if 0.05 <= share <= 0.6:
             return thing, where, share
-    raise RuntimeError(f"no occluder covered 5 to 60 % of the face in {tries} tries")
+    raise RuntimeError(f"no occluder covered 5 to 60 % of the face in {_TRIES} tries")
 
 
 def spread_yaw(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -237,16 +245,14 @@ def write_split(
     count: int,
     seed: int,
     pool: ProcessPoolExecutor | None = None,
-    progress: bool = True,
 ) -> Path:
-    """Write one split for training: `images.npy` (N, S, S, 3) uint8 and `labels.npz`; returns the folder.
+    """Write one split for training, "train" or another; returns the folder.
 
-    labels.npz (float32 unless said): the fields of `FaceParameters`; landmarks (N, 68, 2) crop sides; visible (N, 68);
-    occluded (N,) share covered; kind (N,) int64 (0 labelled, 1 landmarked, 2 unlabelled); person (N,) int64. What a
-    sample's kind does not know is not in the file: those rows are zero. `pool`: see
-    `workers.worker_pool`; the result does not depend on it.
+    Beside the fields of `arrays` the labels hold `person` (N,) int64 and `occluded` (N,), the share covered. What a
+    sample's kind does not know is not in the file: those rows are zero. `pool`: see `workers.worker_pool`; the result
+    does not depend on it.
     """
-    rng, folder, size, training = stream(seed, split), Path(folder), config.image_size, split == "train"
+    rng, folder, training = stream(seed, split), Path(folder), split == "train"
     people = sample_people(model, rng, -(-count // config.images_per_person) if training else count)
     person = np.arange(count) % len(people[0])
     kind, yaw = np.full(count, LABELLED), spread_yaw(rng, count)
@@ -255,56 +261,42 @@ def write_split(
         kind[edges[0] :], kind[edges[1] :] = LANDMARKED, UNLABELLED
         kind, yaw = rng.permutation(kind), sample_yaw(rng, count)
     occlude = rng.random(count) < config.occluded
-    starts = range(0, count, BATCH)
     columns: dict[str, list[np.ndarray]] = {}
-    with atomic_path(folder / "images.npy") as path:
-        np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3)).flush()
-        tasks = [
-            _Task(
-                config,
-                [p[person[i : i + BATCH]] for p in people],
-                *(x[i : i + BATCH] for x in (yaw, occlude, kind)),
-                path,
-                i,
-                (seed, split, str(i)),
-            )
-            for i in starts
-        ]
-        for known in run_tasks(_draw_batch, model, tasks, pool, f"drawing {split}", progress):
-            for name, array in known.items():
-                columns.setdefault(name, []).append(array)
-    labels = {name: np.concatenate(arrays) for name, arrays in columns.items()}
-    with atomic_path(folder / "labels.npz") as path:
-        np.savez(path, kind=kind, person=person, **labels)
+    with arrays.writing(folder, config.image_size) as writer:
+        tasks = []
+        for start in range(0, count, BATCH):
+            at = slice(start, start + BATCH)
+            drawn = people[0][person[at]], people[1][person[at]]
+            tasks.append((config, drawn, yaw[at], occlude[at], kind[at], writer, (seed, split, start)))
+        for known in run_tasks(_draw_batch, model, tasks, pool, f"drawing {split}"):
+            for field, values in known.items():
+                columns.setdefault(field, []).append(values)
+        labels = {field: np.concatenate(parts) for field, parts in columns.items()}
+        writer.finish({"kind": kind, "person": person, **labels})
     return folder
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A batch of a split: what `_draw_batch` draws into the rows of the file at `path` from `start` on."""
-
-    config: SyntheticConfig
-    people: list[np.ndarray]
-    yaw: np.ndarray
-    occlude: np.ndarray
-    kind: np.ndarray
-    path: Path
-    start: int
-    name: tuple
-
-
-def _draw_batch(model: MorphableModel, task: _Task) -> dict[str, np.ndarray]:
-    rng, config = stream(*task.name), task.config
-    parameters = sample_parameters(model, rng, task.people, task.yaw, config.shift, config.scale)
-    drawn = draw(model, parameters, rng, config.image_size, task.occlude)
-    images = np.lib.format.open_memmap(task.path, "r+")
-    images[task.start : task.start + len(drawn.images)] = drawn.images
-    images.flush()
-    labelled, landmarked = task.kind == LABELLED, task.kind != UNLABELLED
+def _draw_batch(
+    model: MorphableModel,
+    config: SyntheticConfig,
+    people: People,
+    yaw: np.ndarray,
+    occlude: np.ndarray,
+    kind: np.ndarray,
+    writer: arrays.Writer,
+    place: tuple[int, str, int],
+) -> dict[str, np.ndarray]:
+    """Draw a batch into `writer`, and return its labels. place: seed, split, and the row that it begins at."""
+    seed, split, start = place
+    rng = stream(seed, split, str(start))
+    parameters = sample_parameters(model, rng, people, yaw, config.shift, config.scale)
+    drawn = draw(model, parameters, rng, config.image_size, occlude)
+    writer.put(start, drawn.images)
+    labelled, landmarked, all_rows = kind == LABELLED, kind != UNLABELLED, np.ones(len(kind), bool)
     known = {name: (tensor.numpy(), labelled) for name, tensor in parameters.as_tensors().items()}
     known |= {"landmarks": (drawn.landmarks[..., :2], landmarked), "visible": (drawn.visible, landmarked)}
-    known |= {"focal": (parameters.focal.numpy(), landmarked | True), "occluded": (drawn.covered, landmarked | True)}
+    known |= {"focal": (parameters.focal.numpy(), all_rows), "occluded": (drawn.covered, all_rows)}
     return {
-        name: (array * keep.reshape(-1, *[1] * (array.ndim - 1))).astype(np.float32)
-        for name, (array, keep) in known.items()
+        name: (values * keep.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+        for name, (values, keep) in known.items()
     }

@@ -29,7 +29,8 @@ def noise(rng: np.random.Generator, size: int, octaves: int, persistence: float 
 def colour(rng: np.random.Generator) -> tuple[int, int, int]:
     """A random display colour, more often muted than vivid."""
     grey = rng.uniform(15, 240)
-    return tuple(int(c) for c in np.clip(grey + rng.normal(0, 35, 3), 0, 255))
+    red, green, blue = np.clip(grey + rng.normal(0, 35, 3), 0, 255)
+    return int(red), int(green), int(blue)
 
 
 def clutter(rng: np.random.Generator, picture: Image.Image, shapes: int) -> None:

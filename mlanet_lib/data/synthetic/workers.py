@@ -2,10 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -30,10 +31,15 @@ def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExec
 
 
 def run_tasks(
-    function, model: MorphableModel, tasks: list, pool: ProcessPoolExecutor | None, what: str, progress: bool
-):
-    """Yield `function(model, task)` for every task, in order, computed in the pool's processes or, without, in this."""
-    with tqdm(total=len(tasks), desc=what, unit="batch", disable=not progress) as bar:
+    function: Callable[..., Any],
+    model: MorphableModel,
+    tasks: Sequence[tuple],
+    pool: ProcessPoolExecutor | None,
+    what: str,
+) -> Iterator[Any]:
+    """Yield `function(model, *task)` for every task, in order, computed in the pool's processes or, without, in this;
+    `what` stands before the bar."""
+    with tqdm(total=len(tasks), desc=what, unit="batch") as bar:
         if pool is not None:
             for result in pool.map(_run_task, [function] * len(tasks), tasks):
                 yield result
@@ -43,7 +49,7 @@ def run_tasks(
         torch.set_num_threads(1)  # sums come out the same as in a worker
         try:
             for task in tasks:
-                yield function(model, task)
+                yield function(model, *task)
                 bar.update()
         finally:
             torch.set_num_threads(threads)
@@ -61,9 +67,11 @@ def _start_worker(model: MorphableModel) -> None:
 
 def _end_with_parent() -> None:
     """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
-def _run_task(function, task):
-    return function(_worker_model, task)
+def _run_task(function: Callable[..., Any], task: tuple) -> Any:
+    return function(_worker_model, *task)

@@ -1,13 +1,17 @@
 """A folder of photos: where the detector says, upright, several faces a photo, and what is left out."""
 
+import shutil
+
 import numpy as np
 import pytest
 from paths import ROOT
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from red_squares import RedSquares, photo
 
 from mlanet_lib.data.sets.photos import read_folder
 from mlanet_lib.errors import UserError
+from mlanet_lib.files.outputs import MARK
 from mlanet_lib.geometry.crops import crop_image
 
 
@@ -31,7 +35,18 @@ def test_faces_are_found_cropped_and_named(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "1 pictures show no face that the detector finds: none.png" in said
     assert "1 pictures cannot be read" in said and "broken.jpg" in said
-    assert len(read_folder(tmp_path, RedSquares(), limit=3)) == 1  # broken.jpg, none.png, one.png
+
+
+def test_our_own_overlay_is_no_second_photo(tmp_path, capsys):
+    photo((8, 10, 16)).save(tmp_path / "a.jpg")
+    own = PngInfo()
+    own.add_text("Software", MARK)
+    photo((8, 10, 16)).save(tmp_path / "a.png", pnginfo=own)
+    assert [sample.name for sample in read_folder(tmp_path, RedSquares())] == ["a.jpg"]
+    assert "1 pictures that mlanet wrote are left out" in capsys.readouterr().err
+    photo((8, 10, 16)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png are one photo"):
+        read_folder(tmp_path, RedSquares())
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -63,11 +78,14 @@ def test_folders_without_photos_or_faces(tmp_path):
         read_folder(tmp_path, RedSquares())
 
 
-def test_real_portraits(shared_data, monkeypatch):
+def test_real_portraits(shared_data, tmp_path, monkeypatch):
     from mlanet_lib.predictor.detector import Detector
 
     monkeypatch.setenv("MLANET_MODELS", str(ROOT / "weights"))
-    samples = read_folder(shared_data / "portraits", Detector.load(), limit=3)
-    assert [sample.name for sample in samples] == ["001_neutral.jpg", "001_smiling.jpg", "002_neutral.jpg"]
+    names = ["001_neutral.jpg", "001_smiling.jpg", "002_neutral.jpg"]
+    for name in names:
+        shutil.copy(shared_data / "portraits" / name, tmp_path)
+    samples = read_folder(tmp_path, Detector.load())
+    assert [sample.name for sample in samples] == names
     for sample in samples:
         assert 200 < sample.crop().w < 675

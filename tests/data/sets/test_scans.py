@@ -13,6 +13,12 @@ from mlanet_lib.errors import UserError
 POINTS = (30, 0, 16, 36, 45, 8, 60)
 
 
+@pytest.fixture
+def of_side(monkeypatch):
+    """Sets the side of the pictures that are drawn, pixels."""
+    return lambda side: monkeypatch.setattr(scans, "PICTURE", side)
+
+
 def toy_scan(model, **look) -> Scan:
     """The toy face's mean as a scan, somewhere else, turned, and of another size."""
     turn = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
@@ -126,7 +132,7 @@ HEAD = "v 0 0 0{c}\nv 9 0 0{c}\nv 0 9 0{c}\nvt 0 0\nf 1/1 2/1 3/1\n"
         ("mtllib a.mtl\n" + HEAD, "map_Kd in.png\nmap_Kd more.png", "texture", "2 textures"),
     ],
 )
-def test_a_scan_whose_colours_cannot_be_had_is_not_judged_grey(tmp_path, toy_model, obj, mtl, look, refused):
+def test_a_scan_whose_colours_cannot_be_had_is_not_judged_grey(tmp_path, toy_model, of_side, obj, mtl, look, refused):
     """What its files say and is not there is refused when it is to be drawn, not before: Deng's form needs no look."""
     for name in ("in.png", "more.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -135,22 +141,24 @@ def test_a_scan_whose_colours_cannot_be_had_is_not_judged_grey(tmp_path, toy_mod
     marks = tmp_path / "m.json"
     marks.write_text(json.dumps({"unit": "mm", "landmarks": {"30": [0, 0, 0], "36": [9, 0, 0], "45": [0, 9, 0]}}))
     scan = read_scan(tmp_path / "a.obj", marks)
+    of_side(32)
     assert scan.look == look
     if refused:
         with pytest.raises(UserError, match=refused):
             draw_views(scan, toy_model)
     else:
-        assert draw_views(scan, toy_model, size=32)[0].image.shape == (32, 32, 3)
+        assert draw_views(scan, toy_model)[0].image.shape == (32, 32, 3)
     if scan.uv is not None:
         named = read_scan(tmp_path / "a.obj", marks, texture=tmp_path / "in.png")
-        assert named.look == "texture" and draw_views(named, toy_model, size=32)
+        assert named.look == "texture" and draw_views(named, toy_model)
 
 
-def test_a_picture_shows_the_scan_upright_in_its_box(toy_model):
+def test_a_picture_shows_the_scan_upright_in_its_box(toy_model, of_side):
     """Wherever the scan stood: frontal at yaw 0, its points where the mean face's are, the box around them."""
     colours = np.tile([0.9, 0.2, 0.1], (toy_model.n_vertices, 1))
     scan = toy_scan(toy_model, colours=colours)
-    (frontal,) = draw_views(scan, toy_model, size=160)
+    of_side(160)
+    (frontal,) = draw_views(scan, toy_model)
     assert frontal.image.shape == (160, 160, 3) and scan.look == "vertex colours"
     face = (frontal.image == np.round(np.array([0.9, 0.2, 0.1]) * 255)).all(-1)
     rows, columns = np.nonzero(face)
@@ -162,23 +170,24 @@ def test_a_picture_shows_the_scan_upright_in_its_box(toy_model):
     moved = Scan(
         scan.vertices * 3 - 40, scan.faces, {k: p * 3 - 40 for k, p in scan.landmarks.items()}, colours=colours
     )
-    (again,) = draw_views(moved, toy_model, size=160)
+    (again,) = draw_views(moved, toy_model)
     assert np.abs(again.image.astype(int) - frontal.image).mean() < 0.1
 
 
-def test_yaw_and_pitch_have_3ddfas_signs(toy_model):
+def test_yaw_and_pitch_have_3ddfas_signs(toy_model, of_side):
     """The nose tip's mark goes to the image's left with positive yaw, and up with positive pitch."""
     mean = toy_model.mean.numpy()
     nose = np.linalg.norm(mean - mean[np.argmax(mean[:, 2])], axis=1) < 15
     scan = toy_scan(toy_model, colours=np.where(nose[:, None], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]))
-    views = draw_views(scan, toy_model, yaw=(-30, 0, 30), pitch=(0, 20), size=120)
+    of_side(120)
+    views = draw_views(scan, toy_model, yaw=(-30, 0, 30), pitch=(0, 20))
     assert [(view.yaw, view.pitch) for view in views] == [(y, p) for p in (0, 20) for y in (-30, 0, 30)]
     spots = [np.argwhere(view.image[..., 2] > 200).mean(0) for view in views]
     assert spots[2][1] < spots[1][1] - 3 < spots[0][1] - 6
     assert spots[4][0] < spots[1][0] - 3
 
 
-def test_a_texture_is_sampled_where_its_coordinates_say(tmp_path, toy_model):
+def test_a_texture_is_sampled_where_its_coordinates_say(tmp_path, toy_model, of_side):
     """A texture of two ramps against the same ramps as vertex colours: the pictures agree."""
     uv = toy_model.uv.double().numpy() * 0.8 + 0.1
     size = 256
@@ -190,21 +199,23 @@ def test_a_texture_is_sampled_where_its_coordinates_say(tmp_path, toy_model):
     faces = toy_model.faces.numpy()
     textured = toy_scan(toy_model, uv=uv[faces] + 3, textures=(tmp_path / "t.png",))  # coordinates repeat every 1
     plain = toy_scan(toy_model, colours=colours)
+    of_side(128)
     for lit in (False, True):
         pictures = [
-            draw_views(scan, toy_model, (25,), (5,), size=128, lit=lit)[0].image.astype(float)
-            for scan in (textured, plain)
+            draw_views(scan, toy_model, (25,), (5,), lit=lit)[0].image.astype(float) for scan in (textured, plain)
         ]
         assert np.abs(pictures[0] - pictures[1]).max() <= 3
     assert textured.look == "texture"
     bare = toy_scan(toy_model, uv=np.full((len(faces), 3, 2), np.nan), textures=(tmp_path / "t.png",))
-    image = draw_views(bare, toy_model, size=64)[0].image
+    of_side(64)
+    image = draw_views(bare, toy_model)[0].image
     assert (image[32, 32] == round(scans.GREY * 255)).all()
 
 
-def test_a_scan_without_colour_is_shaded_and_says_so(toy_model):
+def test_a_scan_without_colour_is_shaded_and_says_so(toy_model, of_side):
     scan = toy_scan(toy_model)
-    image = draw_views(scan, toy_model, size=96)[0].image
+    of_side(96)
+    image = draw_views(scan, toy_model)[0].image
     assert scan.look == "grey shading" and (image[..., 0] == image[..., 1]).all() and image[30:66, 30:66].std() > 5
     cloud = Scan(scan.vertices, scan.faces[:0], scan.landmarks)
     with pytest.raises(UserError, match="no faces"):
@@ -214,7 +225,7 @@ def test_a_scan_without_colour_is_shaded_and_says_so(toy_model):
         draw_views(Scan(scan.vertices, scan.faces, line), toy_model)
 
 
-def test_pockets_are_not_seen(toy_model):
+def test_pockets_are_not_seen(toy_model, of_side):
     """A sheet 10 mm behind the face's front is hidden by it; the front is seen, but for nothing."""
     scan = toy_scan(toy_model)
     behind = scan.vertices.mean(0) + 0.8 * (scan.vertices - scan.vertices.mean(0))
@@ -224,7 +235,8 @@ def test_pockets_are_not_seen(toy_model):
         np.concatenate([scan.faces, scan.faces[inner[scan.faces].all(1)] + len(behind)]),
         scan.landmarks,
     )
-    seen = seen_from_outside(both, toy_model, size=200)
+    of_side(200)
+    seen = seen_from_outside(both, toy_model)
     assert seen[: len(behind)].mean() > 0.95 and not seen[len(behind) :][inner].any()
 
 

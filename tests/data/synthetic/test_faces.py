@@ -16,7 +16,7 @@ CONFIG = SyntheticConfig(image_size=48, train=60, validation=30, images_per_pers
 def splits(toy_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("splits")
     for split, count in (("train", 60), ("validation", 30)):
-        faces.write_split(CONFIG, toy_model, folder / split, split, count, seed=7, progress=False)
+        faces.write_split(CONFIG, toy_model, folder / split, split, count, seed=7)
     return {
         split: (np.load(folder / split / "images.npy"), dict(np.load(folder / split / "labels.npz")))
         for split in ("train", "validation")
@@ -37,9 +37,9 @@ def test_frame_puts_the_landmark_box_where_it_is_told(toy_model):
 
 
 def test_split_is_a_function_of_its_seed(toy_model, splits, tmp_path):
-    folder = faces.write_split(CONFIG, toy_model, tmp_path / "again", "validation", 30, seed=7, progress=False)
+    folder = faces.write_split(CONFIG, toy_model, tmp_path / "again", "validation", 30, seed=7)
     assert np.array_equal(np.load(folder / "images.npy"), splits["validation"][0])
-    other = faces.write_split(CONFIG, toy_model, tmp_path / "other", "validation", 30, seed=8, progress=False)
+    other = faces.write_split(CONFIG, toy_model, tmp_path / "other", "validation", 30, seed=8)
     assert not np.array_equal(np.load(other / "images.npy"), splits["validation"][0])
 
 

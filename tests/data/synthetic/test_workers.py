@@ -18,11 +18,12 @@ def threads_and_task(model, task):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tasks_come_back_in_order_each_computed_with_one_thread(toy_model, workers):
+def test_tasks_come_back_in_order_each_computed_with_one_thread(toy_model, request, workers):
     before = torch.get_num_threads()
-    with worker_pool(toy_model, workers) as pool:
-        assert (pool is None) == (workers == 1)
-        results = list(run_tasks(threads_and_task, toy_model, list(range(5)), pool, "testing", progress=False))
+    with worker_pool(toy_model, 1) as alone:
+        assert alone is None
+    pool = None if workers == 1 else request.getfixturevalue("two_workers")
+    results = list(run_tasks(threads_and_task, toy_model, [(k,) for k in range(5)], pool, "testing"))
     assert results == [("toy", 1, k) for k in range(5)]
     assert torch.get_num_threads() == before
 
