@@ -158,7 +158,7 @@ def prepare(
 def raw_at_landmarks(raw: RawBfm) -> RawBfm:
     """BFM's 68 points alone, so that posing them costs next to nothing."""
     fields = {name: getattr(raw, name)[raw.landmarks] for name in ("mean", "shape_basis", "expression_basis")}
-    return dataclasses.replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
+    return dataclasses.replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68))
 
 
 def with_bfm_points(sample: Sample, points: RawBfm) -> Sample:

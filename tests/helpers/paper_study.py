@@ -14,7 +14,8 @@ from toy_photos import write_300w_lp, write_aflw2000
 
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.data.synthetic.stand_ins import write_florence
-from mlanet_lib.face_sources.bfm2009.convert import RawBfm, convert
+from mlanet_lib.face_sources.bfm2009.convert import convert
+from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 
 MODEL = "licensed/face_models/bfm2009_3ddfa.npz"
 VALUES = {name: value for name, value in TINY.items() if not name.startswith("data.")}
