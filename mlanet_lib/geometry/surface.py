@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlanet_lib.geometry.compiled import compiled
+from mlanet_lib.geometry.mesh import face_normals
 
 _LEAF = 4
 
@@ -56,10 +57,7 @@ class Surface:
 
     def normals(self, face_index: np.ndarray) -> np.ndarray:
         """(N, 3) unit normals of faces, zero where a face has no area."""
-        a, b, c = np.moveaxis(self.vertices[self.faces[face_index]], 1, 0)
-        normal = np.cross(b - a, c - a)
-        length = np.linalg.norm(normal, axis=1, keepdims=True)
-        return np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)
+        return face_normals(self.vertices, self.faces[face_index])
 
     def on_border(self, closest: Closest) -> np.ndarray:
         """(N,) bool: the nearest point lies on the rim of an open mesh, so that the query may have no partner there.

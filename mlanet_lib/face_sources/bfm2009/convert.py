@@ -14,6 +14,7 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_sources.bfm2009 import bfm_files as files
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.geometry.alignment import similarity
+from mlanet_lib.geometry.mesh import crossed
 from mlanet_lib.geometry.surface import Surface
 
 ALBEDO_MODES = 80
@@ -105,8 +106,7 @@ def _model_with_albedo(path: str | Path | None, source: Path) -> MorphableModel:
 
 def outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 3) faces, all turned round if a face (V, 3) that looks along +z shows its back: counter-clockwise outside."""
-    a, b, c = np.moveaxis(vertices[faces], 1, 0)
-    return faces if np.cross(b - a, c - a)[:, 2].sum() > 0 else faces[:, ::-1].copy()
+    return faces if crossed(vertices, faces)[:, 2].sum() > 0 else faces[:, ::-1].copy()
 
 
 def cylindrical(vertices: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ Colours are taken where the surface faces the camera, lies between hairline and 
 highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
 mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from scipy.spatial import cKDTree
 
 from mlanet_lib.face_sources.ict import people
 from mlanet_lib.geometry.lighting import sh_basis
+from mlanet_lib.geometry.mesh import edges, vertex_normals
 from mlanet_lib.rasterizer import rasterize
 
 MODES = 36
@@ -86,7 +88,7 @@ def observe(fitted: Fitted, count: int) -> Observed:
 def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     camera, points = fitted.camera[number], fitted.photos.points[number]
     picture = fitted.photos.pictures[number].astype(np.float64) / 255
-    normal = _normals(camera, fitted.faces)[:count]
+    normal = vertex_normals(camera, fitted.faces)[:count]
     flat = camera[:count, :2] * [1, -1]
     seen = np.flatnonzero((normal[:, 2] > 0) & _visible(camera, fitted.faces, picture.shape[:2])[:count])
     shift = RBFInterpolator(fitted.marks[number], points[fitted.used] - fitted.marks[number], smoothing=5.0)(flat[seen])
@@ -116,19 +118,11 @@ def _visible(camera: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np
     return inside & (depth < nearest + slack)
 
 
-def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = points[faces].transpose(1, 0, 2)
-    summed = np.zeros_like(points)
-    for corner in range(3):
-        np.add.at(summed, faces[:, corner], np.cross(b - a, c - a))
-    return summed / np.linalg.norm(summed, axis=1, keepdims=True).clip(1e-12)
-
-
 def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(S,) bool each: bare skin (no brow, eye, lip, nostril or beard may be there), and the cheeks."""
     mean = fitted.mean[:count]
 
-    def near(points, reach: float) -> np.ndarray:
+    def near(points: Sequence[int], reach: float) -> np.ndarray:
         return cKDTree(fitted.places[list(points)]).query(mean)[0] < reach
 
     covered = near(people.BROWS, 9) | near(people.EYES, 7) | near(people.LIPS, 7) | near(people.NOSTRILS, 4)
@@ -172,15 +166,17 @@ def _trusted(albedo: np.ndarray, tone: np.ndarray, weight: np.ndarray, bare: np.
     return np.where(bare & (off < HAIR), 0.0, 1.0) * np.exp(-((np.maximum(off - HIGHLIGHT, 0) / 0.06) ** 2)).clip(0.02)
 
 
-def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np.ndarray, faces: np.ndarray):
+def completed(
+    albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np.ndarray, faces: np.ndarray
+) -> np.ndarray:
     """(P, S, 3): albedo (P, S, 3) with both sides of the face joined by their weights (P, S), and continued where no
     photo shows it. tone: (P, 3); mean: (S, 3) mm, symmetric in x; faces: (F, 3)."""
     twin = cKDTree(mean).query(mean * [-1, 1, 1])[1]
     both = weight + weight[:, twin]
     product = weight[..., None] * albedo
     product = product + product[:, twin]
-    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    graph = coo_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(len(mean),) * 2).tocsr()
+    a, b = edges(faces).T
+    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(len(mean),) * 2).tocsr()
     graph = graph + graph.T
     laplacian = diags(np.asarray(graph.sum(1)).ravel()) - graph
     found = np.empty_like(albedo)
