@@ -26,7 +26,6 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.fitting import LandmarkFit, fit_points
 from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import build, head, skin
-from mlanet_lib.face_sources.ict import people as face_model_photos
 from mlanet_lib.geometry.alignment import similarity
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import Box, crop_image
@@ -101,7 +100,7 @@ def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceP
     mean = model.mean.double().numpy()
     places = np.full((portraits.points189.shape[1], 3), np.nan)
     places[at.number] = at.of(mean)
-    read = face_model_photos.Photos(portraits.people, portraits.ethnicity, portraits.points189, photos)
+    read = london.Photos(portraits.people, portraits.ethnicity, portraits.points189, photos)
     marks = np.stack([at.of(one)[:, :2] * [1, -1] for one in placed])
     seen = skin.observe(skin.Fitted(read, placed, marks, at.number, places, mean, model.faces.numpy()), head.SKIN)
     base = model.albedo_mean.double().numpy()[: head.SKIN]

@@ -18,8 +18,8 @@ from scipy.spatial import cKDTree
 
 from mlanet_lib.evaluation import likeness_metrics
 from mlanet_lib.face_model.fitting import fit_points
+from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import build, closing, facekit, head
-from mlanet_lib.face_sources.ict import people as london
 from mlanet_lib.geometry.alignment import ScaledOrthographic
 from mlanet_lib.geometry.surface import Surface
 
@@ -97,7 +97,7 @@ def twins(marks: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 def main(source: Path, folder: Path) -> None:
     """Place the points, print their rows, and compare how much people and the model vary."""
-    whole, photos = facekit.whole(source), london.read(folder)
+    whole, photos = facekit.whole(source), london.read_skin(folder)
     jaw = whole.expression[..., whole.expression_names.index("jawOpen")]
     mean, identity = closing.closed(whole.mean, whole.identity, jaw, head.SKIN)
     faces = whole.triangles[(whole.triangles < head.SKIN).all(1)]

@@ -24,7 +24,7 @@ from scipy.sparse import coo_matrix, csc_matrix, diags
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
-from mlanet_lib.face_sources.ict import people
+from mlanet_lib.face_sources import london
 from mlanet_lib.geometry.lighting import sh_basis
 from mlanet_lib.geometry.mesh import edges, vertex_normals
 from mlanet_lib.rasterizer import rasterize
@@ -51,7 +51,7 @@ class Fitted(NamedTuple):
     `used` (K,); places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F,
     3)."""
 
-    photos: people.Photos
+    photos: london.Photos
     camera: np.ndarray
     marks: np.ndarray
     used: np.ndarray
@@ -97,12 +97,12 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
     colour, weight = np.zeros((count, 3)), np.zeros(count)
     colour[seen] = np.stack([map_coordinates(c, (at[:, ::-1] - 0.5).T, order=1, mode="nearest") for c in blurred], 1)
     steps = np.linspace(0, 1, 20)[:, None]
-    line = points[list(people.HAIR_SIDE)]
+    line = points[list(london.HAIR_SIDE)]
     edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
     low, high = HAIR_MARGIN
     free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
-    inside = people.inside(at, points[list(people.OUTLINE)])
-    weight[seen] = free * inside * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
+    within = inside(at, points[list(london.OUTLINE)])
+    weight[seen] = free * within * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
     return colour, normal, weight
 
 
@@ -125,9 +125,9 @@ def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
     def near(points: Sequence[int], reach: float) -> np.ndarray:
         return cKDTree(fitted.places[list(points)]).query(mean)[0] < reach
 
-    covered = near(people.BROWS, 9) | near(people.EYES, 7) | near(people.LIPS, 7) | near(people.NOSTRILS, 4)
-    chin = mean[:, 1] < fitted.places[list(people.NOSTRILS), 1].mean()
-    return ~covered & ~chin, near(people.CHEEKS, 12)
+    covered = near(london.BROWS, 9) | near(london.EYES, 7) | near(london.LIPS, 7) | near(london.NOSTRILS, 4)
+    chin = mean[:, 1] < fitted.places[list(london.NOSTRILS), 1].mean()
+    return ~covered & ~chin, near(london.CHEEKS, 12)
 
 
 def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -210,3 +210,13 @@ def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple
     wider = np.where(np.arange(len(order)) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
     deviation, scores = deviation * wider, scores / wider
     return mean, (axes * deviation).reshape(*mean.shape, -1), scores
+
+
+def inside(points: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of points (N, 2) lie within a closed line (K, 2), by the even-odd rule."""
+    found = np.zeros(len(points), bool)
+    for (x, y), (u, v) in zip(outline, np.roll(outline, -1, 0), strict=True):
+        level = (points[:, 1] < y) != (points[:, 1] < v)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found ^= level & (points[:, 0] < x + (points[:, 1] - y) / (v - y) * (u - x))
+    return found

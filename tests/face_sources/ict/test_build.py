@@ -14,9 +14,9 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation.likeness_metrics import skin_values
 from mlanet_lib.face_model.mirror import Mirror
 from mlanet_lib.face_model.points import LABEL_SETS, landmark_twins
+from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import build, head, unwrapping
 from mlanet_lib.face_sources.ict import facekit as ict_facekit
-from mlanet_lib.face_sources.ict import people as london
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.surface import Surface
 from mlanet_lib.parameters import FaceParameters
