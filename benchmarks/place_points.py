@@ -20,7 +20,7 @@ import numpy as np
 
 from mlanet_lib.data.sets.crops import IBUG_LABELS, read_archive
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.face_model.fitting import FitSettings, LandmarkFit, fit_landmarks, landmark_basis
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.face_sources.ict import facekit
 from mlanet_lib.files.atomic import atomic_path
@@ -159,7 +159,7 @@ def calibrated(
     mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
     rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
     for _ in range(rounds):
-        fit = fit_landmarks(model, points, weights, ridge, variance=1.0)
+        fit = fit_landmarks(model, points, weights, FitSettings(ridge, variance=1.0))
         residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
         trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
         places = np.empty((68, 3))
@@ -226,7 +226,7 @@ def rows_of(name: str, model: MorphableModel, used: Labelled, others: Labelled) 
     """The rows of a label set. Says how near the fits to other faces come before the move and after it."""
     moved = calibrated(model, used.points, used.weights)
     for text, one in (("before", model), ("after", moved)):
-        fitted = fit_landmarks(one, others.points, others.weights, ridge=1e-3).points
+        fitted = fit_landmarks(one, others.points, others.weights, FitSettings(1e-3)).points
         nme = by_yaw(sparse_nme(fitted, others.points), others.yaw)
         print(f"{name}, {text}: " + " / ".join(f"{nme[key]:.2f}" for key in YAW_BINS) + " %", flush=True)
     places = zip(moved.landmark_index.tolist(), moved.landmark_weights.tolist(), strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import fit_landmarks
+from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.geometry.alignment import ScaledOrthographic
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
@@ -52,10 +52,10 @@ def correct(
     points = np.stack([to_crop(s.landmarks, box) for s, box in zip(chosen, boxes, strict=True)])
     annotated = np.stack([to_crop(s.points21, box) for s, box in zip(chosen, boxes, strict=True)])
     weights = np.stack([np.ones(68) if s.confidence is None else s.confidence for s in chosen])
-    options = {"focal": DEFAULT_FOCAL, "progress": progress, "labels": labels}
-    before = fit_landmarks(model, points, weights, ridge, **options)
+    settings = FitSettings(ridge, focal=DEFAULT_FOCAL, labels=labels)
+    before = fit_landmarks(model, points, weights, settings, progress=progress)
     goal, certain = blended(points, weights, annotated, before.pose, worth)
-    after = fit_landmarks(model, goal, certain, ridge, **options)
+    after = fit_landmarks(model, goal, certain, settings, progress=progress)
     moved, result = points + after.points - before.points, list(samples)
     for k, sample, box, place in zip(rows, chosen, boxes, moved, strict=True):
         result[k] = replace(sample, landmarks=from_crop(place, box))

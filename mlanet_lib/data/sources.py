@@ -21,7 +21,7 @@ from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
 from mlanet_lib.data.synthetic.faces import LABELLED, LANDMARKED, SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import fit_landmarks
+from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks
 from mlanet_lib.face_model.points import LABEL_SETS
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.files.atomic import atomic_path, check_name
@@ -192,8 +192,8 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, [samples[name] for name in labels["names"][rows]])
-    options = {"focal": DEFAULT_FOCAL, "coefficients": known, "progress": progress, "labels": source.points}
-    fit = fit_landmarks(model, points, weights, source.ridge, **options)
+    settings = FitSettings(source.ridge, focal=DEFAULT_FOCAL, labels=source.points)
+    fit = fit_landmarks(model, points, weights, settings, known, progress)
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit

@@ -43,10 +43,11 @@ class SparseShape:
         """
         first = self.first[labels if isinstance(labels, str) else LABEL_SETS[0]]
         points = turned[:, first : first + 68]
-        for number, name in enumerate(() if isinstance(labels, str) else LABEL_SETS):
-            if self.first[name] != first and (labels == number).any():
-                chosen = on_device(labels == number, turned.device)[:, None, None]
-                points = torch.where(chosen, turned[:, self.first[name] : self.first[name] + 68], points)
+        if isinstance(labels, Tensor):
+            for number, name in enumerate(LABEL_SETS):
+                if self.first[name] != first and (labels == number).any():
+                    chosen = on_device(labels == number, turned.device)[:, None, None]
+                    points = torch.where(chosen, turned[:, self.first[name] : self.first[name] + 68], points)
         return project(points + parameters.translation[:, None], parameters.focal, 1, 1)[..., :2]
 
     def vertices(self, turned: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 from mlanet_lib.data import annotations
 from mlanet_lib.data.annotations import AFLW21
 from mlanet_lib.data.sample import Sample
-from mlanet_lib.face_model.fitting import _project, fit_landmarks, landmark_basis
+from mlanet_lib.face_model.fitting import FitSettings, _project, fit_landmarks, landmark_basis
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.metrics import sparse_nme
@@ -36,7 +36,7 @@ def faces(face_model):
     coefficients[:, face_model.n_identity :] = rng.uniform(0, 0.3, (COUNT, face_model.n_expression))
     shape = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
     start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None].repeat(COUNT, 0)
-    pose = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    pose = fit_landmarks(face_model, start / np.ptp(start) + 0.5, settings=FitSettings(focal=DEFAULT_FOCAL)).pose
     angles = np.stack([rng.uniform(-0.3, 0.3, COUNT), rng.uniform(-0.9, 0.9, COUNT), rng.uniform(-0.2, 0.2, COUNT)], 1)
     pose = pose._replace(rotation=annotations_rotation(angles))
     truth = _project(pose, shape, DEFAULT_FOCAL)[0] * [1, -1]

@@ -59,10 +59,10 @@ def convert(source: str | Path, albedo_from: MorphableModel | str | Path | None 
     if not _SMALLEST <= height <= _LARGEST:
         raise UserError(f"{source}: the mean face would be {height:.3g} mm high: its unit is not that of {shape}")
     colour, albedo = raw.texture
-    if albedo is None:
+    if colour is None or albedo is None:
         other = albedo_from if isinstance(albedo_from, MorphableModel) else _model_with_albedo(albedo_from, source)
-        carried_mean, albedo = carried_albedo(other, mean, mean[raw.landmarks])
-        colour = carried_mean if colour is None else colour
+        carried = carried_albedo(other, mean, mean[raw.landmarks])
+        colour, albedo = (own if own is not None else there for own, there in zip(raw.texture, carried, strict=True))
     return MorphableModel(
         mean=mean,
         identity_basis=raw.shape_basis * (raw.shape_sigma / 1000).astype(np.float32),
