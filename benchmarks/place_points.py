@@ -31,6 +31,8 @@ from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
 TABLE = Path("mlanet_lib/face_sources/ict/points.csv")
 COLUMNS = ("set", "point", "a", "b", "c", "weight_a", "weight_b", "weight_c", "counts")
 SEED, HELD_OUT = 0, 500
+STAY = 0.05
+"""What keeps points where they are, see `calibrated`."""
 REACH = 12.0
 """Farthest that a point may lie from the one it replaces, mm."""
 PER_BIN, AGREEMENT = 1000, 6.0
@@ -106,12 +108,12 @@ def of_ibug(folder: Path, left_out: list[str]) -> tuple[Labelled, Labelled]:
     return tuple(Labelled(points[rows], yaw[rows].astype(float), weights[rows]) for rows in parts)
 
 
-def patch(model: MorphableModel, point: int, reach: float = REACH) -> np.ndarray:
-    """(F', 3) the triangles around landmark `point` that are connected with it within `reach` mm: no eyeball behind a
+def patch(model: MorphableModel, point: int) -> np.ndarray:
+    """(F', 3) the triangles around landmark `point` that are connected with it within `REACH` mm: no eyeball behind a
     lid, no teeth behind a lip."""
     mean, faces = model.mean.detach().cpu().double().numpy(), model.faces.cpu().numpy()
     start = int(model.landmark_index[point, model.landmark_weights[point].argmax()])
-    near = faces[(np.linalg.norm(mean[faces] - mean[start], axis=2) <= reach).all(1)]
+    near = faces[(np.linalg.norm(mean - mean[start], axis=1) <= REACH)[faces].all(1)]
     reached = np.zeros(len(mean), bool)
     reached[start] = True
     while True:
@@ -123,13 +125,13 @@ def patch(model: MorphableModel, point: int, reach: float = REACH) -> np.ndarray
         reached[touched] = True
 
 
-def placed(model: MorphableModel, places: np.ndarray, reach: float = REACH) -> MorphableModel:
+def placed(model: MorphableModel, places: np.ndarray, patches: list[np.ndarray] | None = None) -> MorphableModel:
     """The model with its points at the places of its own mean surface nearest to `places`, (68, 3) mm, each within
-    `patch` of the point it replaces."""
+    `patch` of the point it replaces; patches: those of all 68, where they are known."""
     mean = model.mean.detach().cpu().double().numpy()
     index, weights = np.empty((68, 3), np.int64), np.empty((68, 3))
     for k, place in enumerate(places):
-        triangles = patch(model, k, reach)
+        triangles = patch(model, k) if patches is None else patches[k]
         near = Surface(mean, triangles).closest(place[None])
         index[k], weights[k] = triangles[near.face_index[0]], near.barycentric[0]
     return model.replace(landmark_index=index, landmark_weights=weights)
@@ -141,7 +143,6 @@ def calibrated(
     weights: np.ndarray | None = None,
     ridge: float = 1e-2,
     rounds: int = 6,
-    stay: float = 0.05,
 ) -> MorphableModel:
     """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
 
@@ -149,7 +150,7 @@ def calibrated(
     and each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its
     labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`, of
     identity and expression alike): what all faces have in common is for the points to explain. Left and right are
-    moved alike: mirror images are averaged on the mean face. `stay`: what a move over the size of a face costs, beside
+    moved alike: mirror images are averaged on the mean face. `STAY`: what a move over the size of a face costs, beside
     the mean squared NME: it keeps points from drifting together, which pose and shape could follow.
     """
     points = np.asarray(points, np.float64)
@@ -157,17 +158,18 @@ def calibrated(
     size = np.sqrt(np.ptp(points, axis=1).prod(1))
     start, twins = model, landmark_twins()
     mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
-    rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
+    rest = STAY * len(points) / np.ptp(first, axis=0)[:2].prod()
+    patches = [patch(model, k) for k in range(68)]
     for _ in range(rounds):
         fit = fit_landmarks(model, points, weights, FitSettings(ridge, variance=1.0))
         residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
         trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
         places = np.empty((68, 3))
         for k in range(68):
-            vertices, corners = np.unique(patch(start, k), return_inverse=True)
+            vertices, corners = np.unique(patches[k], return_inverse=True)
             drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
             places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
-        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2)
+        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2, patches)
     return model
 
 
@@ -184,7 +186,15 @@ def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.
     return (turned[..., :2] + offset[:, None]) * [1, -1]
 
 
-def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
+def _best_place(
+    mean: np.ndarray,
+    drawn: np.ndarray,
+    corners: np.ndarray,
+    labels: np.ndarray,
+    trust: np.ndarray,
+    rest: float,
+    home: np.ndarray,
+) -> np.ndarray:
     """(3,) mm on the mean face: the point of the triangles `corners` with the least cost.
 
     mean: (M, 3) mm; drawn: (N, M, 2) their pictures; labels: (N, 2); trust: (N,); home: (3,) mm.

@@ -28,13 +28,13 @@ class Range:
     above: bool = False
     below: bool = False
 
-    def wrong(self, value: Any, whole: bool) -> str | None:
+    def wrong(self, value: object, whole: bool) -> str | None:
         """What is wrong with a value, as "must be ...", or None. whole: it must be an integer."""
-        kind: type = Integral if whole else Real
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
             return f"must be a {'whole ' if whole else ''}number"
-        inside = self.low <= value <= self.high and math.isfinite(value)
-        if inside and not (self.above and value == self.low) and not (self.below and value == self.high):
+        number: Any = value
+        inside = self.low <= number <= self.high and math.isfinite(number)
+        if inside and not (self.above and number == self.low) and not (self.below and number == self.high):
             return None
         low, high = "above" if self.above else "at least", "below" if self.below else "at most"
         return f"must be {low} {self.low:,.10g} and {high} {self.high:,.10g}"

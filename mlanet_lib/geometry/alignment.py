@@ -33,20 +33,17 @@ class Similarity:
         return Similarity(scale, rotation, -scale[..., None] * moved)
 
 
-def similarity(
-    source: np.ndarray, target: np.ndarray, scale: bool = True, weights: np.ndarray | None = None
-) -> Similarity:
+def similarity(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
     """The similarity (or, without `scale`, the rigid motion) that brings `source` nearest to `target`.
 
-    Minimises sum_i w_i |target_i - (s R source_i + t)|^2 in closed form (Umeyama 1991, equations 39-43), never with a
-    reflection. source, target: (..., N, 3), corresponding; leading dimensions are a batch; weights: (..., N) >= 0.
+    Minimises sum_i |target_i - (s R source_i + t)|^2 in closed form (Umeyama 1991, equations 39-43), never with a
+    reflection. source, target: (..., N, 3), corresponding; leading dimensions are a batch.
     Points that are not finite, or that lie on one line and so leave the rotation open, are a ValueError.
     """
     source, target = np.broadcast_arrays(np.asarray(source, np.float64), np.asarray(target, np.float64))
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
         raise ValueError("points must be finite")
-    weight = np.ones(source.shape[:-1]) if weights is None else np.broadcast_to(weights, source.shape[:-1])
-    weight = (weight / weight.sum(-1, keepdims=True))[..., None]
+    weight = 1 / source.shape[-2]
     source_mean, target_mean = (weight * source).sum(-2, keepdims=True), (weight * target).sum(-2, keepdims=True)
     a, b = source - source_mean, target - target_mean
     u, spread, vt = np.linalg.svd(np.swapaxes(b, -1, -2) @ (weight * a))
@@ -173,12 +170,11 @@ def icp(
     source_faces: np.ndarray,
     target_points: np.ndarray,
     initial: Similarity,
-    scale: bool = True,
     trim: float = 0.0,
     iterations: int = 60,
     tolerance: float = 1e-7,
 ) -> IcpResult:
-    """Iterative closest point: moves a mesh onto a point cloud, from `initial`, with or without isotropic scale.
+    """Iterative closest point: moves a mesh onto a point cloud, from `initial`, with isotropic scale.
 
     Every target point is paired with its exact nearest point of the mesh's surface; the step minimises the distances
     along the pairs' directions (point-to-plane, Chen and Medioni 1992; linearised rotation, log scale, translation;
@@ -193,7 +189,7 @@ def icp(
     transform, converged = initial, False
     for done in range(iterations):  # noqa: B007
         pairs = _pairs(surface, points, transform, trim)
-        step = _point_to_plane_step(pairs, scale)
+        step = _point_to_plane_step(pairs)
         transform = step.after(transform)
         if step.size < tolerance:
             converged = True
@@ -247,18 +243,16 @@ class _Step:
         )
 
 
-def _point_to_plane_step(pairs: _Pairs, scale: bool) -> _Step:
+def _point_to_plane_step(pairs: _Pairs) -> _Step:
     centre = pairs.on.mean(0)
     arm = pairs.on - centre
     radius = float(np.sqrt((arm**2).sum(1).mean()))
     arm = arm / radius
-    columns = [np.cross(arm, pairs.directions), pairs.directions]
-    if scale:
-        columns.append((arm * pairs.directions).sum(1, keepdims=True))
-    jacobian = np.concatenate(columns, 1)
+    along = (arm * pairs.directions).sum(1, keepdims=True)
+    jacobian = np.concatenate([np.cross(arm, pairs.directions), pairs.directions, along], 1)
     normal = jacobian.T @ jacobian / len(jacobian)
     damped = normal + 1e-6 * np.trace(normal) * np.eye(len(normal))  # surfaces of revolution leave directions open
     solved = np.linalg.solve(damped, jacobian.T @ (pairs.gaps / radius) / len(jacobian))
     size = float(np.abs(solved).max())
     solved = solved * min(1.0, 0.3 / size) if size > 0 else solved
-    return _Step(centre, solved[:3], float(solved[6]) if scale else 0.0, solved[3:6] * radius, size)
+    return _Step(centre, solved[:3], float(solved[6]), solved[3:6] * radius, size)

@@ -41,6 +41,8 @@ HAIR_MARGIN = (8.0, 26.0)
 """Nearer to the hairline and to the sides of the face than the first, px, nothing is taken; beyond the second, all."""
 HAIR, HIGHLIGHT = -0.35, 0.12
 """Logarithms of luma against the person's tone, after what is usual at the place: darker is hair, brighter shine."""
+LIGHT_ROUNDS = 6
+"""Of finding the light and what it says of the tones, by turns."""
 SMOOTH, PULL = 0.02, 2e-4
 """What differences along edges, and from the person's tone, cost beside an observation at full weight."""
 
@@ -130,7 +132,7 @@ def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
     return ~covered & ~chin, near(london.CHEEKS, 12)
 
 
-def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Albedo (P, S, 3) where the light that all photos share is taken out, and each person's tone (P, 3), the cheek's.
 
     E is 1 in the mean over the cheeks: albedo has the level that photos have there.
@@ -138,7 +140,7 @@ def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int =
     basis = sh_basis(torch.from_numpy(observed.normal)).numpy()
     luma, weight = observed.colour @ LUMA, observed.weight
     light = np.ones_like(luma)
-    for _ in range(rounds):
+    for _ in range(LIGHT_ROUNDS):
         tone = np.stack(
             [
                 np.median((colour / shade[:, None])[cheek & (sure > 0.3)], axis=0)
