@@ -13,6 +13,7 @@ ten minutes.
 import argparse
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,7 +227,7 @@ def _best_place(
     return place
 
 
-def row(name: str, point: int, vertices, weights, counts: float = 1) -> list[str]:
+def row(name: str, point: int, vertices: Sequence[int], weights: Sequence[float], counts: float = 1) -> list[str]:
     """A row of the table: a point between three vertices of ICT-FaceKit's head."""
     numbers = (f"{weight:.5f}".rstrip("0").rstrip(".") for weight in weights)
     return [name, str(point), *(str(int(vertex)) for vertex in vertices), *numbers, f"{counts:g}"]

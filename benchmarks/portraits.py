@@ -46,7 +46,7 @@ def head_box(crop: Box, width: int, height: int) -> Box:
     return Box(float(round(min(max(0, x), width - side))), float(round(min(max(0, y), height - side))), side, side)
 
 
-def make(source: london.Portraits, detector, people: list[str], out: Path) -> None:
+def make(source: london.Portraits, detector: Detector, people: list[str], out: Path) -> None:
     """Write the photos, the labels and the licence of `people` into the folder `out`, all or nothing."""
     if absent := [person for person in people if person not in source.people]:
         raise UserError(f"{source.folder}: no photos of {', '.join(absent)}")

@@ -105,7 +105,7 @@ def fit_landmarks(
     if coefficients is not None:
         shapes = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
         basis = basis[..., :0]
-    ridge = np.full(basis.shape[2], settings.ridge)
+    ridge = np.full(basis.shape[2], float(settings.ridge))
     if coefficients is None and "jawOpen" in model.expression_names:
         ridge[model.n_identity :] /= settings.variance
     blocks = []
