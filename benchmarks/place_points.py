@@ -203,28 +203,22 @@ def _best_place(
     sum_n trust_n |q_n - label_n|^2 + rest |x - home|^2 is quadratic in the barycentrics: solved in each triangle, and
     on its edges where the solution lies outside.
     """
-    best, place = np.inf, home
     scale = np.sqrt(trust)[:, None, None]
     rows = np.concatenate([(drawn * scale).transpose(0, 2, 1).reshape(-1, len(mean)), np.sqrt(rest) * mean.T])
     goal = np.concatenate([(labels * scale[:, 0]).ravel(), np.sqrt(rest) * home])
-    gram, moment, constant = rows.T @ rows, rows.T @ goal, goal @ goal
-    for triangle in corners:
-        for free in ((0, 1, 2), (0, 1), (1, 2), (2, 0)):
-            at = triangle[list(free)]
-            edges = np.eye(len(at))[:, 1:] - np.eye(len(at))[:, :1]  # barycentrics = e_0 + edges t
-            matrix = edges.T @ gram[np.ix_(at, at)] @ edges
-            t = np.linalg.lstsq(matrix, edges.T @ (moment[at] - gram[at, at[0]]), rcond=None)[0]
-            weights = np.eye(len(at))[0] + edges @ t
-            if len(free) == 2:
-                weights = np.clip(weights, 0, 1)
-            elif weights.min() < 0:
-                continue
-            cost = weights @ gram[np.ix_(at, at)] @ weights - 2 * moment[at] @ weights + constant
-            if cost < best:
-                best, place = cost, weights @ mean[at]
-            if len(free) == 3:
-                break  # the inner solution is the triangle's best
-    return place
+    gram, moment = rows.T @ rows, rows.T @ goal
+    costs, weights = np.full((len(corners), 4), np.inf), np.zeros((len(corners), 4, 3))
+    for number, free in enumerate(([0, 1, 2], [0, 1], [1, 2], [2, 0])):
+        at = corners[:, free]
+        inner, outer = gram[at[:, :, None], at[:, None]], moment[at]
+        edges = np.eye(len(free))[:, 1:] - np.eye(len(free))[:, :1]  # barycentrics = e_0 + edges t
+        t = np.linalg.pinv(edges.T @ inner @ edges, hermitian=True) @ ((outer - inner[:, :, 0]) @ edges)[..., None]
+        found = np.eye(len(free))[0] + t[..., 0] @ edges.T
+        found = found if len(free) == 3 else np.clip(found, 0, 1)
+        cost = np.einsum("tk,tkl,tl->t", found, inner, found) - 2 * (outer * found).sum(1)
+        costs[:, number], weights[:, number, free] = np.where(found.min(1) < 0, np.inf, cost), found
+    triangle, free = np.unravel_index(costs.argmin(), costs.shape)
+    return weights[triangle, free] @ mean[corners[triangle]]
 
 
 def row(name: str, point: int, vertices: Sequence[int], weights: Sequence[float], counts: float = 1) -> list[str]:
