@@ -155,7 +155,7 @@ def _decoded(
 def _turn(picture: Image.Image, upright: bool) -> Image.Transpose | None:
     """What to do with the decoded picture, that it be upright, or as it is stored; None: nothing."""
     turn = _UPRIGHT.get(_orientation(picture) or 1)
-    if picture.format == "TIFF" and turn:  # Pillow turns these itself, and turns them only
+    if picture.format == "TIFF" and turn is not None:  # Pillow turns these itself, and turns them only
         return None if upright else _BACK.get(turn, turn)
     return turn if upright else None
 
