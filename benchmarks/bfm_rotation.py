@@ -24,7 +24,7 @@ from mlanet_lib.geometry.crops import to_crop
 POSES = "pose_3ddfa_v2.npz"
 
 
-def points_and_poses(folder: str | Path, count: int, yaw: float, agreement: float, seed: int = 0):
+def points_and_poses(folder: str | Path, count: int, yaw: float, agreement: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 68, 2) in crop sides and known rotations (n, 3, 3) of `count` crops, or of all there are if fewer.
 
     yaw: degrees, the largest; agreement: %, the largest distance of estimated and annotated points. A folder without
@@ -35,7 +35,7 @@ def points_and_poses(folder: str | Path, count: int, yaw: float, agreement: floa
         raise UserError(f"{Path(folder) / POSES}: field 'names' lists other pictures than labels.npz")
     turned = matrix_to_euler(torch.from_numpy(poses["rotation"]).double())[:, 1].abs().numpy()
     differ = np.array([np.nan if sample.agreement is None else sample.agreement for sample in samples])
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero((turned <= yaw) & (differ <= agreement)))[:count]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero((turned <= yaw) & (differ <= agreement)))[:count]
     points = np.stack([to_crop(samples[k].landmarks, samples[k].crop()) for k in rows])
     return points, poses["rotation"][rows].astype(np.float64)
 

@@ -26,7 +26,6 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.fitting import LandmarkFit, fit_points
 from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import build, head, skin
-from mlanet_lib.face_sources.ict import people as face_model_photos
 from mlanet_lib.geometry.alignment import similarity
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import Box, crop_image
@@ -46,7 +45,7 @@ COLOUR_NOISE = 0.05
 ALIKE = 50.0
 
 
-def lamp(direction, ambience: float, strength: float) -> torch.Tensor:
+def lamp(direction: tuple[float, float, float], ambience: float, strength: float) -> torch.Tensor:
     """(1, 9, 3): light from all sides and a lamp."""
     towards = torch.nn.functional.normalize(torch.tensor([direction]), dim=-1)
     return ambient(1, ambience) + directional(towards, torch.full((1, 3), strength))
@@ -88,52 +87,49 @@ def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParame
     return LandmarkFit(pose, found[:, :count], found[:, count:], fitted * [1, -1], DEFAULT_FOCAL).parameters(model)
 
 
-def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceParameters) -> FaceParameters:
-    """Albedo of each person and one grey light of all, by turns, to what the photos show of the skin."""
-    photos = [portraits.photo(person, "neutral") for person in portraits.people]
+def seen_in(model: MorphableModel, portraits: london.Portraits, faces: FaceParameters, photos: list) -> skin.Observed:
+    """What the photos show of the skin of the faces that were fitted to them."""
     at = build.points("london")
     decoded, width = decode(model, faces), photos[0].shape[1]
     camera = decoded.vertices_camera.double().numpy()
-    flat = decoded.landmarks.new_tensor(camera) / decoded.vertices_camera[..., 2:]
-    pixels = (0.5 + flat[..., :2].double().numpy() * faces.focal.double().numpy()[:, None, None]) * width
-    depth = -camera[..., 2] * (faces.focal.double().numpy() / camera[..., 2].mean(1))[:, None] * width
-    placed = np.concatenate([pixels * [1, -1], depth[..., None]], 2)
+    focal = faces.focal.double().numpy()[:, None, None]
+    pixels = (0.5 + camera[..., :2] / camera[..., 2:] * focal) * width
+    depth = -camera[..., 2:] * (focal / camera[..., 2:].mean(1, keepdims=True)) * width
+    placed = np.concatenate([pixels * [1, -1], depth], 2)
     mean = model.mean.double().numpy()
     places = np.full((portraits.points189.shape[1], 3), np.nan)
     places[at.number] = at.of(mean)
-    read = face_model_photos.Photos(portraits.people, portraits.ethnicity, portraits.points189, photos)
+    read = london.Photos(portraits.people, portraits.ethnicity, portraits.points189, photos)
     marks = np.stack([at.of(one)[:, :2] * [1, -1] for one in placed])
-    seen = skin.observe(skin.Fitted(read, placed, marks, at.number, places, mean, model.faces.numpy()), head.SKIN)
-    base = model.albedo_mean.double().numpy()[: head.SKIN]
-    modes = model.albedo_basis.double().numpy()[: head.SKIN]
-    coefficients, light = np.zeros((len(photos), model.n_albedo)), ambient(1, 1.0).double()
-    normals = torch.from_numpy(seen.normal)
-    basis = torch.stack(
-        [
-            irradiance(normals, torch.eye(9)[k].reshape(1, 9, 1).repeat(len(normals), 1, 3).double())[..., 0]
-            for k in range(9)
-        ],
-        -1,
-    ).numpy()
+    return skin.observe(skin.Fitted(read, placed, marks, at.number, places, mean, model.faces.numpy()), head.SKIN)
+
+
+def weighted(rows: np.ndarray, goal: np.ndarray, weight: np.ndarray, ridge: float = 0.0) -> np.ndarray:
+    """(K,) the least squares solution of rows (N, K) times it = goal (N,), weights (N,)."""
+    heavy = rows * weight[:, None]
+    return np.linalg.solve(heavy.T @ rows + ridge * np.eye(rows.shape[1]), heavy.T @ goal)
+
+
+def fit_colours(model: MorphableModel, portraits: london.Portraits, faces: FaceParameters) -> FaceParameters:
+    """Albedo of each person and one grey light of all, by turns, to what the photos show of the skin."""
+    photos = [portraits.photo(person, "neutral") for person in portraits.people]
+    seen = seen_in(model, portraits, faces, photos)
+    base, modes = (field.double().numpy()[: head.SKIN] for field in (model.albedo_mean, model.albedo_basis))
+    coefficients, light = np.zeros((len(photos), model.n_albedo)), ambient(1, 1.0).double()[0, :, 0].numpy()
+    lamps = torch.eye(9).double()[:, None, :, None].expand(9, len(photos), 9, 3)
+    basis = np.stack([irradiance(torch.from_numpy(seen.normal), lamp)[..., 0].numpy() for lamp in lamps], -1)
+    weight = np.repeat(seen.weight[..., None], 3, 2).reshape(len(photos), -1)
     for _ in range(8):
-        shade = basis @ light[0, :, 0].numpy()
+        shade = basis @ light
         for k in range(len(photos)):
-            weight = (seen.weight[k] / (ALIKE * COLOUR_NOISE**2))[:, None]
             rows = (modes * shade[k, :, None, None]).reshape(-1, model.n_albedo)
             off = (seen.colour[k] - base * shade[k, :, None]).reshape(-1)
-            heavy = np.repeat(weight, 3, 1).reshape(-1)
-            gram = (rows * heavy[:, None]).T @ rows + np.eye(model.n_albedo)
-            coefficients[k] = np.linalg.solve(gram, (rows * heavy[:, None]).T @ off)
+            coefficients[k] = weighted(rows, off, weight[k] / (ALIKE * COLOUR_NOISE**2), 1.0)
         albedo = base + np.einsum("vcm,km->kvc", modes, coefficients)
         drawn = (basis[:, :, None] * albedo[..., None]).reshape(-1, 9)
-        heavy = np.repeat(seen.weight[..., None], 3, 2).reshape(-1)
-        found = np.linalg.solve(
-            (drawn * heavy[:, None]).T @ drawn, (drawn * heavy[:, None]).T @ seen.colour.reshape(-1)
-        )
-        light = torch.from_numpy(np.repeat(found[None, :, None], 3, 2))
-    return faces.replace(
-        albedo=torch.from_numpy(coefficients).float(), lighting=light.float().repeat(len(photos), 1, 1)
-    )
+        light = weighted(drawn, seen.colour.reshape(-1), weight.reshape(-1))
+    grey = torch.from_numpy(light).float()[None, :, None].repeat(len(photos), 1, 3)
+    return faces.replace(albedo=torch.from_numpy(coefficients).float(), lighting=grey)
 
 
 def portraits(model: MorphableModel, folder: Path, out: Path) -> None:
@@ -185,7 +181,9 @@ def clay(model: MorphableModel, face: FaceParameters, size: int) -> np.ndarray:
     return views.textured(grey, face.replace(lighting=LIGHTS[1]), size)
 
 
-def cheek_colours(model, faces: FaceParameters, found: london.Portraits, photos: list) -> tuple[np.ndarray, np.ndarray]:
+def cheek_colours(
+    model: MorphableModel, faces: FaceParameters, found: london.Portraits, photos: list
+) -> tuple[np.ndarray, np.ndarray]:
     """(P, 3) RGB in [0, 1] each: the photos' cheeks, and the albedo's at the points placed there."""
     at = build.points("london")
     own = [list(at.number).index(point) for point in likeness_metrics.CHEEKS]

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import EXPRESSION_VARIANCE, fit_landmarks
+from mlanet_lib.face_model.fitting import EXPRESSION_VARIANCE, FitSettings, fit_landmarks
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import to_crop
 from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme
@@ -27,7 +27,7 @@ def main(folder: str, face_model: str = "data/face_models/ict.npz") -> None:
     for focal in (None, DEFAULT_FOCAL):
         for variance in (1.0, EXPRESSION_VARIANCE):
             for ridge in (1e-4, 1e-3, 1e-2):
-                fit = fit_landmarks(model, points, ridge=ridge, focal=focal, variance=variance)
+                fit = fit_landmarks(model, points, settings=FitSettings(ridge, focal=focal, variance=variance))
                 nme = by_yaw(sparse_nme(fit.points, points), yaw)
                 spread = (np.sqrt((c**2).mean()) for c in (fit.identity, fit.expression))
                 print(

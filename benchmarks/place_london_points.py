@@ -18,9 +18,10 @@ from scipy.spatial import cKDTree
 
 from mlanet_lib.evaluation import likeness_metrics
 from mlanet_lib.face_model.fitting import fit_points
+from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import build, closing, facekit, head
-from mlanet_lib.face_sources.ict import people as london
 from mlanet_lib.geometry.alignment import ScaledOrthographic
+from mlanet_lib.geometry.mesh import vertex_normals
 from mlanet_lib.geometry.surface import Surface
 
 ROUNDS, NEAR = 5, 3.0
@@ -30,19 +31,8 @@ COUNTS = {1.0: (*range(18, 109), *range(158, 183)), 0.6: range(125, 134), 0.3: (
 uncertain."""
 # Of the 68 points those that are points of the set, or the middle of two.
 START = {36: (18,), 37: (19, 20), 38: (20, 21), 39: (22,), 42: (23,), 43: (24, 25), 44: (25, 26), 45: (27,), 41: (28,)}
-START |= {
-    40: (30,),
-    47: (31,),
-    46: (33,),
-    48: (87,),
-    54: (93,),
-    51: (90,),
-    57: (106,),
-    62: (96,),
-    66: (101,),
-    33: (55,),
-}
-START |= {8: (129,)}
+START |= {40: (30,), 47: (31,), 46: (33,), 48: (87,), 54: (93,), 51: (90,), 57: (106,), 62: (96,), 66: (101,)}
+START |= {33: (55,), 8: (129,)}
 # Placed by hand on the published head, mm, right side: the ear from its top to the lobe; inner lips where they meet.
 EAR = {115: (-86, 36.5, -2), 116: (-92, 24, -14), 117: (-89, 6, -13.5), 118: (-85, -6.5, -7), 119: (-75, -20, 6)}
 UPPER = {96: (0, -33.24, 112.81), 95: (-8.2, -33.1, 111.9), 94: (-16, -33.3, 107.5)}
@@ -71,11 +61,8 @@ def under(shape: np.ndarray, faces: np.ndarray, pose: ScaledOrthographic, marks:
     camera and are near, one in front; if none is near, the nearest."""
     turned = shape @ pose.rotation[0].T * pose.scale[0]
     flat = (turned[:, :2] + pose.offset[0]) * [1, -1]
-    a, b, c = turned[faces].transpose(1, 0, 2)
-    normal = np.zeros(len(shape))
-    for corner in range(3):
-        np.add.at(normal, faces[:, corner], np.cross(b - a, c - a)[:, 2])
-    seen = np.flatnonzero((normal > 0) & (np.arange(len(shape)) < head.SKIN))
+    facing = vertex_normals(turned, faces)[:, 2] > 0
+    seen = np.flatnonzero(facing & (np.arange(len(shape)) < head.SKIN))
     tree = cKDTree(flat[seen])
     found = np.empty(len(marks), int)
     for k, mark in enumerate(marks):
@@ -97,7 +84,7 @@ def twins(marks: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 def main(source: Path, folder: Path) -> None:
     """Place the points, print their rows, and compare how much people and the model vary."""
-    whole, photos = facekit.whole(source), london.read(folder)
+    whole, photos = facekit.whole(source), london.read_skin(folder)
     jaw = whole.expression[..., whole.expression_names.index("jawOpen")]
     mean, identity = closing.closed(whole.mean, whole.identity, jaw, head.SKIN)
     faces = whole.triangles[(whole.triangles < head.SKIN).all(1)]
@@ -139,7 +126,14 @@ def main(source: Path, folder: Path) -> None:
     report(at, mean, identity, photos, marks, fitted)
 
 
-def report(at: build.Points, mean, identity, photos, marks, fitted) -> None:
+def report(
+    at: build.Points,
+    mean: np.ndarray,
+    identity: np.ndarray,
+    photos: london.Photos,
+    marks: np.ndarray,
+    fitted: np.ndarray,
+) -> None:
     """What the fits leave, and the model's spread beside people's, on stderr."""
     size = np.sqrt(np.ptp(marks, axis=1).prod(1))
     left = (((fitted - marks) ** 2).sum(2) * at.counts).sum(1) / (2 * at.counts.sum()) / size**2

@@ -13,6 +13,7 @@ ten minutes.
 import argparse
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from mlanet_lib.data.sets.crops import IBUG_LABELS, read_archive
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import LandmarkFit, fit_landmarks, landmark_basis
+from mlanet_lib.face_model.fitting import FitSettings, LandmarkFit, fit_landmarks, landmark_basis
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.face_sources.ict import facekit
 from mlanet_lib.files.atomic import atomic_path
@@ -31,6 +32,8 @@ from mlanet_lib.metrics import YAW_BINS, by_yaw, sparse_nme, yaw_bin
 TABLE = Path("mlanet_lib/face_sources/ict/points.csv")
 COLUMNS = ("set", "point", "a", "b", "c", "weight_a", "weight_b", "weight_c", "counts")
 SEED, HELD_OUT = 0, 500
+STAY = 0.05
+"""What keeps points where they are, see `calibrated`."""
 REACH = 12.0
 """Farthest that a point may lie from the one it replaces, mm."""
 PER_BIN, AGREEMENT = 1000, 6.0
@@ -106,12 +109,12 @@ def of_ibug(folder: Path, left_out: list[str]) -> tuple[Labelled, Labelled]:
     return tuple(Labelled(points[rows], yaw[rows].astype(float), weights[rows]) for rows in parts)
 
 
-def patch(model: MorphableModel, point: int, reach: float = REACH) -> np.ndarray:
-    """(F', 3) the triangles around landmark `point` that are connected with it within `reach` mm: no eyeball behind a
+def patch(model: MorphableModel, point: int) -> np.ndarray:
+    """(F', 3) the triangles around landmark `point` that are connected with it within `REACH` mm: no eyeball behind a
     lid, no teeth behind a lip."""
     mean, faces = model.mean.detach().cpu().double().numpy(), model.faces.cpu().numpy()
     start = int(model.landmark_index[point, model.landmark_weights[point].argmax()])
-    near = faces[(np.linalg.norm(mean[faces] - mean[start], axis=2) <= reach).all(1)]
+    near = faces[(np.linalg.norm(mean - mean[start], axis=1) <= REACH)[faces].all(1)]
     reached = np.zeros(len(mean), bool)
     reached[start] = True
     while True:
@@ -123,13 +126,13 @@ def patch(model: MorphableModel, point: int, reach: float = REACH) -> np.ndarray
         reached[touched] = True
 
 
-def placed(model: MorphableModel, places: np.ndarray, reach: float = REACH) -> MorphableModel:
+def placed(model: MorphableModel, places: np.ndarray, patches: list[np.ndarray] | None = None) -> MorphableModel:
     """The model with its points at the places of its own mean surface nearest to `places`, (68, 3) mm, each within
-    `patch` of the point it replaces."""
+    `patch` of the point it replaces; patches: those of all 68, where they are known."""
     mean = model.mean.detach().cpu().double().numpy()
     index, weights = np.empty((68, 3), np.int64), np.empty((68, 3))
     for k, place in enumerate(places):
-        triangles = patch(model, k, reach)
+        triangles = patch(model, k) if patches is None else patches[k]
         near = Surface(mean, triangles).closest(place[None])
         index[k], weights[k] = triangles[near.face_index[0]], near.barycentric[0]
     return model.replace(landmark_index=index, landmark_weights=weights)
@@ -141,7 +144,6 @@ def calibrated(
     weights: np.ndarray | None = None,
     ridge: float = 1e-2,
     rounds: int = 6,
-    stay: float = 0.05,
 ) -> MorphableModel:
     """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
 
@@ -149,7 +151,7 @@ def calibrated(
     and each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its
     labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`ridge`, of
     identity and expression alike): what all faces have in common is for the points to explain. Left and right are
-    moved alike: mirror images are averaged on the mean face. `stay`: what a move over the size of a face costs, beside
+    moved alike: mirror images are averaged on the mean face. `STAY`: what a move over the size of a face costs, beside
     the mean squared NME: it keeps points from drifting together, which pose and shape could follow.
     """
     points = np.asarray(points, np.float64)
@@ -157,17 +159,18 @@ def calibrated(
     size = np.sqrt(np.ptp(points, axis=1).prod(1))
     start, twins = model, landmark_twins()
     mean, first = model.mean.detach().cpu().double().numpy(), landmark_basis(model)[0]
-    rest = stay * len(points) / np.ptp(first, axis=0)[:2].prod()
+    rest = STAY * len(points) / np.ptp(first, axis=0)[:2].prod()
+    patches = [patch(model, k) for k in range(68)]
     for _ in range(rounds):
-        fit = fit_landmarks(model, points, weights, ridge, variance=1.0)
+        fit = fit_landmarks(model, points, weights, FitSettings(ridge, variance=1.0))
         residual = np.linalg.norm(fit.points - points, axis=2) / size[:, None]
         trust = weights / np.sqrt(1 + (residual / 0.02) ** 2) / size[:, None] ** 2
         places = np.empty((68, 3))
         for k in range(68):
-            vertices, corners = np.unique(patch(start, k), return_inverse=True)
+            vertices, corners = np.unique(patches[k], return_inverse=True)
             drawn, corners = _drawn(model, vertices, fit), corners.reshape(-1, 3)
             places[k] = _best_place(mean[vertices], drawn, corners, points[:, k], trust[:, k], rest, first[k])
-        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2)
+        model = placed(start, (places + places[twins] * [-1, 1, 1]) / 2, patches)
     return model
 
 
@@ -184,7 +187,15 @@ def _drawn(model: MorphableModel, vertices: np.ndarray, fit: LandmarkFit) -> np.
     return (turned[..., :2] + offset[:, None]) * [1, -1]
 
 
-def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
+def _best_place(
+    mean: np.ndarray,
+    drawn: np.ndarray,
+    corners: np.ndarray,
+    labels: np.ndarray,
+    trust: np.ndarray,
+    rest: float,
+    home: np.ndarray,
+) -> np.ndarray:
     """(3,) mm on the mean face: the point of the triangles `corners` with the least cost.
 
     mean: (M, 3) mm; drawn: (N, M, 2) their pictures; labels: (N, 2); trust: (N,); home: (3,) mm.
@@ -192,31 +203,25 @@ def _best_place(mean, drawn, corners, labels, trust, rest, home) -> np.ndarray:
     sum_n trust_n |q_n - label_n|^2 + rest |x - home|^2 is quadratic in the barycentrics: solved in each triangle, and
     on its edges where the solution lies outside.
     """
-    best, place = np.inf, home
     scale = np.sqrt(trust)[:, None, None]
     rows = np.concatenate([(drawn * scale).transpose(0, 2, 1).reshape(-1, len(mean)), np.sqrt(rest) * mean.T])
     goal = np.concatenate([(labels * scale[:, 0]).ravel(), np.sqrt(rest) * home])
-    gram, moment, constant = rows.T @ rows, rows.T @ goal, goal @ goal
-    for triangle in corners:
-        for free in ((0, 1, 2), (0, 1), (1, 2), (2, 0)):
-            at = triangle[list(free)]
-            edges = np.eye(len(at))[:, 1:] - np.eye(len(at))[:, :1]  # barycentrics = e_0 + edges t
-            matrix = edges.T @ gram[np.ix_(at, at)] @ edges
-            t = np.linalg.lstsq(matrix, edges.T @ (moment[at] - gram[at, at[0]]), rcond=None)[0]
-            weights = np.eye(len(at))[0] + edges @ t
-            if len(free) == 2:
-                weights = np.clip(weights, 0, 1)
-            elif weights.min() < 0:
-                continue
-            cost = weights @ gram[np.ix_(at, at)] @ weights - 2 * moment[at] @ weights + constant
-            if cost < best:
-                best, place = cost, weights @ mean[at]
-            if len(free) == 3:
-                break  # the inner solution is the triangle's best
-    return place
+    gram, moment = rows.T @ rows, rows.T @ goal
+    costs, weights = np.full((len(corners), 4), np.inf), np.zeros((len(corners), 4, 3))
+    for number, free in enumerate(([0, 1, 2], [0, 1], [1, 2], [2, 0])):
+        at = corners[:, free]
+        inner, outer = gram[at[:, :, None], at[:, None]], moment[at]
+        edges = np.eye(len(free))[:, 1:] - np.eye(len(free))[:, :1]  # barycentrics = e_0 + edges t
+        t = np.linalg.pinv(edges.T @ inner @ edges, hermitian=True) @ ((outer - inner[:, :, 0]) @ edges)[..., None]
+        found = np.eye(len(free))[0] + t[..., 0] @ edges.T
+        found = found if len(free) == 3 else np.clip(found, 0, 1)
+        cost = np.einsum("tk,tkl,tl->t", found, inner, found) - 2 * (outer * found).sum(1)
+        costs[:, number], weights[:, number, free] = np.where(found.min(1) < 0, np.inf, cost), found
+    triangle, free = np.unravel_index(costs.argmin(), costs.shape)
+    return weights[triangle, free] @ mean[corners[triangle]]
 
 
-def row(name: str, point: int, vertices, weights, counts: float = 1) -> list[str]:
+def row(name: str, point: int, vertices: Sequence[int], weights: Sequence[float], counts: float = 1) -> list[str]:
     """A row of the table: a point between three vertices of ICT-FaceKit's head."""
     numbers = (f"{weight:.5f}".rstrip("0").rstrip(".") for weight in weights)
     return [name, str(point), *(str(int(vertex)) for vertex in vertices), *numbers, f"{counts:g}"]
@@ -226,7 +231,7 @@ def rows_of(name: str, model: MorphableModel, used: Labelled, others: Labelled) 
     """The rows of a label set. Says how near the fits to other faces come before the move and after it."""
     moved = calibrated(model, used.points, used.weights)
     for text, one in (("before", model), ("after", moved)):
-        fitted = fit_landmarks(one, others.points, others.weights, ridge=1e-3).points
+        fitted = fit_landmarks(one, others.points, others.weights, FitSettings(1e-3)).points
         nme = by_yaw(sparse_nme(fitted, others.points), others.yaw)
         print(f"{name}, {text}: " + " / ".join(f"{nme[key]:.2f}" for key in YAW_BINS) + " %", flush=True)
     places = zip(moved.landmark_index.tolist(), moved.landmark_weights.tolist(), strict=True)

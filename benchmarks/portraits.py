@@ -9,9 +9,7 @@ and the crops go into the labels, so that judging the portraits needs no detecto
 """
 
 import argparse
-import csv
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +36,7 @@ the faces' crops, which a detector found, added to labels.npz.
 
 def portrait_people() -> list[str]:
     """The people that london.csv has down as portraits, in its order."""
-    text = files("mlanet_lib.face_sources.ict").joinpath("london.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return [row["person"] for row in rows if row["use"] == "portrait"]
+    return [row["person"] for row in london.people() if row["use"] == "portrait"]
 
 
 def head_box(crop: Box, width: int, height: int) -> Box:
@@ -50,7 +46,7 @@ def head_box(crop: Box, width: int, height: int) -> Box:
     return Box(float(round(min(max(0, x), width - side))), float(round(min(max(0, y), height - side))), side, side)
 
 
-def make(source: london.Portraits, detector, people: list[str], out: Path) -> None:
+def make(source: london.Portraits, detector: Detector, people: list[str], out: Path) -> None:
     """Write the photos, the labels and the licence of `people` into the folder `out`, all or nothing."""
     if absent := [person for person in people if person not in source.people]:
         raise UserError(f"{source.folder}: no photos of {', '.join(absent)}")

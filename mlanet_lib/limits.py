@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from mlanet_lib.errors import UserError
 
@@ -31,8 +32,9 @@ class Range:
         """What is wrong with a value, as "must be ...", or None. whole: it must be an integer."""
         if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
             return f"must be a {'whole ' if whole else ''}number"
-        inside = self.low <= value <= self.high and math.isfinite(value)
-        if inside and not (self.above and value == self.low) and not (self.below and value == self.high):
+        number: Any = value
+        inside = self.low <= number <= self.high and math.isfinite(number)
+        if inside and not (self.above and number == self.low) and not (self.below and number == self.high):
             return None
         low, high = "above" if self.above else "at least", "below" if self.below else "at most"
         return f"must be {low} {self.low:,.10g} and {high} {self.high:,.10g}"
@@ -50,20 +52,20 @@ COUNT_OR_NONE = Range(0, 10**9)
 WEIGHT = Range(0, 1e6)
 
 
-def check_fields(config) -> None:
+def check_fields(config: object) -> None:
     """UserError, naming field and range, unless every number of a dataclass lies in the `Range` its annotation says."""
-    for name, hint in _hints(type(config)).items():
+    for name, hint in _hints(type(config)).items():  # type: ignore[arg-type]
         for kind, allowed, value in _numbers(hint, getattr(config, name)):
             if wrong := allowed.wrong(value, kind is int):
                 raise FieldError(f"{name} = {repr(value)[:80]}: {wrong}")
 
 
 @cache
-def _hints(kind: type) -> dict[str, object]:
+def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _numbers(hint, value) -> Iterator[tuple[type, Range, object]]:
+def _numbers(hint: Any, value: Any) -> Iterator[tuple[type, Range, object]]:
     """(type, range, value) of the numbers that a field of this annotation holds: one, none (`| None`) or a tuple's."""
     if typing.get_origin(hint) is typing.Annotated:
         kind, *notes = typing.get_args(hint)

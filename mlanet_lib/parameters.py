@@ -1,9 +1,11 @@
 """FaceParameters: everything that says what a face looks like in one picture, by name and editable."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +15,18 @@ from mlanet_lib.geometry.lighting import ambient
 
 LANDMARK_BOX_SHARE = 2**-0.5
 """Share of the crop's side that the longer side of the landmarks' box takes (3DDFA's crop: the box times sqrt(2))."""
+
+
+class Model(Protocol):
+    """What is needed of a face model (`MorphableModel`) to frame its mean face."""
+
+    mean: Tensor
+    n_identity: int
+    n_expression: int
+    n_albedo: int
+
+    def landmarks(self, vertices: Tensor) -> Tensor:
+        """(B, V, 3) -> (B, 68, 3)."""
 
 
 @dataclass(eq=False)
@@ -38,24 +52,24 @@ class FaceParameters:
         return [field.name for field in fields(cls)]
 
     @classmethod
-    def neutral(cls, model, batch: int = 1, focal: float = DEFAULT_FOCAL) -> "FaceParameters":
+    def neutral(cls, model: Model, batch: int = 1, focal: float = DEFAULT_FOCAL) -> "FaceParameters":
         """The mean face, neutral, frontal, under white ambient light, framed as the crops are.
 
-        model: a `MorphableModel`, whose device and dtype are taken; focal: picture widths. The longer side of the
+        model: whose device and dtype are taken, a `MorphableModel`; focal: picture widths. The longer side of the
         projected landmarks' box takes `LANDMARK_BOX_SHARE` of a square picture, and the box lies in its centre.
         """
         mean = model.mean
-        options = {"device": mean.device, "dtype": mean.dtype}
-        rotation = torch.eye(3, **options).expand(batch, 3, 3).contiguous()
-        lengths = torch.full((batch,), float(focal), **options)
+        rotation = torch.eye(3, device=mean.device, dtype=torch.float64)[None]
+        one = rotation.new_ones(1)
+        place = frame(model.landmarks(mean[None]).double(), rotation, focal * one, rotation.new_zeros(1, 2), one, 30)
         return cls(
-            identity=torch.zeros(batch, model.n_identity, **options),
-            expression=torch.zeros(batch, model.n_expression, **options),
-            albedo=torch.zeros(batch, model.n_albedo, **options),
-            rotation=rotation,
-            translation=_framing(model.landmarks(mean[None])[0].double(), focal).to(**options).repeat(batch, 1),
-            lighting=ambient(batch, **options),
-            focal=lengths,
+            identity=mean.new_zeros(batch, model.n_identity),
+            expression=mean.new_zeros(batch, model.n_expression),
+            albedo=mean.new_zeros(batch, model.n_albedo),
+            rotation=rotation.to(mean).repeat(batch, 1, 1),
+            translation=place.to(mean).repeat(batch, 1),
+            lighting=ambient(batch, device=mean.device, dtype=mean.dtype),
+            focal=mean.new_full((batch,), focal),
         )
 
     @classmethod
@@ -80,11 +94,11 @@ class FaceParameters:
         """A copy with some fields exchanged; an unknown name is a TypeError."""
         return dataclasses.replace(self, **changes)
 
-    def map(self, function) -> "FaceParameters":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "FaceParameters":
         """A copy with `function` applied to every tensor."""
         return type(self)(**{name: function(tensor) for name, tensor in self.as_tensors().items()})
 
-    def to(self, *device_or_dtype) -> "FaceParameters":
+    def to(self, *device_or_dtype: Any) -> "FaceParameters":
         """A copy on another device or of another floating dtype (the arguments of `Tensor.to`)."""
         return self.map(lambda tensor: tensor.to(*device_or_dtype))
 
@@ -99,7 +113,7 @@ class FaceParameters:
     def __len__(self) -> int:
         return len(self.rotation)
 
-    def __getitem__(self, index) -> "FaceParameters":
+    def __getitem__(self, index: int | slice | list[int] | Tensor | np.ndarray) -> "FaceParameters":
         """Some of the faces: an int keeps a batch of one; a slice, an index list or tensor, or a mask."""
         if isinstance(index, int):
             index = slice(index, index + 1) if index >= 0 else [index]
@@ -114,17 +128,20 @@ class FaceParameters:
         return matrix_to_euler(self.rotation if turn is None else self.rotation @ turn.to(self.rotation))
 
 
-def _framing(landmarks: Tensor, focal: float) -> Tensor:
-    """The (1, 3) translation, mm, that centres (L, 3) landmarks and lets their box take its share of the picture."""
-    points, identity = landmarks[None], torch.eye(3, dtype=landmarks.dtype, device=landmarks.device)[None]
-    lengths = points.new_tensor([focal])
-    spread = (landmarks.amax(0) - landmarks.amin(0))[:2].max()
-    far = focal * float(spread) / LANDMARK_BOX_SHARE + float(landmarks[:, 2].max())
-    translation = points.new_tensor([[0.0, 0.0, far]])
-    for _ in range(20):  # a fixed point: depth differs over the face, so that no closed form frames it
-        box = project(to_camera(points, identity, translation), lengths, 1, 1)[0, :, :2]
-        low, high = box.amin(0), box.amax(0)
-        depth = translation[0, 2] * (high - low).max() / LANDMARK_BOX_SHARE
-        shift = ((low + high) / 2 - 0.5) * translation[0, 2] / focal
-        translation = torch.cat([translation[0, :2] - shift, depth[None]])[None]
+def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, scale: Tensor, rounds: int = 12) -> Tensor:
+    """Translations (B, 3) mm that put faces where a crop has them.
+
+    landmarks: (B, 68, 3) mm, model frame; shift: (B, 2) offset of the landmark box's centre from the picture's, in
+    picture sides; scale: (B,) factor on the box's usual share of the picture (`LANDMARK_BOX_SHARE`); rounds: of a
+    fixed point, each of which gains a digit.
+    """
+    share = scale * LANDMARK_BOX_SHARE
+    depth = focal * 150 / share
+    translation = torch.stack([torch.zeros_like(depth), torch.zeros_like(depth), depth], -1)
+    for _ in range(rounds):  # a fixed point: depth differs over the face, so that no closed form frames it
+        points = project(to_camera(landmarks, rotation, translation), focal, 1, 1)[..., :2]
+        low, high = points.amin(1), points.amax(1)
+        z = translation[:, 2] * (high - low).amax(1) / share
+        xy = translation[:, :2] - ((low + high) / 2 - 0.5 - shift) * (translation[:, 2] / focal)[:, None]
+        translation = torch.cat([xy, z[:, None]], -1)
     return translation

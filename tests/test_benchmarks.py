@@ -302,11 +302,11 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
     straight = upright & (np.abs(degrees[:, 1]) < 15)
     assert np.median(np.abs(degrees[straight, 2] - rolled[straight])) < 1.5
     face_model.save(tmp_path / "model.npz")
-    module.main([str(folder), "--face-model", str(tmp_path / "model.npz"), "--count", "200"])
+    module.main([str(folder), "--face-model", str(tmp_path / "model.npz"), "--count", "100"])
     text = capsys.readouterr().out.splitlines()
     (angles,) = rows_of("\n".join(text), "pitch")
     own = matrix_to_euler(face_model.bfm_rotation[None])[0].tolist()  # of many more crops
-    assert "200 crops" in text[0] and angles == pytest.approx(own, abs=0.7) and 4 < own[0] < 8
+    assert "100 crops" in text[0] and angles == pytest.approx(own, abs=0.7) and 4 < own[0] < 8
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_sources.bfm2009 import bfm_files
 from mlanet_lib.files import obj
-from mlanet_lib.files.npz import mat_fields, read_npz
+from mlanet_lib.files.mat import mat_fields
+from mlanet_lib.files.npz import read_npz
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.network import checkpoint
 

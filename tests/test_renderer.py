@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mlanet_lib.geometry.camera import euler_to_matrix, matrix_to_rotation_6d, project, rotation_6d_to_matrix
+from mlanet_lib.geometry.camera import euler_to_matrix, project, rotation_6d_to_matrix
 from mlanet_lib.geometry.lighting import ambient, directional
 from mlanet_lib.metrics import vertex_error
 from mlanet_lib.parameters import FaceParameters
@@ -293,7 +293,7 @@ def recover(model, batch: int, size: int, steps: int, seed: int, prior: float = 
         "expression": torch.zeros_like(truth.expression),
         "albedo": torch.zeros_like(truth.albedo),
         "lighting": ambient(batch, 0.8),
-        "six": matrix_to_rotation_6d(euler_to_matrix(degrees)),
+        "six": euler_to_matrix(degrees).mT[..., :2, :].flatten(-2),
         "translation": noise(truth.translation, 5.0) / 100,
     }
     tensors = {name: value.clone().requires_grad_() for name, value in start.items()}

@@ -1,14 +1,19 @@
 """The verb `mlanet face-model`: build, convert and check face models. Heavy imports are in the actions."""
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlanet_lib.cli.options import a_path
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.outputs import check_target
 
+if TYPE_CHECKING:
+    from mlanet_lib.face_model import MorphableModel
+
 DEFAULT = "data/face_models/ict.npz"
-CONVERTERS = ("bfm2009",)
+CONVERTER = "bfm2009"
 NO_LONDON = (
     "--london FOLDER is missing: the skin is learned from the Face Research Lab London Set "
     "(doi.org/10.6084/m9.figshare.5047666, CC BY 4.0), a folder of 62 people's photos, NNN_neutral.jpg and "
@@ -17,14 +22,14 @@ NO_LONDON = (
 )
 
 
-def add_actions(actions) -> None:
+def add_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the actions to the subparsers of `face-model`."""
     verb = actions.add_parser("build", help="make the default face model again, of ICT-FaceKit and the London Set")
     verb.add_argument("--ict", type=a_path, metavar="FOLDER|ARCHIVE", help="FaceXModel (default: fetched, 417 MB; MIT)")
     verb.add_argument("--london", type=a_path, metavar="FOLDER", help="photos and labels.npz of the London Set")
     verb.add_argument("--out", type=a_path, default=Path(DEFAULT), metavar="FILE", help=f"(default: {DEFAULT})")
     verb.set_defaults(run=_build)
-    verb = actions.add_parser("convert", help=f"another face model -> the project's format ({', '.join(CONVERTERS)})")
+    verb = actions.add_parser("convert", help=f"another face model -> the project's format ({CONVERTER})")
     verb.add_argument("kind", metavar="KIND")
     verb.add_argument("source", type=a_path)
     verb.add_argument("--out", type=a_path, required=True, metavar="FILE")
@@ -34,7 +39,7 @@ def add_actions(actions) -> None:
     verb.set_defaults(run=_check)
 
 
-def describe(model) -> str:
+def describe(model: "MorphableModel") -> str:
     """One line about a MorphableModel."""
     size = (model.mean.amax(0) - model.mean.amin(0)).tolist()
     return (
@@ -44,12 +49,12 @@ def describe(model) -> str:
     )
 
 
-def _save(model, path: Path) -> None:
+def _save(model: "MorphableModel", path: Path) -> None:
     model.save(path)
     print(f"{path}: {describe(model)}")
 
 
-def _build(options) -> None:
+def _build(options: argparse.Namespace) -> None:
     check_target(options.out, [path for path in (options.ict, options.london) if path])
     if options.london is None:
         raise UserError(NO_LONDON)
@@ -60,16 +65,16 @@ def _build(options) -> None:
     _save(build.build(options.ict or fetch.ict_facekit(), options.london), options.out)
 
 
-def _convert(options) -> None:
-    if options.kind not in CONVERTERS:
-        raise UserError(f"no converter for {options.kind!r} here; present: {', '.join(CONVERTERS)}")
+def _convert(options: argparse.Namespace) -> None:
+    if options.kind != CONVERTER:
+        raise UserError(f"no converter for {options.kind!r} here; present: {CONVERTER}")
     check_target(options.out, [options.source])
     from mlanet_lib.face_sources.bfm2009 import convert
 
     _save(convert.convert(options.source, albedo_from=DEFAULT), options.out)
 
 
-def _check(options) -> int:
+def _check(options: argparse.Namespace) -> int:
     path = options.file
     if not (path.is_file() or path.is_dir()):
         raise UserError(
@@ -80,11 +85,11 @@ def _check(options) -> int:
     from mlanet_lib.face_sources.ict import facekit
 
     if path.suffix == ".npz":
-        said = describe(MorphableModel.load(path))
-    elif not (said := facekit.identify(path) or convert.identify(path)):
+        print(f"{path}: {describe(MorphableModel.load(path))}")
+        return 0
+    said = facekit.identify(path) or convert.identify(path)
+    if said is None:
         raise UserError(f"{path}: no face model that is known here (.npz, ICT-FaceKit, BFM 2009)")
-    elif "whole" not in said and ": complete" not in said:
-        print(f"{path}: {said}", file=sys.stderr)
-        return 2
-    print(f"{path}: {said}")
-    return 0
+    usable = "whole" in said or ": complete" in said
+    print(f"{path}: {said}", file=sys.stdout if usable else sys.stderr)
+    return 0 if usable else 2

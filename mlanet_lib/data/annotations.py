@@ -8,13 +8,12 @@ all samples together; what then remains between the two is taken for noise.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from mlanet_lib.data.sample import AFLW21, Sample
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import fit_landmarks
+from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.geometry.alignment import ScaledOrthographic
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
@@ -46,9 +45,10 @@ def correct(
     points, annotated = np.stack(estimated), np.stack(annotated21)
     believed = [samples[row].confidence for row in rows]
     weights = np.stack([np.ones(68) if confidence is None else confidence for confidence in believed])
-    fit = partial(fit_landmarks, model, ridge=ridge, focal=DEFAULT_FOCAL, progress=True, labels=labels)
-    before = fit(points, weights)
-    after = fit(*blended(points, weights, annotated, before.pose, worth))
+    settings = FitSettings(ridge, focal=DEFAULT_FOCAL, labels=labels)
+    before = fit_landmarks(model, points, weights, settings, progress=True)
+    goal, certain = blended(points, weights, annotated, before.pose, worth)
+    after = fit_landmarks(model, goal, certain, settings, progress=True)
     moved, result = points + after.points - before.points, list(samples)
     for row, box, place in zip(rows, boxes, moved, strict=True):
         result[row] = replace(samples[row], landmarks=from_crop(place, box))

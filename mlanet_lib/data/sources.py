@@ -8,7 +8,6 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_model.fitting import fit_landmarks
+from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks
 from mlanet_lib.face_model.points import LABEL_SETS
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.files.atomic import check_name
@@ -154,7 +153,7 @@ def prepare(
 def at_landmarks(raw: RawBfm) -> RawBfm:
     """BFM's 68 points alone, so that posing them costs next to nothing."""
     fields = {name: getattr(raw, name)[raw.landmarks] for name in ("mean", "shape_basis", "expression_basis")}
-    return replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68), cut=None)
+    return replace(raw, **fields, faces=raw.faces[:0], landmarks=np.arange(68))
 
 
 def with_bfm_points(sample: Sample, few: RawBfm) -> Sample:
@@ -182,8 +181,8 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
-    fitted = partial(fit_landmarks, focal=DEFAULT_FOCAL, progress=True, labels=source.points)
-    fit = fitted(model, points, weights, source.ridge, coefficients=known)
+    settings = FitSettings(source.ridge, focal=DEFAULT_FOCAL, labels=source.points)
+    fit = fit_landmarks(model, points, weights, settings, known, progress=True)
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit

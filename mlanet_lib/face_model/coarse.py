@@ -6,6 +6,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.face_model.points import farthest_points
+from mlanet_lib.geometry.mesh import edges
 
 _PER_VERTEX = ("mean", "identity_basis", "expression_basis", "albedo_mean", "albedo_basis", "uv")
 _COLOUR = 100.0  # mm that a difference of 1 in albedo counts: eyes, lips and brows keep more vertices than cheeks
@@ -14,9 +15,9 @@ _COLOUR = 100.0  # mm that a difference of 1 in albedo counts: eyes, lips and br
 def coarse(model: MorphableModel, count: int) -> MorphableModel:
     """The model on `count` of its own vertices, evenly spread over the mean face and its colours; itself for 0 or all.
 
-    Coefficients mean the same. Each vertex belongs to the nearest kept one along the surface (so that lips and lids
-    stay apart, which only the gap between them separates), and triangles between three of them remain: the dual of
-    those cells. Landmarks are the kept vertices nearest to them: good for drawing, not for measuring.
+    Coefficients mean the same. Every vertex is assigned to the kept one that is nearest along the surface (so that lips
+    and lids stay apart, which only the gap between them separates), and triangles remain whose three corners belong to
+    three kept vertices. Landmarks are the kept vertices nearest to them: good for drawing, not for measuring.
     """
     if count <= 0 or count >= model.n_vertices:
         return model
@@ -27,7 +28,7 @@ def coarse(model: MorphableModel, count: int) -> MorphableModel:
     corners = joined(faces, cell)
     contents = model.contents()
     smaller = {name: value[kept] for name, value in contents.items() if name in _PER_VERTEX}
-    points = {}
+    points: dict[str, np.ndarray] = {}
     for name in ("landmark", "ibug") if "ibug_index" in contents else ("landmark",):
         index, weights = (getattr(model, f"{name}_{field}").cpu().numpy() for field in ("index", "weights"))
         nearest = cell[index[np.arange(68), weights.argmax(1)]]
@@ -38,9 +39,9 @@ def coarse(model: MorphableModel, count: int) -> MorphableModel:
 def cells(points: np.ndarray, faces: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """(V,) for each vertex of points (V, 3) the place in `kept` (N,), sorted, of the kept vertex that is nearest along
     the surface; the last one where none is reached (such vertices are in no face with a kept one)."""
-    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    length = np.linalg.norm(points[edges[:, 0]] - points[edges[:, 1]], axis=1)
-    graph = coo_matrix((length, tuple(edges.T)), shape=(len(points), len(points)))
+    a, b = edges(faces).T
+    length = np.linalg.norm(points[a] - points[b], axis=1)
+    graph = coo_matrix((length, (a, b)), shape=(len(points), len(points)))
     _, _, source = dijkstra(graph, directed=False, indices=kept, return_predecessors=True, min_only=True)
     return np.searchsorted(kept, source).clip(0, len(kept) - 1)  # unreachable: -9999
 

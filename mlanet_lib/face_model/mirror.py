@@ -14,6 +14,7 @@ from torch import Tensor
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.face_model.points import landmark_twins
+from mlanet_lib.geometry.alignment import nearest_rotations
 from mlanet_lib.geometry.device import constant
 from mlanet_lib.geometry.lighting import mirrored as mirrored_light
 from mlanet_lib.parameters import FaceParameters
@@ -64,7 +65,7 @@ class Mirror:
         return cls(maps, torch.from_numpy(landmark_twins()).to(model.mean.device))
 
     def parameters(self, parameters: FaceParameters) -> FaceParameters:
-        """Those of the mirrored pictures, x -> width - x."""
+        """The parameters of the mirrored photos, x -> width - x."""
         turned = ((1.0, -1.0, -1.0), (-1.0, 1.0, 1.0), (-1.0, 1.0, 1.0))  # S R S, S = diag(-1, 1, 1)
         return parameters.replace(
             **{name: getattr(parameters, name) @ matrix for name, matrix in self.maps.items()},
@@ -78,5 +79,5 @@ def mean_of(one: FaceParameters, other: FaceParameters) -> FaceParameters:
     """Two readings of the same faces, averaged; rotations: the nearest to their mean (the chordal mean)."""
     pairs = zip(one.as_tensors().items(), other.as_tensors().values(), strict=True)
     mean = {name: (first + second) / 2 for (name, first), second in pairs}
-    u, _, v = torch.linalg.svd(mean["rotation"])  # less than half a turn apart: det(u v) = 1
-    return FaceParameters.from_tensors(mean | {"rotation": u @ v})
+    rotation = nearest_rotations(mean["rotation"].detach().cpu().numpy())
+    return FaceParameters.from_tensors(mean | {"rotation": torch.from_numpy(rotation).to(mean["rotation"])})

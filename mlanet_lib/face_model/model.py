@@ -7,6 +7,7 @@ Lengths in mm; model frame: x to the subject's left (the image's right in a fron
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +20,25 @@ from mlanet_lib.files.npz import read_npz
 FORMAT = "mlanet face model 1"
 
 # Stored type of each field. The bases are kept in half precision: at 10 mm a step of it is 0.008 mm.
-_DTYPES = {
-    "mean": np.float32,
-    "identity_basis": np.float16,
-    "expression_basis": np.float16,
-    "albedo_mean": np.float32,
-    "albedo_basis": np.float16,
-    "faces": np.int32,
-    "uv": np.float32,
-    "landmark_index": np.int32,
+_DTYPES: dict[str, np.dtype] = {
+    "mean": np.dtype(np.float32),
+    "identity_basis": np.dtype(np.float16),
+    "expression_basis": np.dtype(np.float16),
+    "albedo_mean": np.dtype(np.float32),
+    "albedo_basis": np.dtype(np.float16),
+    "faces": np.dtype(np.int32),
+    "uv": np.dtype(np.float32),
+    "landmark_index": np.dtype(np.int32),
 }
-_OPTIONAL = {  # what a model may lack: points between vertices, iBUG's points, a frame other than BFM's
-    "landmark_weights": np.float32,
-    "ibug_index": np.int32,
-    "ibug_weights": np.float32,
-    "bfm_rotation": np.float32,
+_OPTIONAL: dict[
+    str, np.dtype
+] = {  # what a model may lack: points between vertices, iBUG's points, a frame other than BFM's
+    "landmark_weights": np.dtype(np.float32),
+    "ibug_index": np.dtype(np.int32),
+    "ibug_weights": np.dtype(np.float32),
+    "bfm_rotation": np.dtype(np.float32),
 }
+Values = np.ndarray | torch.Tensor | Sequence
 _INTEGER_FIELDS = ("faces", "landmark_index", "ibug_index")
 
 
@@ -76,23 +80,23 @@ class MorphableModel(torch.nn.Module):
     def __init__(
         self,
         *,
-        mean,
-        identity_basis,
-        expression_basis,
-        albedo_mean,
-        albedo_basis,
-        faces,
-        uv,
-        landmark_index,
-        landmark_weights=None,
-        ibug_index=None,
-        ibug_weights=None,
-        bfm_rotation=None,
+        mean: Values,
+        identity_basis: Values,
+        expression_basis: Values,
+        albedo_mean: Values,
+        albedo_basis: Values,
+        faces: Values,
+        uv: Values,
+        landmark_index: Values,
+        landmark_weights: Values | None = None,
+        ibug_index: Values | None = None,
+        ibug_weights: Values | None = None,
+        bfm_rotation: Values | None = None,
         expression_names: Sequence[str],
         name: str,
     ):
         super().__init__()
-        given = {
+        told: dict[str, Values] = {
             "mean": mean,
             "identity_basis": identity_basis,
             "expression_basis": expression_basis,
@@ -103,8 +107,8 @@ class MorphableModel(torch.nn.Module):
             "landmark_index": landmark_index,
         }
         optional = (landmark_weights, ibug_index, ibug_weights, bfm_rotation)
-        given |= {field: value for field, value in zip(_OPTIONAL, optional, strict=True) if value is not None}
-        given = {field: np.asarray(torch.as_tensor(value).detach().cpu()) for field, value in given.items()}
+        told |= {field: value for field, value in zip(_OPTIONAL, optional, strict=True) if value is not None}
+        given = {field: np.asarray(torch.as_tensor(value).detach().cpu()) for field, value in told.items()}
         self.name = str(name)
         self.expression_names = [str(expression) for expression in expression_names]
         _check(given, self.expression_names, self.name)
@@ -114,7 +118,7 @@ class MorphableModel(torch.nn.Module):
         self._optional = [field for field in _OPTIONAL if field in stored]
         if "landmark_weights" not in stored:
             stored["landmark_index"] = np.repeat(stored["landmark_index"][:, None], 3, 1)
-            stored["landmark_weights"] = np.tile(np.float32([1, 0, 0]), (N_LANDMARKS, 1))
+            stored["landmark_weights"] = np.tile(np.array([1, 0, 0], np.float32), (N_LANDMARKS, 1))
         if "ibug_index" not in stored:
             stored["ibug_index"], stored["ibug_weights"] = stored["landmark_index"], stored["landmark_weights"]
         stored.setdefault("bfm_rotation", np.eye(3, dtype=np.float32))
@@ -192,7 +196,7 @@ class MorphableModel(torch.nn.Module):
             arrays["landmark_index"] = arrays["landmark_index"][:, 0]
         return arrays
 
-    def replace(self, **changes) -> "MorphableModel":
+    def replace(self, **changes: Any) -> "MorphableModel":
         """Another model, with some of `__init__`'s arguments exchanged."""
         same = {**self.contents(), "expression_names": self.expression_names, "name": self.name}
         return type(self)(**{**same, **changes})
@@ -204,7 +208,7 @@ class MorphableModel(torch.nn.Module):
         arrays["name"] = np.array(self.name)
         arrays["format"] = np.array(FORMAT)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | Path) -> "MorphableModel":

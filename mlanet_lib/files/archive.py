@@ -8,11 +8,13 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import check_name
 
 LARGEST, TOTAL, COUNT = 64 << 20, 2 << 30, 20_000  # bytes of one member and of all, and their number
+Stream = BinaryIO | gzip.GzipFile | lzma.LZMAFile
 _BROKEN = (
     OSError,
     EOFError,
@@ -36,6 +38,7 @@ def members(source: str | Path, wanted: Collection[str]) -> Iterator[tuple[str, 
     """
     source = Path(source)
     try:
+        found: Iterator[tuple[str, bytes]]
         if source.is_dir():
             found = ((name, (source / name).read_bytes()) for name in sorted(wanted) if (source / name).is_file())
         else:
@@ -67,7 +70,7 @@ def _packed(source: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]
             yield from _tar_members(source, file, wanted)
 
 
-def _zip_members(source: Path, file, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _zip_members(source: Path, file: BinaryIO, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
         if len(infos) > COUNT or sum(info.file_size for info in infos) > TOTAL:
@@ -78,15 +81,15 @@ def _zip_members(source: Path, file, wanted: Collection[str]) -> Iterator[tuple[
                 yield info.filename, archive.read(info)
 
 
-def _tar_members(source: Path, stream, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def _tar_members(source: Path, stream: Stream, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=_Bounded(stream, source), mode="r:") as archive:
         for number, info in enumerate(archive):
             if number == COUNT:
                 raise UserError(f"{source}: more than {COUNT} files")
             _check(source, info.name, info.size, (info.isreg() or info.isdir()) and not info.issparse())
-            if info.isreg() and PurePosixPath(info.name).name in wanted:
-                yield info.name, archive.extractfile(info).read()
-            archive.members = []  # tarfile would remember every header
+            if PurePosixPath(info.name).name in wanted and (file := archive.extractfile(info)):
+                yield info.name, file.read()
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would remember every header
 
 
 def _check(source: Path, name: str, size: int, plain: bool) -> None:
@@ -101,7 +104,7 @@ def _check(source: Path, name: str, size: int, plain: bool) -> None:
 class _Bounded(io.RawIOBase):
     """An unpacked stream for tarfile, which trusts the sizes that headers claim: here they may not be absurd."""
 
-    def __init__(self, stream, source: Path):
+    def __init__(self, stream: Stream, source: Path):
         super().__init__()
         self.stream, self.source = stream, source
 

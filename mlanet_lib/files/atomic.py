@@ -194,14 +194,13 @@ def _settle(path: Path, scratch: Path) -> None:
 
 @cache
 def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine that are no more left in the folder; once a folder and process."""
-    here = os.getpid()
+    """Delete the scratch folders of dead processes of this machine; once a folder and process."""
     for found in folder.iterdir():
-        if not (name := _PART.fullmatch(found.name)):
-            continue
-        pid, run = int(name["pid"]), name["run"]
-        if run != _RUN if pid == here else not _alive(pid):
-            shutil.rmtree(found, ignore_errors=True)
+        if name := _PART.fullmatch(found.name):
+            pid = int(name["pid"])
+            dead = name["run"] != _RUN if pid == os.getpid() else not _alive(pid)
+            if dead:
+                shutil.rmtree(found, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -209,8 +208,8 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
-        return True
+    except PermissionError:  # somebody else's process
+        pass
     return True
 
 

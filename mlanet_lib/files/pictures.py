@@ -133,11 +133,7 @@ def _decoded(
             largest = _largest(picture, most is not None)
             if (pixels := picture.width * picture.height) > largest:
                 raise UserError(f"{pixels / 1e6:.0f} million pixels are more than {largest // 1_000_000}: reduce it")
-            turn = _UPRIGHT.get(_orientation(picture))
-            if picture.format == "TIFF":  # Pillow turns these itself, and turns them only
-                turn = None if upright else _BACK.get(turn, turn)
-            elif not upright:
-                turn = None
+            turn = _turn(picture, upright)
             reduced = 1
             while most and pixels > most * reduced**2:
                 reduced *= 2
@@ -154,6 +150,14 @@ def _decoded(
         raise UserError(f"{name}: not a readable picture ({_unread(name)})") from error
     except Exception as error:  # Pillow's readers raise whatever the broken bytes lead them to
         raise UserError(f"{name}: not a readable picture ({str(error) or type(error).__name__})") from error
+
+
+def _turn(picture: Image.Image, upright: bool) -> Image.Transpose | None:
+    """What to do with the decoded picture, that it be upright, or as it is stored; None: nothing."""
+    turn = _UPRIGHT.get(_orientation(picture) or 1)
+    if picture.format == "TIFF" and turn is not None:  # Pillow turns these itself, and turns them only
+        return None if upright else _BACK.get(turn, turn)
+    return turn if upright else None
 
 
 def _largest(picture: Image.Image, reduced: bool) -> int:

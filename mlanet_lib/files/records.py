@@ -11,14 +11,14 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import atomic_path
 
 
-def write_json(path: str | Path, result) -> None:
+def write_json(path: str | Path, result: object) -> None:
     """Write a result's summary (or any nest of dicts, lists, numbers) as JSON, atomically; NaN becomes null."""
     value = getattr(result, "summary", result)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -10,6 +10,8 @@ import numpy as np
 
 from mlanet_lib.geometry.surface import Surface
 
+_ROUNDS = 50  # of Levenberg-Marquardt, at most
+
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
@@ -31,20 +33,17 @@ class Similarity:
         return Similarity(scale, rotation, -scale[..., None] * moved)
 
 
-def similarity(
-    source: np.ndarray, target: np.ndarray, scale: bool = True, weights: np.ndarray | None = None
-) -> Similarity:
+def similarity(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
     """The similarity (or, without `scale`, the rigid motion) that brings `source` nearest to `target`.
 
-    Minimises sum_i w_i |target_i - (s R source_i + t)|^2 in closed form (Umeyama 1991, equations 39-43), never with a
-    reflection. source, target: (..., N, 3), corresponding; leading dimensions are a batch; weights: (..., N) >= 0.
+    Minimises sum_i |target_i - (s R source_i + t)|^2 in closed form (Umeyama 1991, equations 39-43), never with a
+    reflection. source, target: (..., N, 3), corresponding; leading dimensions are a batch.
     Points that are not finite, or that lie on one line and so leave the rotation open, are a ValueError.
     """
     source, target = np.broadcast_arrays(np.asarray(source, np.float64), np.asarray(target, np.float64))
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
         raise ValueError("points must be finite")
-    weight = np.ones(source.shape[:-1]) if weights is None else np.broadcast_to(weights, source.shape[:-1])
-    weight = (weight / weight.sum(-1, keepdims=True))[..., None]
+    weight = 1 / source.shape[-2]
     source_mean, target_mean = (weight * source).sum(-2, keepdims=True), (weight * target).sum(-2, keepdims=True)
     a, b = source - source_mean, target - target_mean
     u, spread, vt = np.linalg.svd(np.swapaxes(b, -1, -2) @ (weight * a))
@@ -70,7 +69,7 @@ class ScaledOrthographic(NamedTuple):
         return self.scale[:, None, None] * (points @ np.swapaxes(self.rotation, 1, 2))[..., :2] + self.offset[:, None]
 
 
-def scaled_orthographic(points: np.ndarray, image_points: np.ndarray, iterations: int = 50) -> ScaledOrthographic:
+def scaled_orthographic(points: np.ndarray, image_points: np.ndarray) -> ScaledOrthographic:
     """The pose under scaled orthographic projection that fits 2D points best, in squared distance.
 
     points: (L, 3), not in one plane; image_points: (N, L, 2) with y **up** (negate a picture's y). Starts from the
@@ -86,28 +85,10 @@ def scaled_orthographic(points: np.ndarray, image_points: np.ndarray, iterations
     pose = ScaledOrthographic(
         singular.mean(1), np.concatenate([rows, np.cross(rows[:, :1], rows[:, 1:])], 1), np.zeros((len(goal), 2))
     )
-
-    def errors(candidate: ScaledOrthographic) -> np.ndarray:
-        return ((goal - candidate.apply(x)) ** 2).sum((1, 2))
-
-    damping, error = np.full(len(goal), 1e-3), errors(pose)
-    for _ in range(iterations):
-        turned = x @ np.swapaxes(pose.rotation, 1, 2)
-        scale = pose.scale[:, None]
-        jacobian = np.zeros((*goal.shape, 6))
-        jacobian[..., 0, 1], jacobian[..., 0, 2] = scale * turned[..., 2], -scale * turned[..., 1]
-        jacobian[..., 1, 0], jacobian[..., 1, 2] = -scale * turned[..., 2], scale * turned[..., 0]
-        jacobian[..., 3] = scale[..., None] * turned[..., :2]
-        jacobian[..., 0, 4] = jacobian[..., 1, 5] = 1
-        jacobian = jacobian.reshape(len(goal), -1, 6)
-        normal = np.swapaxes(jacobian, 1, 2) @ jacobian
-        gradient = np.swapaxes(jacobian, 1, 2) @ (goal - pose.apply(x)).reshape(len(goal), -1, 1)
-        diagonal = np.einsum("nii->ni", normal)
-        step = np.linalg.solve(normal + damping[:, None, None] * diagonal[:, None] * np.eye(6), gradient)[..., 0]
-        candidate = ScaledOrthographic(
-            pose.scale * np.exp(step[:, 3]), rotation_vector(step[:, :3]) @ pose.rotation, pose.offset + step[:, 4:]
-        )
-        trial = errors(candidate)
+    damping, error = np.full(len(goal), 1e-3), ((goal - pose.apply(x)) ** 2).sum((1, 2))
+    for _ in range(_ROUNDS):
+        candidate = _damped_step(pose, x, goal, damping)
+        trial = ((goal - candidate.apply(x)) ** 2).sum((1, 2))
         better = trial < error
         gained = (error - trial)[better] > 1e-12 * error[better]
         damping = np.clip(np.where(better, damping / 5, damping * 5), 1e-9, 1e9)
@@ -121,6 +102,25 @@ def scaled_orthographic(points: np.ndarray, image_points: np.ndarray, iterations
     return pose._replace(offset=pose.offset + image_points.mean(1) - shift)
 
 
+def _damped_step(pose: ScaledOrthographic, x: np.ndarray, goal: np.ndarray, damping: np.ndarray) -> ScaledOrthographic:
+    """A step of Levenberg and Marquardt, from poses of points x (L, 3) towards goal (N, L, 2); damping: (N,)."""
+    turned = x @ np.swapaxes(pose.rotation, 1, 2)
+    scale = pose.scale[:, None]
+    jacobian = np.zeros((*goal.shape, 6))
+    jacobian[..., 0, 1], jacobian[..., 0, 2] = scale * turned[..., 2], -scale * turned[..., 1]
+    jacobian[..., 1, 0], jacobian[..., 1, 2] = -scale * turned[..., 2], scale * turned[..., 0]
+    jacobian[..., 3] = scale[..., None] * turned[..., :2]
+    jacobian[..., 0, 4] = jacobian[..., 1, 5] = 1
+    jacobian = jacobian.reshape(len(goal), -1, 6)
+    normal = np.swapaxes(jacobian, 1, 2) @ jacobian
+    gradient = np.swapaxes(jacobian, 1, 2) @ (goal - pose.apply(x)).reshape(len(goal), -1, 1)
+    diagonal = np.einsum("nii->ni", normal)
+    step = np.linalg.solve(normal + damping[:, None, None] * diagonal[:, None] * np.eye(6), gradient)[..., 0]
+    return ScaledOrthographic(
+        pose.scale * np.exp(step[:, 3]), rotation_vector(step[:, :3]) @ pose.rotation, pose.offset + step[:, 4:]
+    )
+
+
 def rotation_vector(vector: np.ndarray) -> np.ndarray:
     """Rotation matrices (..., 3, 3) of rotation vectors (..., 3), radians (Rodrigues' formula)."""
     vector = np.asarray(vector, np.float64)
@@ -131,17 +131,24 @@ def rotation_vector(vector: np.ndarray) -> np.ndarray:
     return np.eye(3) + sinc * cross + versine * (cross @ cross)
 
 
+def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
+    """The rotations that are nearest to matrices (..., 3, 3) in least squares, whatever their scale; no reflections."""
+    u, _, vt = np.linalg.svd(np.asarray(matrices, np.float64))
+    u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[..., None]
+    return u @ vt
+
+
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:
     """The chordal mean (3, 3) of rotations (N, 3, 3): the one with the least sum of squared distances |R - R_n|_F^2.
 
-    It is the rotation nearest to their arithmetic mean, by singular values, never a reflection. Rotations that point
-    every way and so have no mean are a ValueError.
+    It is the rotation nearest to their arithmetic mean. Rotations that point every way and so have no mean are a
+    ValueError.
     """
-    u, singular, vt = np.linalg.svd(np.asarray(rotations, np.float64).mean(0))
-    sign = np.sign(np.linalg.det(u) * np.linalg.det(vt))
-    if not singular[1] + sign * singular[2] > 1e-9:
+    mean = np.asarray(rotations, np.float64).mean(0)
+    singular = np.linalg.svd(mean, compute_uv=False)
+    if not singular[1] + np.sign(np.linalg.det(mean)) * singular[2] > 1e-9:
         raise ValueError("the rotations have no mean")
-    return (u * [1, 1, sign]) @ vt
+    return nearest_rotations(mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,33 +170,31 @@ def icp(
     source_faces: np.ndarray,
     target_points: np.ndarray,
     initial: Similarity,
-    scale: bool = True,
     trim: float = 0.0,
     iterations: int = 60,
     tolerance: float = 1e-7,
-    reject_border: bool = True,
 ) -> IcpResult:
-    """Iterative closest point: moves a mesh onto a point cloud, from `initial`, with or without isotropic scale.
+    """Iterative closest point: moves a mesh onto a point cloud, from `initial`, with isotropic scale.
 
     Every target point is paired with its exact nearest point of the mesh's surface; the step minimises the distances
     along the pairs' directions (point-to-plane, Chen and Medioni 1992; linearised rotation, log scale, translation;
-    slightly damped). Distances are in the target's unit, so that the mesh cannot shrink its error away.
+    slightly damped). Distances are in the target's unit, so that the mesh cannot shrink its error away. Pairs on the
+    mesh's open rim are left out: points beyond the mesh have no partner.
 
-    trim: share of the farthest pairs left out of each step (outliers; trimmed ICP, Chetverikov 2002). reject_border:
-    leave out pairs on the mesh's open rim (points beyond the mesh have no partner). tolerance: largest relative step
-    at which the search ends. Fewer than 10 usable pairs are a ValueError.
+    trim: share of the farthest pairs left out of each step (outliers; trimmed ICP, Chetverikov 2002). tolerance:
+    largest relative step at which the search ends. Fewer than 10 usable pairs are a ValueError.
     """
     surface = Surface(source_vertices, source_faces)
     points = np.asarray(target_points, np.float64)
     transform, converged = initial, False
     for done in range(iterations):  # noqa: B007
-        pairs = _pairs(surface, points, transform, trim, reject_border)
-        step = _point_to_plane_step(pairs, scale)
+        pairs = _pairs(surface, points, transform, trim)
+        step = _point_to_plane_step(pairs)
         transform = step.after(transform)
         if step.size < tolerance:
             converged = True
             break
-    pairs = _pairs(surface, points, transform, trim, reject_border)
+    pairs = _pairs(surface, points, transform, trim)
     rmse = float(np.sqrt((pairs.gaps**2).mean()))
     return IcpResult(transform, rmse, len(pairs.gaps) / len(points), converged, done + 1, surface)
 
@@ -202,9 +207,9 @@ class _Pairs(NamedTuple):
     gaps: np.ndarray
 
 
-def _pairs(surface: Surface, points: np.ndarray, transform: Similarity, trim: float, reject_border: bool) -> _Pairs:
+def _pairs(surface: Surface, points: np.ndarray, transform: Similarity, trim: float) -> _Pairs:
     closest = surface.closest(transform.inverse().apply(points))
-    usable = ~surface.on_border(closest) if reject_border else np.ones(len(points), bool)
+    usable = ~surface.on_border(closest)
     distances = closest.distances * float(transform.scale)
     if trim and usable.any():
         usable &= distances <= np.quantile(distances[usable], 1 - trim)
@@ -238,18 +243,16 @@ class _Step:
         )
 
 
-def _point_to_plane_step(pairs: _Pairs, scale: bool) -> _Step:
+def _point_to_plane_step(pairs: _Pairs) -> _Step:
     centre = pairs.on.mean(0)
     arm = pairs.on - centre
     radius = float(np.sqrt((arm**2).sum(1).mean()))
     arm = arm / radius
-    columns = [np.cross(arm, pairs.directions), pairs.directions]
-    if scale:
-        columns.append((arm * pairs.directions).sum(1, keepdims=True))
-    jacobian = np.concatenate(columns, 1)
+    along = (arm * pairs.directions).sum(1, keepdims=True)
+    jacobian = np.concatenate([np.cross(arm, pairs.directions), pairs.directions, along], 1)
     normal = jacobian.T @ jacobian / len(jacobian)
     damped = normal + 1e-6 * np.trace(normal) * np.eye(len(normal))  # surfaces of revolution leave directions open
     solved = np.linalg.solve(damped, jacobian.T @ (pairs.gaps / radius) / len(jacobian))
     size = float(np.abs(solved).max())
     solved = solved * min(1.0, 0.3 / size) if size > 0 else solved
-    return _Step(centre, solved[:3], float(solved[6]) if scale else 0.0, solved[3:6] * radius, size)
+    return _Step(centre, solved[:3], float(solved[6]), solved[3:6] * radius, size)

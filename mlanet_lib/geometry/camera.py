@@ -65,11 +65,6 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
     return torch.stack([first, second, torch.linalg.cross(first, second)], -1)
 
 
-def matrix_to_rotation_6d(rotation: Tensor) -> Tensor:
-    """The first two columns of rotation matrices, one after the other: (..., 3, 3) -> (..., 6)."""
-    return torch.cat([rotation[..., :, 0], rotation[..., :, 1]], -1)
-
-
 def flip(points: Tensor) -> Tensor:
     """(..., 3) points or directions between the y-up frame and the camera's axes (its own inverse)."""
     return points * constant(_FLIP, points)

@@ -50,15 +50,15 @@ def _shifted(points: np.ndarray, by: float) -> np.ndarray:
     return moved
 
 
-def crop_box_from_landmarks(landmarks: np.ndarray, enlarge: float = ROI_ENLARGEMENT) -> Box:
-    """3DDFA's region of interest: the square around the centre of the landmarks' box, its larger side times `enlarge`.
+def crop_box_from_landmarks(landmarks: np.ndarray) -> Box:
+    """3DDFA's region of interest: the square around the centre of the landmarks' box, `ROI_ENLARGEMENT` times its side.
 
     landmarks: (L, 2 or more) pixels. The box is not rounded and may reach outside the picture. Landmarks that are not
     finite or all in one place are a UserError.
     """
     landmarks = np.asarray(landmarks, np.float64)[:, :2]
     low, high = landmarks.min(0), landmarks.max(0)
-    side = float((high - low).max()) * enlarge
+    side = float((high - low).max()) * ROI_ENLARGEMENT
     if not (math.isfinite(side) and side > 0):
         raise UserError("the landmarks span no box: they are not finite, or all in one place")
     x, y = (low + high) / 2 - side / 2

@@ -54,7 +54,12 @@ def shade(albedo: Tensor, normals: Tensor, lighting: Tensor) -> Tensor:
     return albedo * irradiance(normals, lighting)
 
 
-def ambient(batch: int, intensity: float = 1.0, device=None, dtype=None) -> Tensor:
+def ambient(
+    batch: int,
+    intensity: float = 1.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """White light from everywhere, (batch, 9, 3): with intensity 1 a surface shows exactly its albedo."""
     lighting = torch.zeros(batch, BANDS, 3, device=device, dtype=dtype)
     lighting[:, 0] = intensity / _Y0

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mlanet_lib.geometry.compiled import compiled
+from mlanet_lib.geometry.mesh import face_normals
 
 _LEAF = 4
+Point = tuple[float, float, float]
 
 
 class Closest(NamedTuple):
@@ -45,7 +47,7 @@ class Surface:
         boxes, children, order = _build(self.vertices[self.faces])
         # triangles in the tree's order: neighbours in space are neighbours in memory
         self._tree = (self.vertices[self.faces[order]], boxes, children, order)
-        self._border = None
+        self._border: tuple[np.ndarray, np.ndarray] | None = None
 
     def closest(self, points: np.ndarray) -> Closest:
         """The nearest point of the surface for each of (N, 3) points. Points that are not finite are a ValueError."""
@@ -56,10 +58,7 @@ class Surface:
 
     def normals(self, face_index: np.ndarray) -> np.ndarray:
         """(N, 3) unit normals of faces, zero where a face has no area."""
-        a, b, c = np.moveaxis(self.vertices[self.faces[face_index]], 1, 0)
-        normal = np.cross(b - a, c - a)
-        length = np.linalg.norm(normal, axis=1, keepdims=True)
-        return np.divide(normal, length, out=np.zeros_like(normal), where=length > 0)
+        return face_normals(self.vertices, self.faces[face_index])
 
     def on_border(self, closest: Closest) -> np.ndarray:
         """(N,) bool: the nearest point lies on the rim of an open mesh, so that the query may have no partner there.
@@ -93,7 +92,7 @@ def _border(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 @compiled
-def _build(triangles):
+def _build(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median-split tree: boxes (2F, 6), children (2F, 2) (leaf: -first - 1, count), order (F,)."""
     count = len(triangles)
     centres = (triangles[:, 0] + triangles[:, 1] + triangles[:, 2]) / 3
@@ -117,9 +116,9 @@ def _build(triangles):
         if last - first <= _LEAF:
             children[node] = (-first - 1, last - first)
             continue
-        axis = np.argmax(centre_high - centre_low)
+        widest = np.argmax(centre_high - centre_low)
         part = order[first:last]
-        order[first:last] = part[np.argsort(centres[part, axis], kind="mergesort")]
+        order[first:last] = part[np.argsort(centres[part, widest], kind="mergesort")]
         middle = (first + last) // 2
         children[node] = (nodes, nodes + 1)
         stack.append((nodes, first, middle))
@@ -129,7 +128,7 @@ def _build(triangles):
 
 
 @compiled
-def _box_distance(point, box):
+def _box_distance(point: np.ndarray, box: np.ndarray) -> float:
     """Squared distance of a point to a box, zero inside."""
     total = 0.0
     for axis in range(3):
@@ -139,10 +138,10 @@ def _box_distance(point, box):
 
 
 @compiled
-def _segment(px, py, pz, ax, ay, az, bx, by, bz):
+def _segment(p: Point, a: Point, b: Point) -> tuple[float, float]:
     """Parameter in [0, 1] of the point of the segment a-b nearest to p, and the squared distance."""
-    ux, uy, uz = bx - ax, by - ay, bz - az
-    wx, wy, wz = px - ax, py - ay, pz - az
+    ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+    wx, wy, wz = p[0] - a[0], p[1] - a[1], p[2] - a[2]
     length = ux * ux + uy * uy + uz * uz
     along = min(max((wx * ux + wy * uy + wz * uz) / length, 0.0), 1.0) if length > 0 else 0.0
     gx, gy, gz = wx - along * ux, wy - along * uy, wz - along * uz
@@ -150,14 +149,14 @@ def _segment(px, py, pz, ax, ay, az, bx, by, bz):
 
 
 @compiled
-def _on_triangle(p, triangle):
-    """Squared distance and barycentrics of the point of `triangle` nearest to p; scalars, for speed."""
-    px, py, pz = p[0], p[1], p[2]
-    ax, ay, az = triangle[0, 0], triangle[0, 1], triangle[0, 2]
-    bx, by, bz = triangle[1, 0], triangle[1, 1], triangle[1, 2]
-    cx, cy, cz = triangle[2, 0], triangle[2, 1], triangle[2, 2]
-    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
-    wx, wy, wz = px - ax, py - ay, pz - az
+def _on_triangle(point: np.ndarray, triangle: np.ndarray) -> tuple[float, float, float, float]:
+    """Squared distance and barycentrics of the point of `triangle` nearest to `point`; scalars, for speed."""
+    p = (point[0], point[1], point[2])
+    a = (triangle[0, 0], triangle[0, 1], triangle[0, 2])
+    b = (triangle[1, 0], triangle[1, 1], triangle[1, 2])
+    c = (triangle[2, 0], triangle[2, 1], triangle[2, 2])
+    ux, uy, uz, vx, vy, vz = b[0] - a[0], b[1] - a[1], b[2] - a[2], c[0] - a[0], c[1] - a[1], c[2] - a[2]
+    wx, wy, wz = p[0] - a[0], p[1] - a[1], p[2] - a[2]
     uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
     determinant = uu * vv - uv * uv
     if determinant > 1e-14 * uu * vv:
@@ -166,19 +165,21 @@ def _on_triangle(p, triangle):
         if s > 0 and t > 0 and s + t < 1:
             gx, gy, gz = wx - s * ux - t * vx, wy - s * uy - t * vy, wz - s * uz - t * vz
             return gx * gx + gy * gy + gz * gz, 1 - s - t, s, t
-    along, best = _segment(px, py, pz, ax, ay, az, bx, by, bz)
-    a, b, c = 1 - along, along, 0.0
-    along, distance = _segment(px, py, pz, bx, by, bz, cx, cy, cz)
+    along, best = _segment(p, a, b)
+    i, j, k = 1 - along, along, 0.0
+    along, distance = _segment(p, b, c)
     if distance < best:
-        best, a, b, c = distance, 0.0, 1 - along, along
-    along, distance = _segment(px, py, pz, cx, cy, cz, ax, ay, az)
+        best, i, j, k = distance, 0.0, 1 - along, along
+    along, distance = _segment(p, c, a)
     if distance < best:
-        best, a, b, c = distance, along, 0.0, 1 - along
-    return best, a, b, c
+        best, i, j, k = distance, along, 0.0, 1 - along
+    return best, i, j, k
 
 
 @compiled
-def _query(points, triangles, boxes, children, order):
+def _query(
+    points: np.ndarray, triangles: np.ndarray, boxes: np.ndarray, children: np.ndarray, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Branch and bound, nearer child first."""
     count = len(points)
     nearest, distances = np.empty((count, 3)), np.empty(count)

@@ -19,6 +19,7 @@ from mlanet_lib.drawing.textures import albedo_texture, cut
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.activations import activations
+from mlanet_lib.files import obj
 from mlanet_lib.files.atomic import safe_name, together
 from mlanet_lib.files.outputs import MARK
 from mlanet_lib.parameters import FaceParameters
@@ -28,12 +29,8 @@ from mlanet_lib.predictor import glb
 def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, texture: np.ndarray) -> None:
     """`path` (.obj), and beside it STEM.mtl and STEM_texture.png. vertices (V,3) mm, faces (F,3) 0-based, uv (V,2)."""
     stem = path.stem
-    lines = [f"# {MARK}: millimetres, y up, z out of the face", f"mtllib {stem}.mtl", f"o {stem}"]
-    lines += [f"v {x:.4f} {y:.4f} {z:.4f}" for x, y, z in np.asarray(vertices, float)]
-    lines += [f"vt {u:.6f} {v:.6f}" for u, v in np.asarray(uv, float)]
-    lines += ["usemtl face", "s 1"]
-    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in np.asarray(faces) + 1]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    head = [f"# {MARK}: millimetres, y up, z out of the face", f"mtllib {stem}.mtl", f"o {stem}"]
+    obj.write_obj(path, vertices, faces, uv=uv, head=head, material=["usemtl face", "s 1"])
     material = [f"# {MARK}", "newmtl face", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {stem}_texture.png"]
     path.with_name(f"{stem}.mtl").write_text("\n".join(material) + "\n", encoding="utf-8")
     write_png(path.with_name(f"{stem}_texture.png"), texture)

@@ -134,10 +134,10 @@ def errors_on_the_face(predictor: Predictor, folder: str | Path, names: Sequence
     model = predictor.model
     chosen = np.unique(np.linspace(0, len(names) - 1, min(MOST_PHOTOS, len(names))).round().astype(int))
     photos = [_read(folder, names[k]) for k in chosen]
-    found = prediction(model, predictor.predict_crops(np.stack([photo.crop(predictor.image_size) for photo in photos])))
+    found = predictor.predict_crops(np.stack([photo.crop(predictor.image_size) for photo in photos]))
     true = np.stack([to_crop(photo.landmarks, photo.box) for photo in photos])
     size = np.sqrt((true.max(1) - true.min(1)).prod(1))
-    distances = 100 * np.linalg.norm(found.landmarks - true, axis=2) / size[:, None]
+    distances = 100 * np.linalg.norm(in_crop(model, found).numpy() - true, axis=2) / size[:, None]
     shape = model.landmarks(model.mean[None])[0, :, :2].numpy()
     caption = (
         f"Mean over {len(photos)} photos, in % as the NME's; the three largest in figures. Drawn on the mean face."
@@ -145,10 +145,11 @@ def errors_on_the_face(predictor: Predictor, folder: str | Path, names: Sequence
     result = [("By point", charts.landmark_errors(shape, distances.mean(0)), caption)]
     truths = [photo.sample.truth for photo in photos]
     known = [truth for truth in truths if truth is not None and truth.face_model == model.fingerprint]
-    if len(known) == len(truths) and found.vertices is not None:
+    if len(known) == len(truths):
         labels = (torch.from_numpy(np.stack([getattr(t, name) for t in known])) for name in ("identity", "expression"))
         vertices = model.vertices(*(label.to(model.mean) for label in labels)).double().numpy()
-        aligned = similarity(found.vertices, vertices).apply(found.vertices)
+        predicted = model.vertices(found.identity, found.expression).double().cpu().numpy()
+        aligned = similarity(predicted, vertices).apply(predicted)
         errors = np.linalg.norm(aligned - vertices, axis=-1).mean(0)
         limit = float(np.ceil(np.quantile(errors, 0.98)))
         figure = figures.error_map(model, FaceParameters.neutral(model, 1), errors, limit)

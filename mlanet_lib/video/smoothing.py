@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlanet_lib.geometry.alignment import nearest_rotations
+
 SPEED_CUTOFF = 1.0
 """Hz: the low pass of the speed, the paper's own value."""
 
@@ -65,13 +67,6 @@ def smooth_rotations(times: np.ndarray, rotations: np.ndarray, euro: OneEuro, sm
     """
     nine = np.asarray(rotations, np.float64).reshape(-1, 9) / np.sqrt(2)
     return nearest_rotations(smooth(times, nine, euro, joint=True).reshape(-1, 3, 3))
-
-
-def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
-    """The rotations (N, 3, 3) that are nearest to matrices (N, 3, 3) in least squares, whatever their scale."""
-    left, _, right = np.linalg.svd(matrices)
-    left[..., -1] *= np.linalg.det(left @ right)[..., None]
-    return left @ right
 
 
 def robust_mean(values: np.ndarray) -> np.ndarray:

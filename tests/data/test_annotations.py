@@ -7,7 +7,7 @@ import pytest
 
 from mlanet_lib.data import annotations
 from mlanet_lib.data.sample import AFLW21, Sample
-from mlanet_lib.face_model.fitting import _project, fit_landmarks, landmark_basis
+from mlanet_lib.face_model.fitting import FitSettings, _project, fit_landmarks, landmark_basis
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.metrics import sparse_nme
@@ -35,7 +35,7 @@ def faces(face_model):
     coefficients[:, face_model.n_identity :] = rng.uniform(0, 0.3, (COUNT, face_model.n_expression))
     shape = mean + np.einsum("kcm,nm->nkc", basis, coefficients)
     start = np.stack([mean[:, 0], -mean[:, 1]], 1)[None]
-    one = fit_landmarks(face_model, start / np.ptp(start) + 0.5, focal=DEFAULT_FOCAL).pose
+    one = fit_landmarks(face_model, start / np.ptp(start) + 0.5, settings=FitSettings(focal=DEFAULT_FOCAL)).pose
     pose = type(one)(*(np.repeat(field, COUNT, 0) for field in one))
     angles = np.stack([rng.uniform(-0.3, 0.3, COUNT), rng.uniform(-0.9, 0.9, COUNT), rng.uniform(-0.2, 0.2, COUNT)], 1)
     pose = pose._replace(rotation=annotations_rotation(angles))

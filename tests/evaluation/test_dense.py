@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
-from toy_bfm import toy_bfm, write_3ddfa, write_deep3d, write_original
+from toy_bfm import toy_bfm, write_3ddfa
 from toy_system import ToySystem
 
 from mlanet_lib import metrics
@@ -15,8 +15,8 @@ from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.evaluation.dense import ORACLE, in_photo, why_not_dense
 from mlanet_lib.evaluation.sparse import evaluate_aflw2000, summary_text
 from mlanet_lib.evaluation.systems import CropPrediction, PointSystem
-from mlanet_lib.face_sources.bfm2009.convert import RawBfm, convert
-from mlanet_lib.face_sources.bfm2009.raw import BfmFit
+from mlanet_lib.face_sources.bfm2009.convert import convert
+from mlanet_lib.face_sources.bfm2009.raw import BfmFit, RawBfm
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.crops import crop_box_from_landmarks
 from mlanet_lib.parameters import FaceParameters
@@ -62,9 +62,7 @@ def world(tmp_path_factory, toy_model):
     """Six photos whose labels are the toy BFM's: folder, RawBfm, its MorphableModel, the toy's ingredients."""
     folder, rng = tmp_path_factory.mktemp("aflw"), np.random.default_rng(3)
     toy = toy_bfm(toy_model)
-    raw_folder = tmp_path_factory.mktemp("raw")
-    write_original(raw_folder, toy)
-    raw = RawBfm.load(write_3ddfa(raw_folder, toy))
+    raw = RawBfm.load(write_3ddfa(tmp_path_factory.mktemp("raw"), toy))
     for k, yaw in enumerate(YAW):
         degrees = np.array([rng.normal() * 8, yaw, rng.normal() * 8])
         shape, expression = rng.normal(size=199) * raw.shape_sigma, rng.normal(size=29) * raw.expression_sigma
@@ -78,7 +76,7 @@ def world(tmp_path_factory, toy_model):
         }
         savemat(folder / f"image{k:05d}.mat", labels)
         Image.fromarray(rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)).save(folder / f"image{k:05d}.jpg")
-    model = convert(write_3ddfa(tmp_path_factory.mktemp("3ddfa"), toy), identity=199, expression=29)
+    model = convert(write_3ddfa(tmp_path_factory.mktemp("3ddfa"), toy))
     return folder, raw, model, toy
 
 
@@ -120,24 +118,6 @@ def test_known_errors_come_out(world):
     eyes = truth[k][raw.landmarks[[36, 45]]][None]
     expected = metrics.reconstruction_nme(posed[None], truth[k][None], eyes)[0]
     assert flat.images["reconstruction nme"][k] == pytest.approx(expected, abs=0.05)
-
-
-def test_deep3d_s_cut_is_compared_vertex_by_vertex(world, tmp_path):
-    folder, raw, _, toy = world
-    model = convert(write_deep3d(tmp_path, toy))
-    # Deep3D adds no mean expression: a BFM whose mean expression is zero has the same faces
-    quiet = raw.__class__(**{**raw.__dict__, "mean": raw.mean - toy.expression_mean.reshape(-1, 3)})
-    samples = aflw2000.read_folder(folder)
-    data = evaluate_aflw2000(folder, Fitted(quiet, model, samples, wrap=more_expressions), bfm=quiet).summary["dense"]
-    assert data["computed"] and data["vertices"] == len(toy.cut) < len(raw.mean)
-    # what is left is the identity beyond Deep3D's 80 modes
-    assert 0 < data["dense_nme"]["by_yaw"]["balanced_mean"] < 0.3 * data["dense_nme"][ORACLE]["balanced_mean"]
-
-
-def more_expressions(parameters):
-    """Deep3D has 64 expression modes where 3DDFA has 29: the others stay at rest."""
-    rest = torch.zeros(len(parameters), 64 - parameters.expression.shape[1])
-    return parameters.replace(expression=torch.cat([parameters.expression, rest], 1))
 
 
 def test_what_cannot_be_had_says_why(world, toy_model):

@@ -6,7 +6,8 @@ import torch
 from toy_fits import drawn, faces
 from toy_model import with_ibug
 
-from mlanet_lib.face_model.fitting import bfm_rotation, fit_landmarks, frame_differences
+from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks, frame_differences
+from mlanet_lib.geometry.alignment import mean_rotation
 from mlanet_lib.geometry.camera import euler_to_matrix, matrix_to_euler
 from mlanet_lib.metrics import sparse_nme
 
@@ -14,7 +15,7 @@ from mlanet_lib.metrics import sparse_nme
 def test_perspective_points_are_fitted_and_come_back_as_parameters(toy_model):
     truth = faces(toy_model, 20)
     points = drawn(toy_model, truth)
-    fit = fit_landmarks(toy_model, points, ridge=1e-9, iterations=30, focal=4.5)
+    fit = fit_landmarks(toy_model, points, settings=FitSettings(ridge=1e-9, iterations=30, focal=4.5))
     assert sparse_nme(fit.points, points).max() < 0.01
     found = fit.parameters(toy_model)
     assert np.abs(drawn(toy_model, found) - fit.points).max() < 1e-4
@@ -26,10 +27,10 @@ def test_orthographic_points_are_fitted_in_pixels(toy_model):
     truth = faces(toy_model, 12, seed=1)
     shape = toy_model.landmarks(toy_model.vertices(truth.identity, truth.expression)) @ truth.rotation.mT
     points = shape[..., :2].double().numpy() * [1.7, -1.7] + [200, 300]
-    fit = fit_landmarks(toy_model, points, ridge=1e-9, iterations=30)
+    fit = fit_landmarks(toy_model, points, settings=FitSettings(ridge=1e-9, iterations=30))
     assert sparse_nme(fit.points, points).max() < 0.01
     assert np.allclose(fit.pose.scale, 1.7, rtol=0.02)
-    perspective = fit_landmarks(toy_model, drawn(toy_model, truth), ridge=1e-9)
+    perspective = fit_landmarks(toy_model, drawn(toy_model, truth), settings=FitSettings(ridge=1e-9))
     assert sparse_nme(perspective.points, drawn(toy_model, truth)).max() > 0.02  # another camera leaves something
 
 
@@ -37,7 +38,7 @@ def test_where_the_shape_is_known_the_pose_is_fitted(toy_model):
     truth = faces(toy_model, 10, seed=4)
     points = drawn(toy_model, truth)
     known = torch.cat([truth.identity, truth.expression], 1).double().numpy()
-    fit = fit_landmarks(toy_model, points, iterations=30, focal=4.5, coefficients=known)
+    fit = fit_landmarks(toy_model, points, settings=FitSettings(iterations=30, focal=4.5), coefficients=known)
     assert sparse_nme(fit.points, points).max() < 1e-3
     found = fit.parameters(toy_model)
     assert (found.rotation - truth.rotation).abs().max() < 1e-3
@@ -50,7 +51,7 @@ def test_a_larger_ridge_stays_nearer_to_the_mean_and_weights_count(toy_model):
     rng = np.random.default_rng(0)
     noisy = points + rng.normal(0, 0.01, points.shape)
     spread = [
-        float((fit_landmarks(toy_model, noisy, ridge=ridge, focal=4.5).identity ** 2).mean())
+        float((fit_landmarks(toy_model, noisy, settings=FitSettings(ridge=ridge, focal=4.5)).identity ** 2).mean())
         for ridge in (1e-6, 1e-4, 1e-2, 1)
     ]
     assert spread == sorted(spread, reverse=True) and spread[-1] < 0.1 * spread[0]
@@ -58,7 +59,7 @@ def test_a_larger_ridge_stays_nearer_to_the_mean_and_weights_count(toy_model):
     broken[:, :17] += 0.2
     weights = np.ones((8, 68))
     weights[:, :17] = 0
-    fit = fit_landmarks(toy_model, broken, weights, ridge=1e-7, iterations=30, focal=4.5)
+    fit = fit_landmarks(toy_model, broken, weights, settings=FitSettings(ridge=1e-7, iterations=30, focal=4.5))
     assert np.linalg.norm(fit.points - points, axis=2)[:, 17:].max() < 2e-3
 
 
@@ -72,18 +73,18 @@ def test_points_are_fitted_by_the_definition_that_they_follow(toy_model):
     model = with_ibug(toy_model)
     truth = faces(model, 12, seed=6)
     points = drawn(model, truth, "ibug")
-    fit = fit_landmarks(model, points, ridge=1e-9, iterations=30, focal=4.5, labels="ibug")
+    fit = fit_landmarks(model, points, settings=FitSettings(ridge=1e-9, iterations=30, focal=4.5, labels="ibug"))
     assert sparse_nme(fit.points, points).max() < 0.02
     assert np.abs(fit.pose.rotation - truth.rotation.numpy()).max() < 0.03
-    wrong = fit_landmarks(model, points, ridge=1e-3, focal=4.5)
-    right = fit_landmarks(model, points, ridge=1e-3, focal=4.5, labels="ibug")
+    wrong = fit_landmarks(model, points, settings=FitSettings(ridge=1e-3, focal=4.5))
+    right = fit_landmarks(model, points, settings=FitSettings(ridge=1e-3, focal=4.5, labels="ibug"))
     assert sparse_nme(wrong.points, points).mean() > 2 * sparse_nme(right.points, points).mean()
 
 
 def test_the_rotation_to_bfms_frame_comes_back(toy_model):
     truth, turn = faces(toy_model, 60, seed=7), euler_to_matrix(torch.tensor([4.5, 1.0, -2.0], dtype=torch.float64))
     poses = truth.rotation.double().numpy() @ turn.numpy()
-    found = bfm_rotation(toy_model, drawn(toy_model, truth), poses, ridge=1e-4)  # exact points
+    found = mean_rotation(frame_differences(toy_model, drawn(toy_model, truth), poses, ridge=1e-4))  # exact points
     assert matrix_to_euler(torch.from_numpy(found)).numpy() == pytest.approx([4.5, 1.0, -2.0], abs=0.5)
     apart = frame_differences(toy_model, drawn(toy_model, truth), poses)
     assert apart.shape == (60, 3, 3) and np.abs(apart - turn.numpy()).mean() < 0.05

@@ -25,8 +25,9 @@ from mlanet_lib.data import manifest
 from mlanet_lib.data.sets import aflw2000, crops, florence, scans
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_sources.bfm2009 import bfm_files as bfm2009_files
-from mlanet_lib.face_sources.ict import obj
+from mlanet_lib.face_sources.ict import facekit
 from mlanet_lib.files import archive
+from mlanet_lib.files.obj import parse_obj, read_vertices
 from mlanet_lib.files.pictures import read_image, read_photo
 from mlanet_lib.files.project import read_yaml
 from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
@@ -228,11 +229,10 @@ def judge_scan(path: Path) -> None:
 
 def judge_topology(path: Path) -> None:
     content = path.read_bytes()
-    points = obj.vertices(content, path.name, 12)
-    polygons, uv = obj.polygons(content, path.name, 12)
-    assert np.isfinite(points).all() and uv.shape == (12, 2)
-    assert max(map(max, polygons)) < 12
-    obj.split_quads(points, polygons)
+    points = read_vertices(content, path.name)
+    polygons, uv = facekit._polygons(parse_obj(path.name, content), path.name)
+    assert (np.isfinite(points).all() and uv.shape[1] == 2 and len(polygons) == 0) or polygons.max() < len(uv)
+    facekit.split_quads(parse_obj(path.name, content).vertices, polygons)
 
 
 def judge_boxes(path: Path) -> None:

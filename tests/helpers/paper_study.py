@@ -18,7 +18,8 @@ from mlanet_lib.cli.__main__ import main
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.data.synthetic.stand_ins import write_florence
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.face_sources.bfm2009.convert import RawBfm, convert
+from mlanet_lib.face_sources.bfm2009.convert import convert
+from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.files.project import read_yaml
 from mlanet_lib.study.notebook_runner import clean_copy, declared_parameters, parameter_values
 

@@ -16,30 +16,25 @@ readers of the real set run and find BFM's mean face; what only this project kno
 which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
 """
 
-import math
-import struct
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat, savemat
-from scipy.io.matlab import matfile_version
+from scipy.io import savemat
 
 from mlanet_lib.data.sample import AFLW21, Sample, SyntheticTruth
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
 from mlanet_lib.files.atomic import check_name, together
 from mlanet_lib.files.folders import first, pictures
-from mlanet_lib.files.npz import mat_fields
+from mlanet_lib.files.mat import load_mat, numbers
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import ONE_BASED, from_index, to_index
 
 QUALITY = 92
 """Of the JPEGs that are written."""
-_COMPRESSED = 15  # the tag of a compressed element of a .mat file
 
 
 def read_folder(folder: str | Path, limit: int | None = None) -> list[Sample]:
@@ -95,64 +90,6 @@ def read_mat(path: str | Path) -> dict[str, Any]:
         coefficients = (numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
         labels["bfm"] = BfmFit(*coefficients, pose[3:6], float(pose[6]))
     return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
-
-
-def load_mat(path: str | Path, largest: int = 1 << 26) -> dict:
-    """The fields of a MATLAB 5 file that hold numbers or text; cells, structs, functions and objects are left unread.
-
-    largest: bytes that the file may unpack to. A missing, foreign, damaged or larger file is a UserError that names
-    it; neither a claimed size nor what its compressed parts would unpack to is believed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        if matfile_version(path)[0] != 1:
-            raise ValueError("not of MATLAB's version 5; save it with -v7")
-        if (size := _unpacked_size(path, largest)) > largest:
-            raise ValueError(f"it unpacks to more than {largest >> 20} MB")
-        fields = mat_fields(path)
-        for name, shape in fields.items():
-            if min(shape, default=0) < 0 or math.prod(shape) > size:
-                raise ValueError(f"field '{name}' claims the shape {shape}")
-        return loadmat(path, variable_names=list(fields))
-    except Exception as error:  # scipy's reader raises whatever the broken bytes lead it to
-        raise UserError(f"{path}: not a readable .mat file ({error or type(error).__name__})") from error
-
-
-def _unpacked_size(path: Path, largest: int) -> int:
-    """Bytes of a MATLAB 5 file with its compressed elements unpacked, counted until it is more than `largest`."""
-    size = path.stat().st_size
-    if size > largest:
-        return size
-    data = path.read_bytes()
-    order, at = "<" if data[126:128] == b"IM" else ">", 128
-    while at + 8 <= len(data) and size <= largest:
-        kind, length = struct.unpack_from(f"{order}II", data, at)
-        unpacking = zlib.decompressobj()
-        for start in range(at + 8, min(at + 8 + length, len(data)), 1 << 16) if kind == _COMPRESSED else ():
-            piece = data[start : min(start + (1 << 16), at + 8 + length)]
-            while piece and size <= largest:
-                size += len(unpacking.decompress(piece, 1 << 20))
-                piece = unpacking.unconsumed_tail
-        at += 8 + length
-    return size
-
-
-def numbers(path: Path, mat: dict[str, Any], field: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Field `field` of a `.mat` file as finite float64 of `shape` (a vector may lie or stand); else a UserError."""
-    if field not in mat:
-        raise UserError(f"{path}: field '{field}' is missing")
-    value = np.asarray(mat[field])
-    if value.dtype.kind not in "iuf":
-        raise UserError(f"{path}: field '{field}' does not hold numbers")
-    if value.shape != shape if len(shape) > 1 else value.size != shape[0]:
-        needed = shape if len(shape) > 1 else (1, *shape)
-        raise UserError(f"{path}: field '{field}' has shape {value.shape}, not {needed}")
-    value = value.astype(np.float64).reshape(shape)
-    if not np.isfinite(value).all():
-        raise UserError(f"{path}: field '{field}' holds numbers that are not finite")
-    return value
 
 
 def _truth(path: Path, mat: dict[str, Any]) -> SyntheticTruth | None:

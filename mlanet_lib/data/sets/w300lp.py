@@ -24,10 +24,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mlanet_lib.data.sample import Sample
-from mlanet_lib.data.sets.aflw2000 import load_mat, numbers, read_mat
+from mlanet_lib.data.sets.aflw2000 import read_mat
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.points import landmark_twins
 from mlanet_lib.files.folders import pictures
+from mlanet_lib.files.mat import load_mat, numbers
 from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import ONE_BASED, crop_box_from_landmarks, from_index
 

@@ -22,9 +22,9 @@ from mlanet_lib.data.arrays import LABELLED, LANDMARKED, UNLABELLED
 from mlanet_lib.data.synthetic import scenes
 from mlanet_lib.data.synthetic.workers import run_tasks
 from mlanet_lib.face_model import MorphableModel
-from mlanet_lib.geometry.camera import DEFAULT_FOCAL, euler_to_matrix, matrix_to_euler, project, to_camera
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL, euler_to_matrix, matrix_to_euler, project
 from mlanet_lib.limits import COUNT, COUNT_OR_NONE, SHARE, FieldError, Range, check_fields, check_memory
-from mlanet_lib.parameters import LANDMARK_BOX_SHARE, FaceParameters
+from mlanet_lib.parameters import FaceParameters, frame
 from mlanet_lib.renderer import decode, landmarks_visible, render_face
 
 People = tuple[np.ndarray, np.ndarray]
@@ -121,24 +121,6 @@ def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -
     face model learned from lies beyond."""
     identity, albedo = (rng.standard_normal((count, n)) for n in (model.n_identity, model.n_albedo))
     return np.clip(identity, -2.5, 2.5), np.clip(albedo, -2.0, 2.0)
-
-
-def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Translations (B, 3) mm that put faces where a crop has them.
-
-    landmarks: (B, 68, 3) mm, model frame; shift: (B, 2) offset of the landmark box's centre from the picture's, in
-    picture sides; scale: (B,) factor on the box's usual share of the picture (`LANDMARK_BOX_SHARE`).
-    """
-    share = scale * LANDMARK_BOX_SHARE
-    depth = focal * 150 / share
-    translation = torch.stack([torch.zeros_like(depth), torch.zeros_like(depth), depth], -1)
-    for _ in range(12):  # a fixed point, as in FaceParameters.neutral
-        points = project(to_camera(landmarks, rotation, translation), focal, 1, 1)[..., :2]
-        low, high = points.amin(1), points.amax(1)
-        z = translation[:, 2] * (high - low).amax(1) / share
-        xy = translation[:, :2] - ((low + high) / 2 - 0.5 - shift) * (translation[:, 2] / focal)[:, None]
-        translation = torch.cat([xy, z[:, None]], -1)
-    return translation
 
 
 def sample_parameters(

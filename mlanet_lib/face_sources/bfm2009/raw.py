@@ -3,11 +3,8 @@
 The labels of 300W-LP and AFLW2000-3D speak of this model: it makes their meshes (Zhu et al. 2016).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +15,20 @@ from mlanet_lib.face_model.points import N_LANDMARKS
 from mlanet_lib.face_sources.bfm2009 import bfm_files as files
 from mlanet_lib.geometry.camera import euler_to_matrix
 
-if TYPE_CHECKING:  # a floor above
-    from mlanet_lib.face_sources.bfm2009.raw import BfmFit
+
+@dataclass(frozen=True, eq=False)
+class BfmFit:
+    """A fit of the Basel Face Model, as 300W-LP and AFLW2000-3D carry it.
+
+    shape: (199,) and expression: (29,), in the raw units of 3DDFA's bases (not in standard deviations); translation:
+    (3,), y-up pixels; scale: pixels a micrometre. The pose is the sample's. Decoded by
+    `mlanet_lib.face_sources.bfm2009.raw`.
+    """
+
+    shape: np.ndarray
+    expression: np.ndarray
+    translation: np.ndarray
+    scale: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +37,7 @@ class RawBfm:
 
     mean (V, 3), shape_basis (V, 3, 199), expression_basis (V, 3, 29): micrometres, float32, V = 53,215; shape_sigma
     (199,), expression_sigma (29,): standard deviations of the raw coefficients; faces (F, 3) and landmarks (68,), from
-    0. cut: (35,709,) the vertices of Deep3D's cut among these, where `BFM_front_idx.mat` lies beside, else None.
-    texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None where unknown.
+    0. texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None where unknown.
     """
 
     mean: np.ndarray
@@ -39,54 +47,28 @@ class RawBfm:
     expression_sigma: np.ndarray
     faces: np.ndarray
     landmarks: np.ndarray
-    cut: np.ndarray | None = None
     texture: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
     @classmethod
-    def load(cls, source: str | Path) -> RawBfm:
+    def load(cls, source: str | Path) -> "RawBfm":
         """From `Model_Shape.mat` and `Model_Exp.mat` (`Model_Expression.mat`), or from `01_MorphableModel.mat` and
         `model_info.mat` in place of the first. Missing or wrong files are a UserError that says which."""
         parts = files.parts_of(source)
-        shape = next((s for s in ("3ddfa", "original_3ddfa") if not files.missing(s, parts)), None)
-        if shape is None:
+        if all(files.missing(shape, parts) for shape in files.SHAPES):
             raise UserError(f"{source}: 3DDFA's shape model lacks {', '.join(files.missing('3ddfa', parts))}")
-        return cls._read(parts)
+        return cls.read(parts)
 
     @classmethod
-    def _read(cls, parts: dict[str, Path]) -> RawBfm:
+    def read(cls, parts: dict[str, Path]) -> "RawBfm":
+        """From the files of one shape, see `bfm_files.parts_of`."""
         moving = files.read(parts["expression"], "expression")
-        if "shape" in parts:
-            path, optional = parts["shape"], ("tri", "keypoints", "mu_tex|tex", "w_tex", "sigma_tex|alpha_tex")
-            still = files.read(path, "shape", *optional)
-            if not {"tri", "keypoints"} <= still.keys():
-                if "info" not in parts:
-                    raise UserError(f"{path} has no field tri or keypoints, and no model_info.mat lies beside it")
-                still |= files.read(parts["info"], "info")
-            if "original" in parts and "sigma_tex" not in still and "w_tex" in still:
-                still["sigma_tex"] = files.read(parts["original"], "original")["texEV"]
-        else:
-            path, info = parts["original"], files.read(parts["info"], "info")
-            whole = files.read(path, "original")
-            pick = index(info["trimIndex"], len(whole["shapeMU"].ravel()) // 3, parts["info"], "trimIndex")
-            names = {"mu_shape": "shapeMU", "w": "shapePC", "mu_tex": "texMU", "w_tex": "texPC"}
-            size = 3 * len(pick)
-            still = {ours: columns(whole[old], path, old)[pick].reshape(size, -1) for ours, old in names.items()}
-            still |= {"sigma": whole["shapeEV"], "sigma_tex": whole["texEV"]} | info
+        path = parts.get("shape") or parts["original"]
+        still = _generated(parts) if "shape" in parts else _trimmed(parts)
         shape, expression = columns(still["w"], path, "w"), columns(moving["w_exp"], parts["expression"], "w_exp")
         size = len(shape)
         if len(expression) != size or still["mu_shape"].size != 3 * size or moving["mu_exp"].size != 3 * size:
             raise UserError(f"{parts['expression']} has {len(expression):,} vertices, {path} {size:,}: another mesh")
-        colour = still.get("mu_tex")
-        if colour is not None:  # (3V, 1), or (3, V) where another script than 3DDFA's wrote it
-            colour = (colour.T if len(colour) == 3 else colour).reshape(-1, 3) / 255
-        texture = None
-        if {"w_tex", "sigma_tex"} <= still.keys():
-            basis = columns(still["w_tex"], path, "w_tex")
-            texture = basis * sigmas(still["sigma_tex"], basis, path, "sigma_tex").astype(np.float32) / 255
         mean = still["mu_shape"].astype(np.float64).reshape(size, 3) + moving["mu_exp"].reshape(size, 3)
-        cut = None
-        if "cut" in parts:
-            cut = index(files.read(parts["cut"], "cut")["idx"], size, parts["cut"], "idx")
         return cls(
             mean.astype(np.float32),
             shape,
@@ -95,8 +77,7 @@ class RawBfm:
             sigmas(moving["sigma_exp"], expression, parts["expression"], "sigma_exp"),
             faces(still["tri"], size, path),
             landmarks(still["keypoints"], size, path),
-            cut,
-            (colour, texture),
+            _texture(still, path),
         )
 
     def vertices(self, fit: BfmFit) -> np.ndarray:
@@ -123,22 +104,52 @@ class RawBfm:
         return fit.shape / self.shape_sigma, fit.expression / self.expression_sigma
 
     def correspondence(self, model: MorphableModel) -> np.ndarray | None:
-        """For each vertex of a face model the vertex of this one that it is, (V',) int64; None where it is not known.
+        """For each vertex of a face model the vertex of this one that it is, (V,) int64; None where it is not known.
 
-        Known are this mesh itself and, with `cut`, Deep3D's: recognised by their size and their 68 vertices.
+        Known is this mesh itself: recognised by its size and its 68 vertices.
         """
         points = model.landmark_index[:, 0].cpu().numpy()
-        for index in (np.arange(len(self.mean)), self.cut):
-            if index is None or model.points_between or len(index) != model.n_vertices:
-                continue
-            if np.array_equal(index[points], self.landmarks):
-                return index
-        return None
+        same = not model.points_between and len(self.mean) == model.n_vertices
+        return np.arange(len(self.mean)) if same and np.array_equal(points, self.landmarks) else None
 
 
-def columns(basis: np.ndarray, path: Path, name: str, size: int | None = None) -> np.ndarray:
+def _generated(parts: dict[str, Path]) -> dict[str, np.ndarray]:
+    """The fields of `Model_Shape.mat`, with those of files beside it where it lacks them."""
+    path = parts["shape"]
+    still = files.read(path, "shape", "tri", "keypoints", "mu_tex|tex", "w_tex", "sigma_tex|alpha_tex")
+    if not {"tri", "keypoints"} <= still.keys():
+        if "info" not in parts:
+            raise UserError(f"{path} has no field tri or keypoints, and no model_info.mat lies beside it")
+        still |= files.read(parts["info"], "info")
+    if "original" in parts and "sigma_tex" not in still and "w_tex" in still:
+        still["sigma_tex"] = files.read(parts["original"], "original")["texEV"]
+    return still
+
+
+def _trimmed(parts: dict[str, Path]) -> dict[str, np.ndarray]:
+    """What 3DDFA's ModelGenerate.m writes into `Model_Shape.mat`, from the original and `model_info.mat`."""
+    path, info = parts["original"], files.read(parts["info"], "info")
+    whole = files.read(path, "original")
+    pick = index(info["trimIndex"], whole["shapeMU"].size // 3, parts["info"], "trimIndex")
+    names = {"mu_shape": "shapeMU", "w": "shapePC", "mu_tex": "texMU", "w_tex": "texPC"}
+    still = {ours: columns(whole[old], path, old)[pick].reshape(3 * len(pick), -1) for ours, old in names.items()}
+    return still | {"sigma": whole["shapeEV"], "sigma_tex": whole["texEV"]} | info
+
+
+def _texture(still: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """`RawBfm.texture`, from the fields of the shape model."""
+    colour, texture = still.get("mu_tex"), None
+    if colour is not None:  # (3V, 1), or (3, V) where another script than 3DDFA's wrote it
+        colour = (colour.T if len(colour) == 3 else colour).reshape(-1, 3) / 255
+    if {"w_tex", "sigma_tex"} <= still.keys():
+        basis = columns(still["w_tex"], path, "w_tex")
+        texture = basis * sigmas(still["sigma_tex"], basis, path, "sigma_tex").astype(np.float32) / 255
+    return colour, texture
+
+
+def columns(basis: np.ndarray, path: Path, name: str) -> np.ndarray:
     """A stored basis (3V, K), vertex by vertex, as (V, 3, K) float32; a mean (3V, 1) alike."""
-    if basis.ndim != 2 or len(basis) % 3 or len(basis) != 3 * (size or len(basis) // 3):
+    if basis.ndim != 2 or len(basis) % 3:
         raise UserError(f"{path}: field '{name}' has shape {basis.shape}, not (3 V, modes)")
     return np.ascontiguousarray(basis, np.float32).reshape(-1, 3, basis.shape[1])
 
@@ -160,7 +171,7 @@ def index(values: np.ndarray, size: int, path: Path, name: str) -> np.ndarray:
 
 
 def faces(values: np.ndarray, size: int, path: Path) -> np.ndarray:
-    """(F, 3), from triangles stored as (F, 3) (Deep3D) or (3, F) (3DDFA)."""
+    """(F, 3), from triangles stored as (F, 3) or (3, F)."""
     if 3 not in values.shape or values.ndim != 2:
         raise UserError(f"{path}: field 'tri' has shape {values.shape}, not (F, 3)")
     values = values if values.shape[1] == 3 else values.T
@@ -168,21 +179,7 @@ def faces(values: np.ndarray, size: int, path: Path) -> np.ndarray:
 
 
 def landmarks(values: np.ndarray, size: int, path: Path) -> np.ndarray:
+    """(68,) vertices, stored in any shape."""
     if values.size != N_LANDMARKS:
         raise UserError(f"{path}: field 'keypoints' has {values.size} points, not {N_LANDMARKS}")
     return index(values, size, path, "keypoints")
-
-
-@dataclass(frozen=True, eq=False)
-class BfmFit:
-    """A fit of the Basel Face Model, as 300W-LP and AFLW2000-3D carry it.
-
-    shape: (199,) and expression: (29,), in the raw units of 3DDFA's bases (not in standard deviations); translation:
-    (3,), y-up pixels; scale: pixels a micrometre. The pose is the sample's. Decoded by
-    `mlanet_lib.face_sources.bfm2009.raw`.
-    """
-
-    shape: np.ndarray
-    expression: np.ndarray
-    translation: np.ndarray
-    scale: float

@@ -7,6 +7,7 @@ mean. Mouths are closed (`closing`). The frame is turned so that people who look
 of 0 in the mean."""
 
 import csv
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from scipy.spatial import cKDTree
 
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.fitting import fit_points
+from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict import closing, eyes, facekit, head, skin
-from mlanet_lib.face_sources.ict import people as london
 from mlanet_lib.geometry.alignment import ScaledOrthographic, mean_rotation
 from mlanet_lib.geometry.camera import euler_to_matrix, matrix_to_euler
 
@@ -35,7 +36,8 @@ BFM_ROTATION = np.array(
 """R0 of the published frame, R_BFM = R R0; benchmarks/bfm_rotation.py measures it on training photos."""
 
 
-class Points(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Points:
     """K points on the head: index (K, 3), the vertices that each lies between, weights (K, 3), number (K,) in its label
     set, counts (K,): what it counts in a fit."""
 
@@ -59,12 +61,12 @@ class People(NamedTuple):
 
 
 def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
-    """The face model from ICT-FaceKit's FaceXModel (folder or archive) and the London Set's folder (`london.read`).
+    """The face model from ICT-FaceKit's FaceXModel (folder or archive) and the London Set's folder.
 
     A file that is missing or not as published is a UserError. The same sources give the same model, bit for bit on one
     machine.
     """
-    published, photos = facekit.whole(ict), london.read(london_set)
+    published, photos = facekit.whole(ict), london.read_skin(london_set)
     cut = head.cut(published.mean, published.triangles, published.uv)
     jaw = published.expression[..., published.expression_names.index("jawOpen")]
     mean, identity = closing.closed(published.mean, published.identity, jaw, head.SKIN)

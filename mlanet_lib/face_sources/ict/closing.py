@@ -32,7 +32,9 @@ def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: i
     return mean, identity
 
 
-def _nearer(mean: np.ndarray, identity: np.ndarray, pairs: np.ndarray, lower: np.ndarray, skin: int):
+def _nearer(
+    mean: np.ndarray, identity: np.ndarray, pairs: np.ndarray, lower: np.ndarray, skin: int
+) -> tuple[np.ndarray, np.ndarray]:
     """One round: what the lips are apart at the pairs (N, 2) of vertices, upper and lower, is taken from both."""
     middle = mean[pairs].mean(1)
     fields = np.concatenate([mean[:, 1, None], identity[:, 1]], 1)
@@ -57,11 +59,8 @@ def shut(mean: np.ndarray, blinks: np.ndarray, faces: np.ndarray, eyeballs: np.n
     published blink does not do, ValueError.
     """
     for factor in np.arange(1.0, 2.01, 0.05):
-        shape = mean + factor * blinks
-        low = shape.min(0)
-        screen = np.column_stack(
-            [(shape[:, 0] - low[0]) * 3, (low[1] - shape[:, 1]) * 3, shape[:, 2].max() - shape[:, 2]]
-        )
+        x, y, z = (mean + factor * blinks).T
+        screen = np.column_stack([(x - x.min()) * 3, (y.min() - y) * 3, z.max() - z])
         size = (int(np.ptp(screen[:, 1])) + 1, int(np.ptp(screen[:, 0])) + 1)
         screen[:, 1] -= screen[:, 1].min()
         drawn = rasterize(torch.from_numpy(screen[None]).float(), torch.from_numpy(faces), *size).face_index.numpy()

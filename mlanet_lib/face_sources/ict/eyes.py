@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mlanet_lib.face_sources.ict import people
+from mlanet_lib.face_sources import london
 from mlanet_lib.face_sources.ict.head import eye_angle
-from mlanet_lib.face_sources.ict.skin import LUMA
+from mlanet_lib.face_sources.ict.skin import LUMA, inside
 
 LIMBUS, PUPIL = 21.3, 7.5
 """Degrees from the gaze where the iris ends (its hand-placed rim in the photos: 5.6 mm on the eyeball) and begins."""
@@ -18,11 +18,11 @@ INSIDE = {
 """Display-encoded RGB, chosen by eye: the neutral photos do not show these parts."""
 
 
-def photographed(photos: people.Photos) -> tuple[np.ndarray, np.ndarray]:
+def photographed(photos: london.Photos) -> tuple[np.ndarray, np.ndarray]:
     """Each person's colour of the iris (P, 3), the mean over both eyes of medians, and of all people's scleras (3,)."""
     irises, scleras = [], []
     for picture, points in zip(photos.pictures, photos.points, strict=True):
-        found = [_eye(picture, points, name) for name in people.IRIS]
+        found = [_eye(picture, points, name) for name in london.IRIS]
         irises.append(np.nanmean([iris for iris, _ in found], axis=0))
         scleras += [white for _, white in found if np.isfinite(white).all()]
     return np.array(irises), np.mean(scleras, axis=0)
@@ -31,21 +31,22 @@ def photographed(photos: people.Photos) -> tuple[np.ndarray, np.ndarray]:
 def _eye(picture: np.ndarray, points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Median colours of the iris, but for pupil, rim and reflections, and of the sclera, between the lids; NaN where
     the lids leave none of it."""
-    rim = points[list(people.IRIS[name])]
+    rim = points[list(london.IRIS[name])]
     middle = rim.mean(0)
     radius = np.linalg.norm(rim - middle, axis=1).mean()
     rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
     pixels = np.stack([columns, rows], -1).reshape(-1, 2) + 0.5
     away = np.linalg.norm(pixels - middle, axis=1) / radius
     pixels, away = pixels[away < 2.6], away[away < 2.6]
-    lids = points[list(people.LIDS[name])]
+    lids = points[list(london.LIDS[name])]
     inwards = lids.mean(0) - lids
-    between = people.inside(pixels, lids + inwards / np.linalg.norm(inwards, axis=1, keepdims=True))
+    between = inside(pixels, lids + inwards / np.linalg.norm(inwards, axis=1, keepdims=True))
     pixels, away = pixels[between].astype(int), away[between]
     colour = picture[pixels[:, 1], pixels[:, 0]] / 255
     iris = (away > 0.5) & (away < 0.85) & (colour @ LUMA < 0.62)
     white = away > 1.25
-    return tuple(np.median(colour[part], 0) if part.any() else np.full(3, np.nan) for part in (iris, white))
+    found = [np.median(colour[part], 0) if part.any() else np.full(3, np.nan) for part in (iris, white)]
+    return found[0], found[1]
 
 
 def painted(points: np.ndarray, name: str, iris: np.ndarray, sclera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

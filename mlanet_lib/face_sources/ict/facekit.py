@@ -18,8 +18,9 @@ import numpy as np
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.points import N_LANDMARKS
-from mlanet_lib.face_sources.ict import obj
 from mlanet_lib.files import archive
+from mlanet_lib.files.obj import Obj, parse_obj, read_vertices
+from mlanet_lib.geometry.mesh import face_normals
 
 NEUTRAL, INDICES = "generic_neutral_mesh", "vertex_indices.json"
 IDENTITIES = [f"identity{k:03d}" for k in range(100)]
@@ -63,13 +64,17 @@ def read(source: str | Path) -> Published:
     """
     source = Path(source)
     folder = source / "FaceXModel"
-    points, digests, neutral, indices = {}, {}, b"", {}
+    points: dict[str, np.ndarray] = {}
+    digests: dict[str, str] = {}
+    neutral, indices = b"", {}
     for name, content in archive.members(folder if folder.is_dir() else source, hashes()):
         digests[name] = hashlib.sha256(content).hexdigest()
         if name == INDICES:
             indices = _read_indices(content, f"{source}: {name}")
         elif name.endswith(".obj"):
-            points[name[:-4]] = obj.vertices(content, f"{source}: {name}", VERTICES)
+            points[name[:-4]] = read_vertices(content, f"{source}: {name}")
+            if (count := len(points[name[:-4]])) != VERTICES:
+                raise UserError(f"{source}: {name}: {count:,} vertices instead of {VERTICES:,}")
         if name == f"{NEUTRAL}.obj":
             neutral = content
     return Published(source, points, neutral, indices, digests)
@@ -115,24 +120,46 @@ def whole(source: str | Path) -> Whole:
     if changed := found.changed():
         raise UserError(f"{found.source}: not as ICT-FaceKit published it: {_few(changed)}")
     mean = MM * found.points[NEUTRAL]
-    polygons, uv = obj.polygons(found.neutral, f"{found.source}: {NEUTRAL}.obj", len(mean))
+    name = f"{found.source}: {NEUTRAL}.obj"
+    polygons, uv = _polygons(parse_obj(name, found.neutral), name)
+    triangles = split_quads(mean, polygons)
+    face = triangles[(triangles < FACE).all(1)]
+    if (face_normals(mean, face) * (mean[face].mean(1) - mean[:FACE].mean(0))).sum() <= 0:
+        raise UserError(f"{name} has its faces wound inwards or is mirrored")
     names = found.indices["expressions"]
-    modes = [MM * np.stack([found.points[name] for name in chosen], -1) for chosen in (IDENTITIES, names)]
-    triangles = obj.split_quads(mean, polygons)
-    _check_winding(mean, triangles[(triangles < FACE).all(1)], found.source)
-    return Whole(mean, triangles, uv, *(mode - mean[..., None] for mode in modes), [arkit_name(name) for name in names])
+    modes = (MM * np.stack([found.points[name] for name in chosen], -1) for chosen in (IDENTITIES, names))
+    identity, expression = (mode - mean[..., None] for mode in modes)
+    return Whole(mean, triangles, uv, identity, expression, [arkit_name(name) for name in names])
+
+
+def _polygons(found: Obj, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (P, 4) of the triangles (-1 in the last place) and quads of an OBJ, and uv (V, 2): where a vertex has
+    several, that in the first polygon with it. Other polygons, corners without uv, and vertices in no polygon are a
+    UserError that starts with `name`."""
+    first, halves = np.unique(found.polygons, return_index=True, return_counts=True)[1:]
+    used, corner = np.unique(found.faces, return_index=True)
+    if found.uv is None or np.isnan(found.uv).any() or halves.max() > 2 or len(used) < len(found.vertices):
+        raise UserError(f"{name}: not triangles and quads with a uv at each corner, or a vertex that is in none")
+    last = np.where(halves == 2, found.faces[np.minimum(first + 1, len(found.faces) - 1), 2], -1)
+    return np.column_stack([found.faces[first], last]), found.uv.reshape(-1, 2)[corner]
+
+
+def split_quads(points: np.ndarray, polygons: np.ndarray) -> np.ndarray:
+    """(F, 3) triangles of polygons (P, 4), whose last corner is -1 where they are triangles, in their order and
+    winding; a quad is cut along the diagonal that bends it least. points: (V, 3)."""
+    quad = polygons[:, 3] >= 0
+    a, b, c, d = polygons.T
+    first = np.stack([np.stack([a, b, c], 1), np.stack([a, c, d], 1)], 1)
+    second = np.stack([np.stack([a, b, d], 1), np.stack([b, c, d], 1)], 1)
+    bend = [(face_normals(points, one[:, 0]) * face_normals(points, one[:, 1])).sum(1) for one in (first, second)]
+    triangles = np.where((~quad | (bend[0] >= bend[1] - 1e-9))[:, None, None], first, second)
+    return triangles.reshape(-1, 3)[np.stack([np.ones_like(quad), quad], 1).reshape(-1)]
 
 
 def arkit_name(name: str) -> str:
     """`eyeBlink_L` -> `eyeBlinkLeft`. ICT's halves of browInnerUp and cheekPuff keep their side (ARKit: one each)."""
     side = {"_L": "Left", "_R": "Right"}.get(name[-2:])
     return name[:-2] + side if side else name
-
-
-def _check_winding(mean: np.ndarray, triangles: np.ndarray, source: Path) -> None:
-    outwards = mean[triangles].mean(1) - mean[:FACE].mean(0)
-    if (obj.normals(mean, triangles) * outwards).sum() <= 0:
-        raise UserError(f"{source}: {NEUTRAL}.obj has its faces wound inwards or is mirrored")
 
 
 def _read_indices(content: bytes, name: str) -> dict:

@@ -14,15 +14,13 @@ ICT_COMMIT = "da5f95a607f5e6b37755b38d3385d7f2853732e5"
 ICT_URL = f"https://raw.githubusercontent.com/ICT-VGL/ICT-FaceKit/{ICT_COMMIT}/FaceXModel/"
 
 
-def ict_facekit(folder: str | Path | None = None, url: str = ICT_URL) -> Path:
-    """The folder with the published files of ICT-FaceKit's FaceXModel (160 files, 417 MB; MIT licence).
-
-    folder: where to keep them (default: MLANET_CACHE or the user's cache). See `fetch`.
-    """
+def ict_facekit() -> Path:
+    """The folder with the published files of ICT-FaceKit's FaceXModel (160 files, 417 MB; MIT licence), in MLANET_CACHE
+    or the user's cache. See `fetch`."""
     from mlanet_lib.face_sources.ict.facekit import hashes
 
-    folder = folder or Path(os.environ.get("MLANET_CACHE", pooch.os_cache("mlanet"))) / "ict_facekit"
-    return fetch("ICT-FaceKit", url, hashes(), Path(folder))
+    folder = Path(os.environ.get("MLANET_CACHE", pooch.os_cache("mlanet"))) / "ict_facekit"
+    return fetch("ICT-FaceKit", ICT_URL, hashes(), folder)
 
 
 def fetch(title: str, url: str, hashes: Mapping[str, str], folder: Path) -> Path:

@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from mlanet_lib.face_model.coarse import cells, joined
 from mlanet_lib.face_model.points import farthest_points
 from mlanet_lib.face_sources.ict import unwrapping
+from mlanet_lib.geometry import mesh
 
 # First published vertex of each part, left before right.
 PARTS = {
@@ -79,16 +80,18 @@ def cut(points: np.ndarray, triangles: np.ndarray, uv: np.ndarray) -> Head:
     for name, count in THINNED.items():
         pieces.append((*_thinned(points, triangles, owner, name, count), name))
     pieces.append((*_neck_end(points, pieces[0][1]), "end of the neck"))
-    source, faces, part, placed = [], [], [], []
-    for vertices, corners, name in pieces:
-        faces.append(corners + sum(map(len, source)))
-        source.append(vertices)
-        part.append(owner[vertices] if name == "skin" else np.full(len(vertices), name, "<U16"))
-        placed.append(_skin_uv(points, corners, uv) if name == "skin" else _flat(points[vertices], corners, name))
-    return Head(*map(np.concatenate, (source, faces, placed, part)))
+    first = np.cumsum([0, *(len(vertices) for vertices, _, _ in pieces)])
+    faces = [corners + start for (_, corners, _), start in zip(pieces, first, strict=False)]
+    part = [np.full(len(vertices), name, "<U16") for vertices, _, name in pieces]
+    part[0] = owner[:SKIN]
+    placed = [_flat(points[vertices], name) for vertices, _, name in pieces[1:]]
+    placed.insert(0, _skin_uv(points, pieces[0][1], uv))
+    return Head(np.concatenate([vertices for vertices, _, _ in pieces]), *map(np.concatenate, (faces, placed, part)))
 
 
-def _thinned(points, triangles, owner, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _thinned(
+    points: np.ndarray, triangles: np.ndarray, owner: np.ndarray, name: str, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Published vertices of a part that are kept, with the skin's vertices on its rim, and triangles between them."""
     own = triangles[(owner[triangles] == name).any(1)]
     used = np.unique(own)
@@ -113,9 +116,9 @@ def eye_angle(points: np.ndarray, name: str) -> np.ndarray:
     return np.degrees(np.arccos(ray @ GAZE / np.linalg.norm(GAZE) / np.linalg.norm(ray, axis=1)))
 
 
-def _neck_end(points, skin) -> tuple[np.ndarray, np.ndarray]:
+def _neck_end(points: np.ndarray, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The end of the neck closed: its rim once more, and triangles from side to side."""
-    rim = min(unwrapping.boundaries(skin), key=lambda border: points[border, 1].mean())
+    rim = min(mesh.borders(skin), key=lambda border: points[border, 1].mean())
     rim = np.roll(rim, -points[rim, 2].argmax())[::-1]  # seen from below, the other way around
     first, last, triangles = 0, len(rim) - 1, []
     while last - first > 1:
@@ -128,14 +131,14 @@ def _neck_end(points, skin) -> tuple[np.ndarray, np.ndarray]:
     return rim, np.array(triangles)
 
 
-def _skin_uv(points, skin, uv) -> np.ndarray:
+def _skin_uv(points: np.ndarray, skin: np.ndarray, uv: np.ndarray) -> np.ndarray:
     x, y, width, height = _FACE
     placed = np.stack([x + width * uv[:, 0], y + height * np.interp(uv[:, 1], *_NECK)], 1)
     band = skin[(skin >= PARTS["head and neck"]).any(1)]
     return unwrapping.around(points[:SKIN], band, placed[:SKIN], _HEIGHT)
 
 
-def _flat(points, faces, name) -> np.ndarray:
+def _flat(points: np.ndarray, name: str) -> np.ndarray:
     """An island: eyeballs as one looks into them (the angle from the gaze, what lies beyond 35 degrees squeezed, so
     that the iris takes nearly half), teeth, gums and sockets from the front, the end of the neck from below."""
     if name.endswith("eye"):

@@ -12,6 +12,7 @@ Colours are taken where the surface faces the camera, lies between hairline and 
 highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
 mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ from scipy.sparse import coo_matrix, csc_matrix, diags
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
-from mlanet_lib.face_sources.ict import people
+from mlanet_lib.face_sources import london
 from mlanet_lib.geometry.lighting import sh_basis
+from mlanet_lib.geometry.mesh import edges, vertex_normals
 from mlanet_lib.rasterizer import rasterize
 
 MODES = 36
@@ -39,6 +41,8 @@ HAIR_MARGIN = (8.0, 26.0)
 """Nearer to the hairline and to the sides of the face than the first, px, nothing is taken; beyond the second, all."""
 HAIR, HIGHLIGHT = -0.35, 0.12
 """Logarithms of luma against the person's tone, after what is usual at the place: darker is hair, brighter shine."""
+LIGHT_ROUNDS = 6
+"""Of finding the light and what it says of the tones, by turns."""
 SMOOTH, PULL = 0.02, 2e-4
 """What differences along edges, and from the person's tone, cost beside an observation at full weight."""
 
@@ -49,7 +53,7 @@ class Fitted(NamedTuple):
     `used` (K,); places: (189, 3) mm, all points on the mean head (NaN where not `used`); mean: (V, 3) mm; faces: (F,
     3)."""
 
-    photos: people.Photos
+    photos: london.Photos
     camera: np.ndarray
     marks: np.ndarray
     used: np.ndarray
@@ -86,7 +90,7 @@ def observe(fitted: Fitted, count: int) -> Observed:
 def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     camera, points = fitted.camera[number], fitted.photos.points[number]
     picture = fitted.photos.pictures[number].astype(np.float64) / 255
-    normal = _normals(camera, fitted.faces)[:count]
+    normal = vertex_normals(camera, fitted.faces)[:count]
     flat = camera[:count, :2] * [1, -1]
     seen = np.flatnonzero((normal[:, 2] > 0) & _visible(camera, fitted.faces, picture.shape[:2])[:count])
     shift = RBFInterpolator(fitted.marks[number], points[fitted.used] - fitted.marks[number], smoothing=5.0)(flat[seen])
@@ -95,12 +99,12 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
     colour, weight = np.zeros((count, 3)), np.zeros(count)
     colour[seen] = np.stack([map_coordinates(c, (at[:, ::-1] - 0.5).T, order=1, mode="nearest") for c in blurred], 1)
     steps = np.linspace(0, 1, 20)[:, None]
-    line = points[list(people.HAIR_SIDE)]
+    line = points[list(london.HAIR_SIDE)]
     edge = np.concatenate([a + steps * (b - a) for a, b in pairwise(line)])
     low, high = HAIR_MARGIN
     free = np.clip((cKDTree(edge).query(at)[0] - low) / (high - low), 0, 1)
-    inside = people.inside(at, points[list(people.OUTLINE)])
-    weight[seen] = free * inside * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
+    within = inside(at, points[list(london.OUTLINE)])
+    weight[seen] = free * within * np.clip((normal[seen, 2] - 0.25) / 0.4, 0, 1)
     return colour, normal, weight
 
 
@@ -116,27 +120,19 @@ def _visible(camera: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np
     return inside & (depth < nearest + slack)
 
 
-def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = points[faces].transpose(1, 0, 2)
-    summed = np.zeros_like(points)
-    for corner in range(3):
-        np.add.at(summed, faces[:, corner], np.cross(b - a, c - a))
-    return summed / np.linalg.norm(summed, axis=1, keepdims=True).clip(1e-12)
-
-
 def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(S,) bool each: bare skin (no brow, eye, lip, nostril or beard may be there), and the cheeks."""
     mean = fitted.mean[:count]
 
-    def near(points, reach: float) -> np.ndarray:
+    def near(points: Sequence[int], reach: float) -> np.ndarray:
         return cKDTree(fitted.places[list(points)]).query(mean)[0] < reach
 
-    covered = near(people.BROWS, 9) | near(people.EYES, 7) | near(people.LIPS, 7) | near(people.NOSTRILS, 4)
-    chin = mean[:, 1] < fitted.places[list(people.NOSTRILS), 1].mean()
-    return ~covered & ~chin, near(people.CHEEKS, 12)
+    covered = near(london.BROWS, 9) | near(london.EYES, 7) | near(london.LIPS, 7) | near(london.NOSTRILS, 4)
+    chin = mean[:, 1] < fitted.places[list(london.NOSTRILS), 1].mean()
+    return ~covered & ~chin, near(london.CHEEKS, 12)
 
 
-def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Albedo (P, S, 3) where the light that all photos share is taken out, and each person's tone (P, 3), the cheek's.
 
     E is 1 in the mean over the cheeks: albedo has the level that photos have there.
@@ -144,7 +140,7 @@ def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray, rounds: int =
     basis = sh_basis(torch.from_numpy(observed.normal)).numpy()
     luma, weight = observed.colour @ LUMA, observed.weight
     light = np.ones_like(luma)
-    for _ in range(rounds):
+    for _ in range(LIGHT_ROUNDS):
         tone = np.stack(
             [
                 np.median((colour / shade[:, None])[cheek & (sure > 0.3)], axis=0)
@@ -172,15 +168,17 @@ def _trusted(albedo: np.ndarray, tone: np.ndarray, weight: np.ndarray, bare: np.
     return np.where(bare & (off < HAIR), 0.0, 1.0) * np.exp(-((np.maximum(off - HIGHLIGHT, 0) / 0.06) ** 2)).clip(0.02)
 
 
-def completed(albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np.ndarray, faces: np.ndarray):
+def completed(
+    albedo: np.ndarray, weight: np.ndarray, tone: np.ndarray, mean: np.ndarray, faces: np.ndarray
+) -> np.ndarray:
     """(P, S, 3): albedo (P, S, 3) with both sides of the face joined by their weights (P, S), and continued where no
     photo shows it. tone: (P, 3); mean: (S, 3) mm, symmetric in x; faces: (F, 3)."""
     twin = cKDTree(mean).query(mean * [-1, 1, 1])[1]
     both = weight + weight[:, twin]
     product = weight[..., None] * albedo
     product = product + product[:, twin]
-    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    graph = coo_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(len(mean),) * 2).tocsr()
+    a, b = edges(faces).T
+    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(len(mean),) * 2).tocsr()
     graph = graph + graph.T
     laplacian = diags(np.asarray(graph.sum(1)).ravel()) - graph
     found = np.empty_like(albedo)
@@ -214,3 +212,13 @@ def modes(samples: np.ndarray, weights: np.ndarray, count: int = MODES) -> tuple
     wider = np.where(np.arange(len(order)) < TONES, np.maximum(1, np.abs(scores).max(0) / WITHIN), 1.0)
     deviation, scores = deviation * wider, scores / wider
     return mean, (axes * deviation).reshape(*mean.shape, -1), scores
+
+
+def inside(points: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of points (N, 2) lie within a closed line (K, 2), by the even-odd rule."""
+    found = np.zeros(len(points), bool)
+    for (x, y), (u, v) in zip(outline, np.roll(outline, -1, 0), strict=True):
+        level = (points[:, 1] < y) != (points[:, 1] < v)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found ^= level & (points[:, 0] < x + (points[:, 1] - y) / (v - y) * (u - x))
+    return found

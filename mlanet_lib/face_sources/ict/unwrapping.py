@@ -7,11 +7,16 @@ from the face's border to the end of the neck: it is unrolled into a straight st
 coordinates, Floater 2003), the strip is bent around the square, and folds that the bending leaves are opened. So the
 skin has no seam at all; what is squeezed is the back of the head."""
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import spsolve
 
+from mlanet_lib.geometry import mesh
+
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
 MARGIN = 0.004
 """What islands keep free around them, in sides of the texture."""
 LEAST = 0.25
@@ -25,7 +30,7 @@ def around(points: np.ndarray, faces: np.ndarray, uv: np.ndarray, height: float)
     `uv` says; the other goes around the rectangle. A band without two borders, or one whose folds cannot be opened, is
     a ValueError.
     """
-    borders = sorted(boundaries(faces), key=len)
+    borders = sorted(mesh.borders(faces), key=len)
     if len(borders) != 2:
         raise ValueError(f"a band has two borders, this surface {len(borders)}")
     outside, inside = borders
@@ -48,26 +53,15 @@ def island(points: np.ndarray, corner: tuple[float, float], size: tuple[float, f
     return np.array(corner) + MARGIN + (np.array(size) - 2 * MARGIN) * (points - low) / (high - low).clip(1e-9)
 
 
-def boundaries(faces: np.ndarray) -> list[np.ndarray]:
-    """The open borders of a surface of consistently wound triangles (F, 3), each as vertices (N,) in their order."""
-    edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-    whole = {tuple(edge) for edge in edges.tolist()}
-    following, found = {a: b for a, b in whole if (b, a) not in whole}, []
-    while following:
-        border = [min(following)]
-        while (ahead := following.pop(border[-1])) != border[0]:
-            border.append(ahead)
-        found.append(np.array(border))
-    return found
-
-
-def areas(uv: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(F,) signed area of triangles in the plane, positive where they are counter-clockwise; also for tensors."""
+def areas(uv: Values, faces: Values) -> Values:
+    """(F,) signed areas of triangles (F, 3) between points (V, 2), positive where they are counter-clockwise."""
     a, b, c = uv[faces[:, 0]], uv[faces[:, 1]], uv[faces[:, 2]]
     return 0.5 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0])
 
 
-def _unrolled(points, faces, uv, inside, outside, height) -> tuple[np.ndarray, np.ndarray]:
+def _unrolled(
+    points: np.ndarray, faces: np.ndarray, uv: np.ndarray, inside: np.ndarray, outside: np.ndarray, height: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Each vertex of the band on a straight strip: its turn around the head, from the middle of the back over the side
     of smaller x, in turns, and its depth between the borders, 0 to 1, spread evenly over the band's area."""
     count = len(points)
@@ -84,7 +78,7 @@ def _unrolled(points, faces, uv, inside, outside, height) -> tuple[np.ndarray, n
     turn[band] = _harmonic(weights, band, weights[band][:, inside] @ turn[inside] - wound[band])
     free = np.setdiff1d(band, outside)
     depth[free] = _harmonic(weights, free, np.asarray(weights[free][:, outside].sum(1)).ravel())
-    middle, size = depth[faces].mean(1), _areas_mm(points, faces)
+    middle, size = depth[faces].mean(1), mesh.areas(points, faces)
     order = np.argsort(middle)
     share = np.cumsum(size[order]) / size.sum()
     return turn, np.interp(depth, np.concatenate([[0], middle[order], [1]]), np.concatenate([[0], share, [1]]))
@@ -109,7 +103,7 @@ def _from_the_top(path: np.ndarray, height: float) -> np.ndarray:
 
 def _unfolded(uv: np.ndarray, points: np.ndarray, faces: np.ndarray, free: np.ndarray) -> np.ndarray:
     """The map with its free vertices moved until each triangle has at least `LEAST` of its share of the band's area."""
-    size, corners, moved = _areas_mm(points, faces), torch.from_numpy(faces), torch.from_numpy(free)
+    size, corners, moved = mesh.areas(points, faces), torch.from_numpy(faces), torch.from_numpy(free)
     goal = torch.from_numpy(size / size.sum() * areas(uv, faces).sum())
     start = torch.from_numpy(uv)
     place = start[moved].clone().requires_grad_()
@@ -126,11 +120,6 @@ def _unfolded(uv: np.ndarray, points: np.ndarray, faces: np.ndarray, free: np.nd
     if (folded := int((areas(found, faces) <= 0).sum())) > 0:
         raise ValueError(f"{folded} triangles of the texture map stay folded")
     return found
-
-
-def _areas_mm(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = points[faces].transpose(1, 0, 2)
-    return 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
 
 
 def _mean_value_weights(points: np.ndarray, faces: np.ndarray) -> csr_matrix:

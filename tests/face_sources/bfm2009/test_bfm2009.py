@@ -1,6 +1,7 @@
 """BFM 2009 from small files of the published structure: conversion, the published formula, and what can be wrong."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
-from toy_bfm import rows, toy_bfm, write_3ddfa, write_deep3d, write_expression, write_info, write_original
+from toy_bfm import rows, toy_bfm, write_3ddfa, write_expression, write_info
 
+from mlanet_lib.cli.__main__ import main
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009 import bfm_files
 from mlanet_lib.face_sources.bfm2009 import convert as bfm2009
-from mlanet_lib.face_sources.bfm2009.convert import RawBfm, carried_albedo, convert, identify
-from mlanet_lib.face_sources.bfm2009.raw import BfmFit
+from mlanet_lib.face_sources.bfm2009.convert import carried_albedo, convert, identify
+from mlanet_lib.face_sources.bfm2009.raw import BfmFit, RawBfm
 from mlanet_lib.geometry.alignment import rotation_vector
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 
@@ -37,7 +39,7 @@ def published(toy, fit, pose_degrees, height):
     pick = rows(toy.trim)
     column = toy.fields["shapeMU"][pick].astype(float) + toy.expression_mean
     column = column[:, 0] + toy.fields["shapePC"][pick].astype(float) @ fit.shape
-    column = column + toy.expression_basis[:, :29].astype(float) @ fit.expression
+    column = column + toy.expression_basis.astype(float) @ fit.expression
     vertex = column.reshape(3, -1, order="F")
     phi, gamma, theta = np.deg2rad(pose_degrees)
     c, s = np.cos, np.sin
@@ -49,48 +51,31 @@ def published(toy, fit, pose_degrees, height):
     return projected
 
 
-def test_the_original_becomes_deep3d_s_cut(toy, tmp_path):
-    """Both files of the same face, the second by Deep3D's published recipe, give the same model."""
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    ours = convert(write_original(tmp_path / "a", toy))
-    theirs = convert(write_deep3d(tmp_path / "b", toy))
-    assert ours.n_vertices == len(toy.cut) == theirs.n_vertices
-    assert (ours.n_identity, ours.n_expression, ours.n_albedo) == (80, 64, 80)
-    for field in ("mean", "identity_basis", "expression_basis", "albedo_mean", "albedo_basis"):
-        assert torch.allclose(getattr(ours, field), getattr(theirs, field), rtol=2e-3, atol=1e-5), field
-    for field in ("faces", "landmark_index", "uv"):
-        assert torch.allclose(getattr(ours, field).double(), getattr(theirs, field).double(), atol=1e-5), field
-
-
 def test_units_are_millimetres_and_standard_deviations(toy, toy_model, tmp_path):
-    model = convert(write_original(tmp_path, toy), identity=7, expression=3, albedo=2)
-    assert (model.n_identity, model.n_expression, model.n_albedo) == (7, 3, 2)
-    assert torch.allclose(model.mean, toy_model.mean[toy.cut], atol=1e-3)
-    first = toy.fields["shapePC"][rows(toy.trim[toy.cut]), 0].reshape(-1, 3) * toy.fields["shapeEV"][0] / 1000
+    model = convert(write_3ddfa(tmp_path, toy))
+    assert (model.n_identity, model.n_expression, model.n_albedo) == (199, 29, 80)
+    mean = toy_model.mean.numpy() + toy.expression_mean.reshape(-1, 3) / 1000
+    assert np.allclose(model.mean, mean, atol=1e-3)
+    first = toy.fields["shapePC"][rows(toy.trim), 0].reshape(-1, 3) * toy.fields["shapeEV"][0] / 1000
     assert np.allclose(model.identity_basis[..., 0], first, rtol=1e-3, atol=1e-4)
-    texture = toy.fields["texPC"][rows(toy.trim[toy.cut]), 1].reshape(-1, 3) * toy.fields["texEV"][1] / 255
+    texture = toy.fields["texPC"][rows(toy.trim), 1].reshape(-1, 3) * toy.fields["texEV"][1] / 255
     assert np.allclose(model.albedo_basis[..., 1], texture, rtol=1e-3, atol=1e-5)
     assert model.albedo_mean.min() > 60 / 255 and model.albedo_mean.max() < 200 / 255
-    assert model.uv.min() == 0 and model.uv.max() == 1 and len(set(model.expression_names)) == 3
+    assert model.uv.min() == 0 and model.uv.max() == 1 and len(set(model.expression_names)) == 29
     right, left = model.mean[:, 0] < -40, model.mean[:, 0] > 40
     assert model.uv[right, 0].max() < model.uv[left, 0].min()
 
 
-def test_windings_are_turned_outward(toy, toy_model, tmp_path):
-    turned = {**toy.__dict__, "faces": toy.faces[:, ::-1], "cut_faces": toy.cut_faces[:, ::-1]}
-    for k, shape in enumerate((write_deep3d, write_original, write_3ddfa)):
-        folder = tmp_path / str(k)
-        folder.mkdir()
-        model = convert(shape(folder, type(toy)(**turned)))
-        outwards = (model.normals(model.mean[None])[0] * model.mean).sum(1)
-        assert (outwards > 0).float().mean() > 0.99
+def test_windings_are_turned_outward(toy, tmp_path):
+    model = convert(write_3ddfa(tmp_path, replace(toy, faces=toy.faces[:, ::-1])))
+    outwards = (model.normals(model.mean[None])[0] * model.mean).sum(1)
+    assert (outwards > 0).float().mean() > 0.99
 
 
 def test_3ddfa_s_model_takes_its_coefficients_over_sigma(toy, fit, tmp_path):
     folder = write_3ddfa(tmp_path, toy, name="Model_Expression.mat")
     raw, model = RawBfm.load(folder), convert(folder)
-    assert (model.n_identity, model.n_expression) == (199, 29) and raw.cut is None
+    assert (model.n_identity, model.n_expression) == (199, 29)
     shape, expression = raw.standard(fit)
     assert np.allclose(shape * toy.fields["shapeEV"][:, 0], fit.shape)
     decoded = model.vertices(torch.tensor(shape[None]).float(), torch.tensor(expression[None]).float())[0]
@@ -148,15 +133,12 @@ def test_written_samples_are_the_posed_mean(toy, tmp_path):
     assert np.ptp(posed[:, 2] - sample.nearness) < 0.01
 
 
-def test_deep3d_s_cut_corresponds_to_3ddfa_s_mesh(toy, toy_model, tmp_path):
-    for name in ("raw", "front"):
-        (tmp_path / name).mkdir()
-    write_original(tmp_path / "raw", toy)
-    raw, model = RawBfm.load(write_3ddfa(tmp_path / "raw", toy)), convert(write_deep3d(tmp_path / "front", toy))
-    assert np.array_equal(raw.correspondence(model), toy.cut)
+def test_only_its_own_mesh_corresponds(toy, toy_model, tmp_path):
+    raw = RawBfm.load(write_3ddfa(tmp_path, toy))
+    model = convert(tmp_path)
+    assert np.array_equal(raw.correspondence(model), np.arange(len(raw.mean)))
     assert raw.correspondence(toy_model) is None
-    moved = model.replace(landmark_index=np.roll(model.landmark_index[:, 0], 1))
-    assert raw.correspondence(moved) is None
+    assert raw.correspondence(model.replace(landmark_index=np.roll(model.landmark_index[:, 0], 1))) is None
 
 
 def test_albedo_is_carried_over_where_there_is_none(toy, toy_model, tmp_path):
@@ -209,79 +191,52 @@ def test_points_on_a_line_carry_nothing_over(toy_model):
 
 def test_identify_says_what_there_is(toy, tmp_path):
     assert identify(tmp_path) is None
-    write_original(tmp_path, toy)
+    write_3ddfa(tmp_path, toy)
+    assert identify(tmp_path) == "BFM 2009, 3DDFA's shape model: complete" == identify(tmp_path / "Model_Exp.mat")
+    os.rename(tmp_path / "Model_Shape.mat", tmp_path / "model_shape.MAT")
+    assert "complete" in identify(tmp_path) and convert(tmp_path / "Model_Exp.mat").n_identity == 199
+    (tmp_path / "Model_Exp.mat").unlink()
     text = identify(tmp_path)
-    assert "original with Deep3D's" in text and "complete" in text and "199 identity modes" in text
-    assert "79 expression modes" in text and len(text.splitlines()) == 1
-    os.rename(tmp_path / "01_MorphableModel.mat", tmp_path / "01_morphablemodel.MAT")
-    assert "complete" in identify(tmp_path)
-    (tmp_path / "std_exp.txt").unlink()
-    text = identify(tmp_path)
-    assert "incomplete" in text and "missing: std_exp.txt" in text and "Deep3DFaceRecon" in text
-    with pytest.raises(UserError, match=r"missing: std_exp\.txt"):
+    assert "incomplete" in text and "missing: Model_Exp.mat or Model_Expression.mat (in the folder Code" in text
+    with pytest.raises(UserError, match=r"missing: Model_Exp\.mat"):
         convert(tmp_path)
-    write_deep3d(tmp_path, toy)
-    assert "Deep3D's cut: complete" in identify(tmp_path) and convert(tmp_path).n_vertices == len(toy.cut)
-    os.rename(tmp_path / "BFM_model_front.mat", tmp_path / "bfm2009_face.mat")
-    assert "Deep3D's cut: complete" in identify(tmp_path / "bfm2009_face.mat")
-    assert convert(tmp_path / "bfm2009_face.mat").n_identity == 80
     with pytest.raises(UserError, match="no such file"):
         identify(tmp_path / "nowhere")
 
 
+def test_other_shapes_are_refused_with_the_files_that_are_wanted(toy, tmp_path, capsys):
+    """Deep3D's files, and the original without 3DDFA's: in one line."""
+    (tmp_path / "BFM_model_front.mat").write_bytes(b"x")
+    out = ["--out", str(tmp_path / "model.npz")]
+    for source in (tmp_path, tmp_path / "BFM_model_front.mat"):
+        assert main(["face-model", "convert", "bfm2009", str(source), *out]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "BFM_model_front.mat: BFM 2009 as Deep3D has it, which is not read here" in line
+        assert "Model_Shape.mat" in line and "Model_Exp.mat" in line
+        assert main(["face-model", "check", str(source)]) == 2 and "Deep3D" in capsys.readouterr().err
+    savemat(tmp_path / "01_MorphableModel.mat", toy.fields)
+    assert main(["face-model", "convert", "bfm2009", str(tmp_path), *out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "incomplete" in line and "missing: model_info.mat" in line and "missing: Model_Exp.mat" in line
+
+
 WRONG = {
-    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS pointer"),
-    "html": (b"\n<!DOCTYPE html>\n<html><head><title>3DFace/Exp_Pca.bin</title>", "HTML page"),
-    "h5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
+    "html": (b"\n<!DOCTYPE html>\n<html><head><title>3DFace</title>", "not a readable .mat"),
     "v73": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(600), "-v7"),
-    "zip": (b"PK\x03\x04" + bytes(50), "unpack"),
-    "pickle": (b"\x80\x04\x95" + bytes(50), "pickle"),
-    "empty": (b"", "empty"),
+    "empty": (b"", "not a readable .mat"),
     "noise": (b"MATLAB 5.0 MAT-file" + bytes(range(256)) * 4, "not a readable .mat"),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-@pytest.mark.parametrize("name", ["01_MorphableModel.mat", "facemodel_info.mat"])
+@pytest.mark.parametrize("name", ["Model_Shape.mat", "Model_Exp.mat"])
 def test_each_wrong_file_is_named(toy, tmp_path, kind, name):
-    write_original(tmp_path, toy)
+    write_3ddfa(tmp_path, toy)
     content, said = WRONG[kind]
     (tmp_path / name).write_bytes(content)
     text = identify(tmp_path)
     assert said in text and name in text and "cannot be used" in text
     with pytest.raises(UserError, match=name):
-        convert(tmp_path)
-    if kind != "noise":
-        (tmp_path / "other.mat").write_bytes(content)
-        assert said in identify(tmp_path / "other.mat")
-
-
-def test_strangers_are_named(tmp_path):
-    names = ["model2017-1_bfm_nomouth.h5", "model2019_fullHead.h5", "shape_0.bs", "bfm_noneck_v3.pkl"]
-    for name in [*names, "Model_Shape_Sim.mat", "BaselFaceModel.tgz", "notes.txt"]:
-        (tmp_path / name).write_bytes(b"x")
-    text = identify(tmp_path)
-    for name, said in zip(names, ("BFM 2017", "BFM 2019", "FaceWarehouse", "3DDFA_V2"), strict=True):
-        assert any(name in line and said in line for line in text.splitlines())
-    assert "no basis" in text and "unpack it" in text and "notes" not in text
-    with pytest.raises(UserError, match="BFM 2017"):
-        convert(tmp_path)
-    assert "BFM 2017" in identify(tmp_path / names[0]) and identify(tmp_path / "notes.txt") is None
-
-
-def test_expression_files_of_a_wrong_length(toy, tmp_path):
-    write_original(tmp_path, toy)
-    path = tmp_path / "Exp_Pca.bin"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2 + 1])
-    assert "broke off" in identify(tmp_path) and f"{4 + 12 * 53215 * 80:,}" in identify(tmp_path)
-    path.write_bytes(whole[:4] + whole[4 : 4 + 80 * 12 * 50])
-    with pytest.raises(UserError, match=r"mesh of 50 vertices.*357"):
-        convert(tmp_path)
-    path.write_bytes(np.array([-3], "<i4").tobytes() + whole[4:])
-    assert "not Guo" in identify(tmp_path)
-    path.write_bytes(whole[:-4] + np.array([np.nan], "<f4").tobytes())
-    with pytest.raises(UserError, match="not finite"):
         convert(tmp_path)
 
 
@@ -328,13 +283,11 @@ def test_points_and_triangles_may_lie_in_model_info(toy, fit, tmp_path):
 def test_huge_claims_and_missing_parts(toy, tmp_path, monkeypatch):
     write_3ddfa(tmp_path, toy)
     monkeypatch.setattr(bfm_files, "_LARGEST", 1000)
-    with pytest.raises(UserError, match="too large"):
+    with pytest.raises(UserError, match="unpacks to more than"):
         convert(tmp_path)
     (tmp_path / "Model_Exp.mat").unlink()
     with pytest.raises(UserError, match=r"Model_Exp\.mat or Model_Expression\.mat \(in the folder Code"):
         RawBfm.load(tmp_path)
-    with pytest.raises(UserError, match="at least one mode"):
-        convert(write_deep3d(tmp_path, toy), identity=0)
 
 
 def test_damaged_bytes_are_an_error_never_a_crash(toy, tmp_path):

@@ -70,6 +70,7 @@ def test_modes_that_move_both_lips_alike_stay(lips):
     assert np.abs(modes[..., 3:] - identity[..., 3:]).max() < 1e-9 < np.abs(modes[..., :3] - identity[..., :3]).max()
 
 
+@pytest.mark.slow  # the published archive has 400 MB
 def test_the_published_head_closes_its_mouth(published_head):
     mean, identity = published_head.mean, published_head.identity
     jaw = published_head.expression[..., published_head.expression_names.index("jawOpen")]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mlanet_lib.face_sources.ict import eyes, people
+from mlanet_lib.face_sources import london
+from mlanet_lib.face_sources.ict import eyes
 from mlanet_lib.face_sources.ict.head import EYE_CENTRE, GAZE, eye_angle
 
 IRIS, SCLERA = np.array([0.3, 0.4, 0.5]), np.array([0.8, 0.75, 0.7])
@@ -58,16 +59,16 @@ def portrait(iris, sclera, lids: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
             picture[(away < radius) & ((x / 50) ** 2 + (y / (50 * lids)) ** 2 < 1)] = colour
         picture[np.hypot(x - 9, y + 8) < 4] = 255
         turn = np.linspace(0, 2 * np.pi, 9)[:8]
-        points[list(people.IRIS[name])] = [column, 60] + 20 * np.stack([np.cos(turn), np.sin(turn)], 1)
+        points[list(london.IRIS[name])] = [column, 60] + 20 * np.stack([np.cos(turn), np.sin(turn)], 1)
         around = np.stack([-50 * np.cos(turn), -50 * lids * np.sin(turn)], 1)
-        points[list(people.LIDS[name])] = around + np.array([column, 60])
+        points[list(london.LIDS[name])] = around + np.array([column, 60])
     return picture, points
 
 
-def photos(*portraits) -> people.Photos:
+def photos(*portraits) -> london.Photos:
     pictures, points = zip(*portraits, strict=True)
     names = [str(number) for number in range(len(pictures))]
-    return people.Photos(names, np.array(names), np.stack(points), list(pictures))
+    return london.Photos(names, np.array(names), np.stack(points), list(pictures))
 
 
 def test_the_colour_of_the_iris_in_a_photo_is_found():
@@ -84,7 +85,7 @@ def test_the_two_eyes_of_a_person_are_averaged():
 
 def test_eyes_that_show_no_white_say_nothing_about_it():
     shy, open_eyes = portrait((90, 60, 40), (220, 210, 200)), portrait((80, 110, 150), (200, 190, 180))
-    for name in people.LIDS:  # of the first, only the iris lies between the lids
-        shy[1][list(people.LIDS[name])] = shy[1][list(people.IRIS[name])]
+    for name in london.LIDS:  # of the first, only the iris lies between the lids
+        shy[1][list(london.LIDS[name])] = shy[1][list(london.IRIS[name])]
     irises, sclera = eyes.photographed(photos(shy, open_eyes))
     assert np.allclose(irises * 255, [[90, 60, 40], [80, 110, 150]]) and np.allclose(sclera * 255, [200, 190, 180])

@@ -84,6 +84,7 @@ def test_ict_facekit_takes_the_published_list(served, tmp_path, monkeypatch):
     monkeypatch.setenv("MLANET_CACHE", str(tmp_path))
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
-    found = fetch.ict_facekit(url=url)
+    monkeypatch.setattr(fetch, "ICT_URL", url)
+    found = fetch.ict_facekit()
     assert tmp_path in found.parents and sorted(p.name for p in found.iterdir()) == sorted(FILES)
     assert len(requests) == 3

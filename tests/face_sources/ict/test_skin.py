@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlanet_lib.face_sources.ict import people, skin
+from mlanet_lib.face_sources import london
+from mlanet_lib.face_sources.ict import skin
 from mlanet_lib.face_sources.ict.skin import Observed
 from mlanet_lib.geometry.lighting import sh_basis
 
@@ -179,13 +180,13 @@ def photographed():
     camera = np.concatenate([points + np.array([60, -60, 0]), 0.5 * points * [1, 1, 0.1] + [95, -60, -60]])
     angle = np.linspace(np.pi, 0, 17), np.linspace(0, -np.pi, 11)[1:-1]
     marks = np.zeros((189, 2))
-    for index, turn in ((people.HAIR_SIDE, angle[0]), (range(133, 124, -1), angle[1])):
+    for index, turn in ((london.HAIR_SIDE, angle[0]), (range(133, 124, -1), angle[1])):
         marks[list(index)] = [60, 60] + 48 * np.stack([np.cos(turn), -np.sin(turn)], 1)
     used = np.arange(4)
     marks[used] = [[40, 40], [80, 40], [40, 80], [80, 80]]
     picture = np.zeros((120, 120, 3), np.uint8)
     picture[..., 0] = 2 * np.arange(120)
-    photos = people.Photos(["1"], np.array(["x"]), marks[None], [picture])
+    photos = london.Photos(["1"], np.array(["x"]), marks[None], [picture])
     both = np.concatenate([faces, faces + len(points)])
     return skin.Fitted(photos, camera[None], marks[None, used], used, np.zeros((189, 3)), points, both)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mlanet_lib.face_sources.ict import unwrapping
+from mlanet_lib.geometry.mesh import borders
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
 
@@ -50,12 +51,12 @@ def cowl(rings: int = 9, count: int = 32, centre=(0.5, 0.45), radius=0.3) -> tup
 
 
 def test_borders_of_a_disk_a_cylinder_and_a_closed_surface():
-    (disk,) = unwrapping.boundaries(fan(5))
+    (disk,) = borders(fan(5))
     assert disk.tolist() == [1, 2, 3, 4, 5]
-    low, high = sorted(unwrapping.boundaries(tube(6, 6, 6)), key=min)
+    low, high = sorted(borders(tube(6, 6, 6)), key=min)
     assert set(low) == set(range(6)) and set(high) == set(range(12, 18))
     assert set((np.roll(low, -1) - low) % 6) == {5} and set((np.roll(high, -1) - high) % 6) == {1}
-    assert unwrapping.boundaries(np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])) == []
+    assert borders(np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])) == []
 
 
 def test_the_area_is_negative_where_a_triangle_is_folded():
@@ -86,7 +87,7 @@ def test_a_band_lies_around_the_face_without_a_fold(height, centre, radius):
     assert areas.min() > 0  # and together what is left, but for the corners that no vertex lies in
     assert areas.sum() == pytest.approx(height - unwrapping.areas(uv[:32], fan(31)[:-1]).sum(), rel=0.05)
     assert np.allclose(placed.max(0), [1, height]) and np.allclose(placed.min(0), 0)
-    rim = placed[unwrapping.boundaries(faces)[1]]
+    rim = placed[borders(faces)[1]]
     assert np.abs(rim * (rim - [1, height])).prod(1).max() < 1e-12  # all of it on the rectangle's sides
 
 
