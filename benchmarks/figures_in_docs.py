@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "outputs" / "metrics", ROOT / "docs" / "metrics")
-FIGURE = re.compile(r"(<!--figure (?P<path>[^>]+?) (?P<format>\S+)-->)(?P<now>.*?)(<!---->)")
+FIGURE = re.compile(r"(<!--figure (?P<path>[^>]+?) (?P<format>[^\s>]+?)-->)(?P<now>.*?)(<!---->)")
 TABLE = re.compile(r"(<!--table (?P<kind>\w+) (?P<names>[\w ]+)-->\n)(?P<now>.*?)(<!--end-->)", re.S)
 
 
