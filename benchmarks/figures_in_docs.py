@@ -6,8 +6,8 @@ A figure in the text is a marker with the path of a value and a Python format:
 
     <!--figure aflw2000.sparse_nme.balanced_mean .2f-->4.85<!---->
 
-The path begins with the name of a metrics file: outputs/metrics/NAME.json (the embedded study) or docs/metrics/NAME.json
-(the shipped weights). A whole table is made by one of `TABLES`, from one or more files:
+The path begins with the name of a metrics file: outputs/metrics/NAME.json (the embedded study) or
+docs/metrics/NAME.json (the shipped weights). A whole table is made by one of `TABLES`, from one or more files:
 
     <!--table nme aflw2000-->
     ...

@@ -1,1 +1,2 @@
-"""The report: one HTML page of the whole study."""
+"""The report: `report` builds it from the results of all stages, `sections` judges, `page` is a self-contained HTML
+page."""
