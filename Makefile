@@ -29,7 +29,7 @@ WHOLE_LOCK = { python -c "import json; json.load(open('.dvc/tmp/rwlock'))" 2>/de
 	{ [ ! -e dvc.lock ] || python -c "from ruamel.yaml import YAML; found = YAML(typ='safe').load(open('dvc.lock')); \
 		found['schema'], found['stages']" 2>/dev/null || git checkout --quiet -- dvc.lock 2>/dev/null || rm -f dvc.lock; }
 
-.PHONY: help setup repro test fuzz lab lint figures format lock data weights clean-setup
+.PHONY: help setup repro test fuzz lab lint format lock data weights clean-setup
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' Makefile | column -t -s '|'
@@ -73,6 +73,7 @@ lint: setup  ## lint and format (ruff, notebooks too), the order of the packages
 	@ruff format --check --quiet .
 	@found=$$(lint-imports --no-cache 2>&1) || { echo "$$found" >&2; exit 1; }
 
+.PHONY: figures
 figures: setup  ## fill in the figures of README, MODEL_CARD and docs/ from the metrics files
 	@python benchmarks/figures_in_docs.py
 
