@@ -1,2 +1,2 @@
 """The study around the library: `params` are its typed parameters, `profiles` rewrites params.yaml, `runs` lists the
-trainings, `notebook_runner` and `notebook_html` execute notebooks and turn them into pages."""
+trainings; `notebook_runner` executes notebooks, `notebook_file` reads and `notebook_html` shows them."""

@@ -1,2 +1,2 @@
-"""The report: `report` builds it from the results of all stages, `sections` judges, `page` is a self-contained HTML
-page."""
+"""The report: `report` builds it from the results of all stages, `tables` makes its rows, and `page` fills its
+templates into one self-contained HTML page."""
