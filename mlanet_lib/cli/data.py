@@ -75,7 +75,7 @@ def _project_data() -> tuple[list, object]:
         if Path(place).exists():
             found += [one for one in find_sets(place, role) if one not in found]
         elif name in params.data.sources:
-            raise UserError(f"{place} is not here: put the data of source {name} there (docs/data.md)")
+            raise UserError(f"{place} is not here: put the data of source {name} there (README.md, Real data)")
         else:
             print(f"{name}: {place} is not here yet (dvc repro makes it, or you put it there)")
     try:
