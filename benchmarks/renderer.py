@@ -2,8 +2,7 @@
 
     python benchmarks/renderer.py [--quick] [--device cuda] [--threads N] [--patience 5]
 
-Each row is one mesh size, picture size and batch of a backend, with hard or anti-aliased edges: the share of pixels at
-which it finds another face than the first backend of the list does; milliseconds a picture (median) to rasterize, to
+Each row is one mesh size, picture size and batch of a backend: the share of pixels at which it finds another face than the first backend of the list does; milliseconds a picture (median) to rasterize, to
 draw shaded colours, and to draw and differentiate them; and MiB that a batch takes. On a GPU that is what a forward and
 backward pass allocates at its peak beyond its inputs; on the CPU, where nothing counts that, what the forward pass
 keeps for the backward one, each storage once and inputs left out. Batches that would take a call more than `--patience`
@@ -22,11 +21,11 @@ from mlanet_lib.geometry.lighting import ambient
 from mlanet_lib.rasterizer import backends, rasterize
 from mlanet_lib.rasterizer.interpolation import vertex_normals
 from mlanet_lib.rasterizer.shading import shade_vertices
-from mlanet_lib.renderer import EDGES, render
+from mlanet_lib.renderer import render
 
 SLOW = {"pytorch3d": 100_000_000}  # faces x pixels above which a backend's CPU version takes minutes
 FOCAL = 4.5  # picture widths
-HEAD = ("backend", "edges", "faces", "size", "batch", "differ", "raster ms", "forward ms", "fwd+bwd ms", "MiB")
+HEAD = ("backend", "faces", "size", "batch", "differ", "raster ms", "forward ms", "fwd+bwd ms", "MiB")
 
 
 def bumpy_sphere(faces: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,12 +61,12 @@ def seconds_of(function, device: torch.device, seconds: float) -> float:
 class Scene:
     """A batch of one mesh, ready to be drawn by one backend.
 
-    mesh: as `bumpy_sphere` gives it; size: of the pictures, px; edges: of `renderer.EDGES`.
+    mesh: as `bumpy_sphere` gives it; size: of the pictures, px.
     """
 
-    def __init__(self, mesh, size: int, batch: int, device: torch.device, backend: str = "auto", edges: str = "hard"):
+    def __init__(self, mesh, size: int, batch: int, device: torch.device, backend: str = "auto"):
         vertices, self.faces = (part.to(device) for part in mesh)
-        self.size, self.device, self.backend, self.edges = size, device, backend, edges
+        self.size, self.device, self.backend = size, device, backend
         self.vertices = vertices.repeat(batch, 1, 1).requires_grad_()
         self.albedo = torch.full_like(self.vertices, 0.5).requires_grad_()
         self.focal, self.light = torch.full((batch,), FOCAL, device=device), ambient(batch, device=device)
@@ -80,7 +79,7 @@ class Scene:
     def draw(self):
         """The pictures, with their graph."""
         colours = shade_vertices(self.albedo, vertex_normals(self.vertices, self.faces), self.light)
-        return render(self.vertices, self.faces, colours, self.focal, self.size, self.backend, self.edges)
+        return render(self.vertices, self.faces, colours, self.focal, self.size, self.backend)
 
     def differentiate(self) -> None:
         """Draw, and find the gradients of vertices and albedo."""
@@ -140,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     print("".join(f"{name:>13}" for name in HEAD))
     few = slice(2 if options.quick else None)
     meshes = {faces: bumpy_sphere(faces) for faces in options.faces[few]}
-    for faces, size, backend, edges in product(meshes, options.sizes[few], names, EDGES):
+    for faces, size, backend in product(meshes, options.sizes[few], names):
         slowest = 0.0  # seconds a picture of the row before
         for batch in options.batches[few]:
             if device.type == "cpu" and batch * faces * size * size > SLOW.get(backend, np.inf):
@@ -148,10 +147,10 @@ def main(argv: list[str] | None = None) -> None:
             elif batch * slowest > options.patience:
                 cells = ["impatient"]
             else:
-                scene = Scene(meshes[faces], size, batch, device, backend, edges)
+                scene = Scene(meshes[faces], size, batch, device, backend)
                 cells, longest = measure(scene, names[0], seconds)
                 slowest = longest / batch
-            row = (backend, edges, faces, size, batch, *cells)
+            row = (backend, faces, size, batch, *cells)
             print("".join(f"{cell:>13}" for cell in row), flush=True)
 
 

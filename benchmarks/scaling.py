@@ -38,11 +38,11 @@ def table(title: str, unit: str, rows: dict[str, tuple[float, float]]) -> None:
 
 
 def rendering(device: torch.device, quick: bool) -> None:
-    """Forward and backward pass of the renderer with meshes, pixels, batches and kinds of edges."""
+    """Forward and backward pass of the renderer with meshes, pixels and batches."""
     seconds = 0.1 if quick else 1.0
 
-    def timed(faces: int = 20_000, size: int = 128, batch: int = 8, edges: str = "hard") -> float:
-        scene = Scene(bumpy_sphere(faces), size, batch, device, edges=edges)
+    def timed(faces: int = 20_000, size: int = 128, batch: int = 8) -> float:
+        scene = Scene(bumpy_sphere(faces), size, batch, device)
         return seconds_of(scene.differentiate, device, seconds)
 
     batches, sizes = ((1, 2), (32, 64)) if quick else ((1, 2, 4, 8, 16, 32), (64, 128, 256, 512))
@@ -57,12 +57,11 @@ def rendering(device: torch.device, quick: bool) -> None:
         "faces",
         {f"{faces}": (faces, timed(faces=faces)) for faces in meshes},
     )
-    for edges in ("hard", "antialiased"):
-        table(
-            f"Rendering, forward and backward: pixels, {edges} edges (20 000 faces, batch 8)",
-            "side, px",
-            {str(size): (size**2, timed(size=size, edges=edges)) for size in sizes},
-        )
+    table(
+        "Rendering, forward and backward: pixels (20 000 faces, batch 8)",
+        "side, px",
+        {str(size): (size**2, timed(size=size)) for size in sizes},
+    )
 
 
 def make_setting(train: TrainConfig, network: NetworkConfig, model, scratch: Path, device, steps: int) -> Setting:

@@ -3,8 +3,7 @@
 Vertices are decoded, turned into the camera's frame and projected; colours are shaded per vertex with nine bands of
 spherical harmonics; a rasterizer finds the face at each pixel; colours are interpolated over it, perspective-correct.
 Gradients flow through the interpolation (colours, and where in its triangle a pixel lies), not through which face
-covers a pixel: a hard outline has none, an anti-aliased one has them (`mlanet_lib.rasterizer.antialiasing`). All
-arithmetic is float32 or float64, also under autocast.
+covers a pixel: the outline has none. All arithmetic is float32 or float64, also under autocast.
 """
 
 from dataclasses import dataclass
@@ -13,17 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.geometry.camera import flip, project, to_camera
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.rasterizer import Fragments, rasterize
-from mlanet_lib.rasterizer.antialiasing import antialias
 from mlanet_lib.rasterizer.interpolation import interpolate, vertex_normals
 from mlanet_lib.rasterizer.shading import project_vertices, shade_vertices
 
-EDGES = ("hard", "antialiased")
-"""How outlines are drawn: by the face at each pixel's centre alone, or blended and with gradients."""
+HIDDEN_BY = 5.0
+"""mm; a landmark that lies so far behind the surface drawn around it is hidden."""
 
 
 class Rendering(NamedTuple):
@@ -31,9 +28,7 @@ class Rendering(NamedTuple):
 
     image: (B, C, H, W), not clamped, 0 on the background; mask: (B, 1, H, W), 1 where a face is and 0 elsewhere;
     depth: (B, 1, H, W) mm along the camera's axis, infinite on the background, differentiable; fragments: what covers
-    each pixel. With anti-aliased edges the mask is the share of a pixel that is covered, in [0, 1] and differentiable
-    in the vertices, and the image is multiplied by it: image + (1 - mask) * background is the picture before another
-    background. Depth and fragments are always those at the pixel's centre.
+    each pixel's centre.
     """
 
     image: Tensor
@@ -73,24 +68,19 @@ def render(
     focal: Tensor,
     image_size: int | tuple[int, int],
     backend: str = "auto",
-    edges: str = "hard",
 ) -> Rendering:
     """Draw vertex attributes of meshes, differentiable in `vertices_camera`, `attributes` and `focal`.
 
     vertices_camera: (B, V, 3) mm, camera frame; faces: (F, 3) integers; attributes: (B, V, C), any C (colours, UVs,
     normals); focal: (B,) in picture widths; image_size: pixels, one number or (height, width); backend: of
-    `mlanet_lib.rasterizer`; edges: one of `EDGES`, anything else is a UserError. Both sides of a face are drawn.
+    `mlanet_lib.rasterizer`. Both sides of a face are drawn.
     """
-    if edges not in EDGES:
-        raise UserError(f"edges must be {' or '.join(EDGES)}, not {edges!r}")
     height, width = height_and_width(image_size)
     with torch.autocast(vertices_camera.device.type, enabled=False):
         projected = project_vertices(_full(vertices_camera), _full(focal), height, width)
         fragments = rasterize(projected, faces, height, width, backend)
         image, depth = interpolate(projected, faces, attributes, fragments.face_index)
         mask = (fragments.face_index >= 0).to(image.dtype)[:, None]
-        if edges == "antialiased":
-            image, mask = antialias(image, mask, projected, faces, fragments.face_index, fragments.depth)
     return Rendering(image, mask, depth[:, None], fragments)
 
 
@@ -110,17 +100,15 @@ def render_face(
     model: MorphableModel,
     parameters: FaceParameters,
     image_size: int | tuple[int, int],
-    backend: str = "auto",
     shading: bool = True,
     albedo: Tensor | float | None = None,
     decoded: Decoded | None = None,
-    edges: str = "hard",
 ) -> Rendering:
     """Pictures (B, 3, H, W) of faces from their parameters, differentiable in all of them.
 
     shading: False draws the bare albedo. albedo: instead of the model's own, a tensor that broadcasts to (B, V, 3), or
     one grey value (a plain shaded mesh). decoded: `decode(model, parameters)` where that is known already.
-    edges: one of `EDGES`. Another light or direction is another `parameters.replace(lighting=...)` or `turned(...)`.
+    Another light or direction is another `parameters.replace(lighting=...)` or `turned(...)`.
     """
     decoded = decoded or decode(model, parameters)
     with torch.autocast(model.mean.device.type, enabled=False):
@@ -131,7 +119,7 @@ def render_face(
             colours = colours.expand_as(decoded.vertices)
         if shading:
             colours = shade_vertices(colours, decoded.normals, _full(parameters.lighting))
-    return render(decoded.vertices_camera, model.faces, colours, decoded.focal, image_size, backend, edges)
+    return render(decoded.vertices_camera, model.faces, colours, decoded.focal, image_size)
 
 
 def turned(model: MorphableModel, parameters: FaceParameters, rotation: Tensor) -> FaceParameters:
@@ -148,14 +136,12 @@ def landmarks_visible(
     model: MorphableModel,
     parameters: FaceParameters,
     image_size: int | tuple[int, int] = 256,
-    tolerance: float = 5.0,
-    backend: str = "auto",
     decoded: Decoded | None = None,
     depth: Tensor | None = None,
 ) -> Tensor:
     """Which of the 68 points the face itself does not hide: (B, 68) bool.
 
-    A point in the picture is visible where it lies at most `tolerance` mm behind the farthest surface drawn in the
+    A point in the picture is visible where it lies at most `HIDDEN_BY` mm behind the farthest surface drawn in the
     3 x 3 pixels around it (the farthest, since a slanted surface has many depths there; background counts as far).
     Normals are not asked there: those on the sharp rims of lids and lips say nothing. Points outside the picture are
     judged by their normal alone.
@@ -164,7 +150,7 @@ def landmarks_visible(
     decoded = decoded or decode(model, parameters)
     if depth is None:
         projected = project(decoded.vertices_camera, decoded.focal, height, width)
-        depth = rasterize(projected, model.faces, height, width, backend).depth[:, None]
+        depth = rasterize(projected, model.faces, height, width).depth[:, None]
     farthest = torch.nn.functional.max_pool2d(depth, 3, stride=1, padding=1)[:, 0]
     points = project(decoded.landmarks, decoded.focal, height, width)
     column, row = points[..., 0].floor().long(), points[..., 1].floor().long()
@@ -173,7 +159,7 @@ def landmarks_visible(
     surface = farthest[mesh, row.clamp(0, height - 1), column.clamp(0, width - 1)]
     normals = model.landmarks(flip(decoded.normals))
     facing = (normals * decoded.landmarks).sum(-1) <= 0  # the line of sight runs from the camera to the point
-    return torch.where(inside, points[..., 2] <= surface + tolerance, facing)
+    return torch.where(inside, points[..., 2] <= surface + HIDDEN_BY, facing)
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -122,11 +122,9 @@ def test_renderer(benchmark, capsys):
     options = ["--quick", "--faces", "500", "--sizes", "24", "--batches", "1", "2", "--threads", "1"]
     module.main(options)
     table = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert {tuple(row[1:5]) for row in table if row[0] == "numba"} == {
-        (edges, "500", "24", batch) for edges in module.EDGES for batch in ("1", "2")
-    }
+    assert [tuple(row[1:4]) for row in table if row[0] == "numba"] == [("500", "24", batch) for batch in ("1", "2")]
     for row in table:
-        differ, *times, kept = map(float, row[5:])
+        differ, *times, kept = map(float, row[4:])
         assert differ == 0 or (row[0] != "numba" and differ < 0.02)
         assert all(0 < value < math.inf for value in (*times, kept))
     module.main(
