@@ -79,6 +79,10 @@ lint: setup  ## lint and format (ruff, notebooks too), the order of the packages
 	@ruff format --check --quiet .
 	@found=$$(lint-imports --no-cache 2>&1) || { echo "$$found" >&2; exit 1; }
 
+.PHONY: figures
+figures: setup  ## fill in the figures of README, MODEL_CARD and docs/ from the metrics files
+	@python benchmarks/figures_in_docs.py
+
 format: setup  ## let ruff repair what lint complains of
 	@ruff check --quiet --fix .
 	@ruff format --quiet .

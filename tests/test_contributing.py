@@ -2,6 +2,7 @@
 
 import re
 
+import figures_in_docs
 import numpy as np
 import torch
 from paths import ROOT
@@ -52,6 +53,24 @@ def test_a_kind_of_attention_is_two_lines(toy_model, monkeypatch):
     assert module(features).shape == features.shape
     assert not torch.equal(module(features), features)
     assert "context" not in attention.ATTENTION_KINDS
+
+
+def test_a_loss_term_is_a_function_and_its_names():
+    scope = {}
+    exec(block("A loss term", "python"), scope)
+    assert scope["sparse_expression_loss"](torch.tensor([[0.5, -0.5], [1.0, 0.0]])).item() == 0.5
+
+
+def test_a_figure_is_a_function():
+    scope = {}
+    exec(block("A figure", "python"), scope)
+    (axes,) = scope["yaw_histogram"](np.array([-80.0, 0.0, 0.0, 30.0])).axes
+    assert sum(bar.get_height() for bar in axes.patches) == 4 and axes.get_xlabel() == "yaw, degrees"
+
+
+def test_a_number_in_a_document_is_a_marker():
+    text, stale = figures_in_docs.fill(block("A number in a document", "markdown"))
+    assert len(stale) == 1 and re.search(r"-->\d+\.\d\d<!---->", text)
 
 
 def test_a_data_set_is_an_entry_or_a_function(tmp_path):

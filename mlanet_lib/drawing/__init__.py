@@ -1,1 +1,1 @@
-"""Pictures and textures of reconstructed faces."""
+"""Pictures of reconstructed faces (`views`) and textures of their meshes (`textures`), as arrays."""

@@ -1,1 +1,2 @@
-"""Cameras, light, alignment, surfaces and crops."""
+"""Geometry without a face model: `camera`, `lighting`, `alignment`, `surface`, `mesh`, `crops`; and `compiled` and
+`device` for fast kernels and constant tensors."""

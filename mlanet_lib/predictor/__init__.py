@@ -1,5 +1,8 @@
-"""From a photo to faces, and from faces to files. `Predictor` and `Face` are loaded when they are asked for, so that
-the detector alone does not import the network."""
+"""From a photo to faces, and from faces to files: `predictor` does the former with `detector` and `weights`,
+`mesh_files` and `glb` the latter, `encoder_export` writes the network alone.
+
+`Predictor` and `Face` are loaded when they are asked for, so that the detector alone does not import the network.
+"""
 
 from typing import Any
 

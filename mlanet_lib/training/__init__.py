@@ -1,1 +1,3 @@
-"""The training: data, losses, the loop, several processes."""
+"""Semi-supervised training: `loop` trains what `config` says; `data`, `augmentation`, `losses`, `optimizer` and
+`validation` are its parts; `resume` and `memory` begin or refuse a run; `processes` and `launch` train in several
+processes."""

@@ -1,1 +1,1 @@
-"""The Basel Face Model 2009 (licensed): its files, its own arrays, and the conversion."""
+"""The Basel Face Model 2009 in 3DDFA's two forms: which files there are, its raw form, and its conversion."""

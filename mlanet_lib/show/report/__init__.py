@@ -1,1 +1,2 @@
-"""The report: one HTML page of the whole study."""
+"""The report: `report` builds it from the results of all stages, `tables` makes its rows, and `page` fills its
+templates into one self-contained HTML page."""
