@@ -74,9 +74,10 @@ test test-slow test-all:
 fuzz: setup  ## damaged files for every reader, faults in every write (strace); minutes, not part of make test
 	@python tests/fuzz/run.py
 
-lint: setup  ## lint and format (ruff, notebooks too), the order of the packages (import-linter)
+lint: setup  ## lint and format (ruff, notebooks too), types (mypy), the order of the packages (import-linter)
 	@ruff check --quiet .
 	@ruff format --check --quiet .
+	@mypy --no-error-summary
 	@found=$$(lint-imports --no-cache 2>&1) || { echo "$$found" >&2; exit 1; }
 
 .PHONY: figures

@@ -21,11 +21,15 @@ class Model(Protocol):
     """What is needed of a face model (`MorphableModel`) to frame its mean face."""
 
     mean: Tensor
-    n_identity: int
-    n_expression: int
-    n_albedo: int
 
-    def landmarks(self, vertices: Tensor) -> Tensor:
+    @property
+    def n_identity(self) -> int: ...
+    @property
+    def n_expression(self) -> int: ...
+    @property
+    def n_albedo(self) -> int: ...
+
+    def landmarks(self, vertices: Tensor, /) -> Tensor:
         """(B, V, 3) -> (B, 68, 3)."""
 
 

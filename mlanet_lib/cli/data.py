@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlanet_lib.cli.options import a_path
 from mlanet_lib.errors import UserError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlanet_lib.study.params import Params
 
 
-def add_actions(actions: "argparse._SubParsersAction") -> None:
+def add_actions(actions: Any) -> None:
     """Add the actions of `mlanet data` to its sub-parsers."""
     verb = actions.add_parser("check", help="samples, face models, weights: whole? a benchmark in a training set?")
     verb.add_argument("paths", nargs="*", type=a_path, metavar="PATH", help="folders or files (default: params.yaml's)")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlanet_lib.cli.options import a_path
 from mlanet_lib.errors import UserError
@@ -22,7 +22,7 @@ NO_LONDON = (
 )
 
 
-def add_actions(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_actions(actions: Any) -> None:
     """Add the actions to the subparsers of `face-model`."""
     verb = actions.add_parser("build", help="make the default face model again, of ICT-FaceKit and the London Set")
     verb.add_argument("--ict", type=a_path, metavar="FOLDER|ARCHIVE", help="FaceXModel (default: fetched, 417 MB; MIT)")

@@ -6,8 +6,6 @@ paper of Hierarchical MLANet uses is not known (its abstract says "multi-level a
 """
 
 import torch
-from timm.layers import EcaModule, SEModule
-from timm.layers.cbam import ChannelAttn, SpatialAttn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +23,9 @@ def level_attention(channels: int, kind: str) -> nn.Module:
     se: x * sigmoid(M(mean_hw x)); eca: x * sigmoid(conv1d(mean_hw x)), the convolution along the channels.
     kind: one of `ATTENTION_KINDS`, "none" being the identity; another word is a UserError.
     """
+    from timm.layers import EcaModule, SEModule
+    from timm.layers.cbam import ChannelAttn, SpatialAttn
+
     if kind not in ATTENTION_KINDS:
         raise UserError(f"unknown attention {kind!r}; choose one of {', '.join(ATTENTION_KINDS)}")
     if kind == "eca":

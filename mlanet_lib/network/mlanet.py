@@ -12,9 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import timm
 import torch
-from timm.layers import ConvNormAct
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,6 +72,8 @@ class NetworkConfig:
             raise UserError(f"unknown attention {self.attention!r}; choose one of {', '.join(ATTENTION_KINDS)}")
         if self.fusion not in FUSION_KINDS:
             raise UserError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSION_KINDS)}")
+        import timm
+
         if not timm.is_model(self.backbone):
             raise UserError(f"timm {timm.__version__} has no backbone {self.backbone!r}")
 
@@ -100,6 +100,8 @@ class MLANet(nn.Module):
         self.backbone, self.pretrained_weights = make_backbone(self.config)
         width, pool = self.config.width, self.config.pool
         channels = self.backbone.feature_info.channels()
+        from timm.layers import ConvNormAct
+
         count = len(channels)
         fused = count - 1 if self.config.fusion.startswith("hierarchical") else 0
         self.attention = nn.ModuleList(level_attention(c, self.config.attention) for c in channels)
@@ -225,6 +227,8 @@ def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
     Norms of random weights that timm starts at zero (a ResNet's last of each block) start at 0.1, so that the branch
     before them receives a gradient from the first step on.
     """
+    import timm
+
     options, reason = backbone_options(config), ""
     if config.pretrained:
         try:
@@ -243,6 +247,8 @@ def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
 
 def backbone_options(config: NetworkConfig) -> dict[str, Any]:
     """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
+    import timm
+
     options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # without what follows the last level
     with torch.device("meta"):
         backbone: Any = timm.create_model(config.backbone, **options)

@@ -7,7 +7,6 @@ there is, not against what is free.
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import timm
 import torch
 
 from mlanet_lib.face_model import MorphableModel
@@ -57,6 +56,8 @@ def picture_bytes(config: NetworkConfig) -> int:
 
     The network is built and run on torch's device "meta", which computes shapes and holds nothing.
     """
+    import timm
+
     kept = {}
     with torch.device("meta"):
         network = timm.create_model(config.backbone, **backbone_options(config)).train()

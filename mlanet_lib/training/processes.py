@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from mlanet_lib.errors import UserError
@@ -132,6 +131,8 @@ class Processes:
         if self.count == 1:
             return network
         if self.device.type == "cuda":
+            from timm.layers import convert_sync_batchnorm
+
             convert_sync_batchnorm(network)  # torch's own, and it leaves the activations that timm puts into norms
         return self.accelerator.prepare(network)
 

@@ -1,7 +1,6 @@
 """MLANet over all variants: forward, backward, gradients everywhere, the mean face at the start."""
 
 import itertools
-import sys
 
 import pytest
 import timm
@@ -178,7 +177,7 @@ def test_pretrained_says_so_when_there_are_no_weights(toy_model, monkeypatch, ca
             raise FileNotFoundError("no network here")
         return create(name, **options)
 
-    monkeypatch.setattr(sys.modules["mlanet_lib.network.mlanet"].timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     network = small_network(toy_model, pretrained=True)
     assert "no pretrained weights for mobilenetv3_small_050" in capsys.readouterr().out
     assert network.pretrained_weights.startswith("random") and "no network here" in network.pretrained_weights
@@ -194,7 +193,7 @@ def test_pretrained_weights_are_used_where_they_can_be_had(toy_model, monkeypatc
             next(backbone.parameters()).data.fill_(0.125)
         return backbone
 
-    monkeypatch.setattr(sys.modules["mlanet_lib.network.mlanet"].timm, "create_model", online)
+    monkeypatch.setattr(timm, "create_model", online)
     network = small_network(toy_model, pretrained=True)
     assert marks == [(1, 2, 3, 4)] and (next(network.backbone.parameters()) == 0.125).all()
     assert network.pretrained_weights.startswith("ImageNet weights of timm, mobilenetv3_small_050")

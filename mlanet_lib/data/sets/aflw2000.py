@@ -87,8 +87,8 @@ def read_mat(path: str | Path) -> dict[str, Any]:
     if np.ptp(stored[:, :2], axis=0).min() <= 0:
         raise UserError(f"{path}: the landmarks (field 'pt3d_68' or 'pt2d') lie on one line and span no box")
     if "Shape_Para" in mat:
-        coefficients = (numbers(path, mat, name, (size,)) for name, size in (("Shape_Para", 199), ("Exp_Para", 29)))
-        labels["bfm"] = BfmFit(*coefficients, pose[3:6], float(pose[6]))
+        shape, expression = numbers(path, mat, "Shape_Para", (199,)), numbers(path, mat, "Exp_Para", (29,))
+        labels["bfm"] = BfmFit(shape, expression, pose[3:6], float(pose[6]))
     return labels | {"landmarks": from_index(stored[:, :2], ONE_BASED)}
 
 
