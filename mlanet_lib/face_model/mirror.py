@@ -14,7 +14,7 @@ from torch import Tensor
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.model import MorphableModel
 from mlanet_lib.face_model.points import landmark_twins
-from mlanet_lib.geometry.alignment import nearest_rotations
+from mlanet_lib.geometry.camera import nearest_rotations
 from mlanet_lib.geometry.device import constant
 from mlanet_lib.geometry.lighting import mirrored as mirrored_light
 from mlanet_lib.parameters import FaceParameters

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -153,27 +153,31 @@ def read_vertices(content: bytes, name: str) -> np.ndarray:
     return points
 
 
-def write_obj(
-    path: str | Path,
+def lines_of(
     vertices: np.ndarray,
     faces: np.ndarray,
     colours: np.ndarray | None = None,
     uv: np.ndarray | None = None,
     head: Sequence[str] = (),
     material: Sequence[str] = (),
-) -> None:
-    """A Wavefront OBJ; atomic. vertices (V, 3), written to 1e-4; faces (F, 3), from 0; colours (V, 3) in [0, 1]; uv
-    (V, 2); head, material: lines at the beginning and before the faces."""
+) -> Iterator[str]:
+    """The lines of a Wavefront OBJ. vertices (V, 3), written to 1e-4; faces (F, 3), from 0; colours (V, 3) in [0, 1];
+    uv (V, 2); head, material: lines at the beginning and before the faces."""
     rows = np.asarray(vertices, np.float64)
     rows = rows if colours is None else np.concatenate([rows, colours], 1)
     corner = "{0}" if uv is None else "{0}/{0}"
+    yield from (f"{line}\n" for line in head)
+    yield from ("v " + " ".join(f"{x:.4f}" for x in row) + "\n" for row in rows.tolist())
+    yield from (f"vt {u:.6f} {v:.6f}\n" for u, v in np.asarray([] if uv is None else uv, np.float64).tolist())
+    yield from (f"{line}\n" for line in material)
+    for face in (np.asarray(faces) + 1).tolist():
+        yield "f " + " ".join(corner.format(index) for index in face) + "\n"
+
+
+def write_obj(path: str | Path, vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray | None = None) -> None:
+    """A mesh as a Wavefront OBJ, atomically; see `lines_of`."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in head)
-        file.writelines("v " + " ".join(f"{x:.4f}" for x in row) + "\n" for row in rows.tolist())
-        file.writelines(f"vt {u:.6f} {v:.6f}\n" for u, v in np.asarray([] if uv is None else uv, np.float64).tolist())
-        file.writelines(f"{line}\n" for line in material)
-        for face in (np.asarray(faces) + 1).tolist():
-            file.write("f " + " ".join(corner.format(index) for index in face) + "\n")
+        file.writelines(lines_of(vertices, faces, colours))
 
 
 def shades(colours: np.ndarray) -> tuple[np.ndarray | None, str]:

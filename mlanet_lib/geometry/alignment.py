@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlanet_lib.geometry.camera import nearest_rotations
 from mlanet_lib.geometry.surface import Surface
 
 _ROUNDS = 50  # of Levenberg-Marquardt, at most
@@ -129,13 +130,6 @@ def rotation_vector(vector: np.ndarray) -> np.ndarray:
     cross[..., [2, 0, 1], [1, 2, 0]], cross[..., [1, 2, 0], [2, 0, 1]] = vector, -vector
     sinc, versine = np.sinc(angle / np.pi), np.sinc(angle / (2 * np.pi)) ** 2 / 2
     return np.eye(3) + sinc * cross + versine * (cross @ cross)
-
-
-def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
-    """The rotations that are nearest to matrices (..., 3, 3) in least squares, whatever their scale; no reflections."""
-    u, _, vt = np.linalg.svd(np.asarray(matrices, np.float64))
-    u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[..., None]
-    return u @ vt
 
 
 def mean_rotation(rotations: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ Pixel centres lie at (i + 0.5, j + 0.5); the principal point is the centre of th
 in units of the picture's *width*, so that the parameters of a face do not depend on the resolution of its crop.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -103,3 +104,10 @@ def project(points_camera: Tensor, focal: Tensor, height: int, width: int) -> Te
     scale = (focal * width)[:, None, None] / divisor
     centre = constant((width / 2, height / 2), points_camera)
     return torch.cat([points_camera[..., :2] * scale + centre, depth], -1)
+
+
+def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
+    """The rotations that are nearest to matrices (..., 3, 3) in least squares, whatever their scale; no reflections."""
+    u, _, vt = np.linalg.svd(np.asarray(matrices, np.float64))
+    u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[..., None]
+    return u @ vt

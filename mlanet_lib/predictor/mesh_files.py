@@ -30,7 +30,8 @@ def write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray, uv: np.ndarra
     """`path` (.obj), and beside it STEM.mtl and STEM_texture.png. vertices (V,3) mm, faces (F,3) 0-based, uv (V,2)."""
     stem = path.stem
     head = [f"# {MARK}: millimetres, y up, z out of the face", f"mtllib {stem}.mtl", f"o {stem}"]
-    obj.write_obj(path, vertices, faces, uv=uv, head=head, material=["usemtl face", "s 1"])
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(obj.lines_of(vertices, faces, uv=uv, head=head, material=["usemtl face", "s 1"]))
     material = [f"# {MARK}", "newmtl face", "Ka 1 1 1", "Kd 1 1 1", "Ks 0 0 0", "illum 1", f"map_Kd {stem}_texture.png"]
     path.with_name(f"{stem}.mtl").write_text("\n".join(material) + "\n", encoding="utf-8")
     write_png(path.with_name(f"{stem}_texture.png"), texture)

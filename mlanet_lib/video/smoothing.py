@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlanet_lib.geometry.alignment import nearest_rotations
+from mlanet_lib.geometry.camera import nearest_rotations
 
 SPEED_CUTOFF = 1.0
 """Hz: the low pass of the speed, the paper's own value."""
