@@ -133,8 +133,8 @@ class MLANet(nn.Module):
         scale = torch.tensor([HEAD_SCALE[name] for name in self.sizes])
         self.register_buffer("head_scale", scale / count**0.5 if self.side_by_side else scale)
         self.register_buffer("neutral_rotation", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
-        for head in (*(self.heads[name] for name in self.sizes), self.points):
-            assert isinstance(head, nn.Linear)
+        heads: list[Any] = [*(self.heads[name] for name in self.sizes), self.points]
+        for head in heads:
             nn.init.normal_(head.weight, std=HEAD_INIT)
             nn.init.zeros_(head.bias)
 

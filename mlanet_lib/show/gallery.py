@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000
 from mlanet_lib.drawing import views
+from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.geometry.alignment import similarity
 from mlanet_lib.geometry.crops import Box, crop_box_from_landmarks, crop_image, to_crop
@@ -56,7 +57,8 @@ class Labelled(NamedTuple):
 
 def _read(folder: str | Path, name: str) -> Labelled:
     sample = aflw2000.read_sample(Path(folder) / name)
-    assert sample.landmarks is not None and sample.pose_degrees is not None  # this layout has both
+    if sample.landmarks is None or sample.pose_degrees is None:
+        raise UserError(f"{sample.name}: without landmarks or pose there is no crop to show")
     return Labelled(sample, sample.landmarks, crop_box_from_landmarks(sample.landmarks), sample.pose_degrees[1])
 
 

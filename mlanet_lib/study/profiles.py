@@ -9,6 +9,7 @@ import difflib
 import io
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import cast
 
 from ruamel.yaml import YAML
 
@@ -188,9 +189,7 @@ def use_profile(name: str, root: str | Path | None = None, force: bool = False) 
 
 
 def _values_of(text: str, name: str) -> dict:
-    values = parse_yaml(text, f"profiles/{name}.yaml")
-    assert isinstance(values, dict)  # a profile's text is embedded.yaml's, with other values
-    return values
+    return cast(dict, parse_yaml(text, f"profiles/{name}.yaml"))  # embedded.yaml's mapping, with other values
 
 
 def _edited_keys(root: Path, path: Path) -> list[str]:

@@ -80,7 +80,8 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
     chance = Chance(*numbers.split(_CHANCES, 1))
     either = Chance(*(value * 2 - 1 for value in chance))  # in [-1, 1)
     if config.mirror:
-        assert mirror is not None
+        if mirror is None:
+            raise ValueError("config.mirror is not 0: the labels' face model is needed as a Mirror")
         batch = _mirrored(batch, chance.mirror[:, 0] < config.mirror, mirror)
     zoom = torch.exp(either.zoom * config.zoom)
     angle = either.turn[:, 0] * config.turn

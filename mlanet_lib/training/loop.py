@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -132,8 +132,7 @@ class Trainer:
 
         rows: of the data, those of the whole batch; batch: this process's share of them, augmented.
         """
-        team, config, network = self.team, self.config, self.state.network
-        assert isinstance(network, MLANet)
+        team, config, network = self.team, self.config, cast(MLANet, self.state.network)
         with self.autocast:
             raw = self.call(batch.images)
             predicted = network.face_parameters(raw)
@@ -147,9 +146,7 @@ class Trainer:
 
     def figures(self) -> dict[str, float]:
         """What the averaged network is worth on held-out samples; `val_nme` must be among it."""
-        average = self.state.average
-        assert isinstance(average, MLANet)
-        return validate(average, self.held_out, self.shape, self.team)
+        return validate(cast(MLANet, self.state.average), self.held_out, self.shape, self.team)
 
     def run(self, max_steps: int | None = None, progress: bool = True) -> FitResult:
         """All steps, or those up to `max_steps`, with validations, checkpoints and a progress bar."""

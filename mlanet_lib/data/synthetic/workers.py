@@ -67,9 +67,8 @@ def _start_worker(model: MorphableModel) -> None:
 
 def _end_with_parent() -> None:
     """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
+    if parent := parent_process():
+        parent.join()
     os._exit(1)
 
 
