@@ -49,9 +49,9 @@ def load_predictor(options: argparse.Namespace) -> "Predictor":
     """The `Predictor` that the options name, on a device that is to be had."""
     import torch
 
+    from mlanet_lib.geometry.device import usable_device
     from mlanet_lib.predictor.predictor import Predictor
     from mlanet_lib.rasterizer import choose
-    from mlanet_lib.training.processes import usable_device
 
     device = usable_device(options.device)
     choose(options.backend, torch.device("cpu"))

@@ -1,12 +1,10 @@
 """Files written whole or not at all, through a crash, a kill or a full disk; and names from outside as file names."""
 
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import socket
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,34 +91,6 @@ def _place(scratch: Path, goals: list[Path]) -> None:
             else:
                 goal.unlink()
         raise
-
-
-@contextmanager
-def alone(lock: Path, refused: str, mark: str = "lock") -> Iterator[None]:
-    """Hold the file `lock`, which is made and removed; while another process holds it, a UserError that says `refused`.
-
-    mark: what stands in it; a file with another content, a link or a device is somebody's, and a UserError. The lock
-    ends with the process, however that ends.
-    """
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(refused) from error
-            if not os.fstat(descriptor).st_nlink:  # whoever held it has just removed it: another may hold a new one
-                raise UserError(refused)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or file.read(len(mark) + 1) not in (b"", mark.encode()):
-                raise UserError(f"{lock} is no lock of mlanet's: move it away")
-            try:
-                os.pwrite(descriptor, mark.encode(), 0)
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {lock}: {error.strerror or error}") from error
 
 
 NOT_OURS = "is there already, and mlanet did not write it: name another --out, or say --overwrite"

@@ -21,7 +21,7 @@ TABLE_HEADER = "frame,time_s,face,score,pitch,yaw,roll,x_mm,y_mm,z_mm"
 """The first columns of a clip's table."""
 _BEGINNING, _END = 1024, 64  # bytes in which the mark is looked for
 _OF_A_PHOTO = re.compile(r"(.+)_(?:0|[1-9]\d*)(?:\.(?:glb|obj|mtl|png|json)|_texture\.png)")
-_OF_A_CLIP = (re.compile(r"(.+)(?:\.csv|\.json|_overlay\.mp4)"), re.compile(r"\.(.+)\.(?:lock|frames\.part)"))
+_OF_A_CLIP = re.compile(r"(.+)(?:\.csv|\.json|_overlay\.mp4)")
 
 
 def is_own(path: str | Path) -> bool:
@@ -89,7 +89,7 @@ def plan(photos: Iterable[Path], clips: Iterable[Path], out: Path, overwrite: bo
 
 def _writers(file: str) -> list[tuple[str, bool]]:
     """The name and kind (True: a clip) of every task that may write a file of this name."""
-    matches = [(_OF_A_PHOTO.fullmatch(file), False), *((pattern.fullmatch(file), True) for pattern in _OF_A_CLIP)]
+    matches = [(_OF_A_PHOTO.fullmatch(file), False), (_OF_A_CLIP.fullmatch(file), True)]
     return [(match[1], clip) for match, clip in matches if match]
 
 

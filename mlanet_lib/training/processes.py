@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.geometry.device import usable_device
 
 T = TypeVar("T")
 
@@ -170,20 +171,3 @@ def leave() -> None:
     """The end of all trainings in this interpreter: the other processes need not wait for this one any more."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def usable_device(name: str = "auto", number: int = 0) -> torch.device:
-    """The device of this name, tried out; "auto" and "cuda" mean GPU `number` here, "auto" the CPU where there is none.
-
-    UserError where it is not to be had.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(f"cuda:{number}" if name == "cuda" else name)
-        if device.type == "meta":
-            raise RuntimeError("it computes nothing")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
-    return device

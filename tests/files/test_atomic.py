@@ -1,5 +1,4 @@
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.files import atomic
-from mlanet_lib.files.atomic import alone, atomic_path, together
+from mlanet_lib.files.atomic import atomic_path, together
 from mlanet_lib.files.outputs import MARK, check_target
 
 
@@ -224,50 +223,3 @@ def test_where_one_file_cannot_be_moved_the_old_ones_are_put_back(tmp_path, monk
 def test_long_names_are_written(tmp_path):
     write(tmp_path / f"{'x' * 250}.txt", "text")
     assert (tmp_path / f"{'x' * 250}.txt").read_text() == "text"
-
-
-def test_one_process_at_a_time(tmp_path):
-    code = f"""
-import time
-from mlanet_lib.files.atomic import Path, alone
-with alone(Path({str(tmp_path / "lock")!r}), "taken", "mine"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="taken"), alone(tmp_path / "lock", "taken", "mine"):
-            pytest.fail("two at once")
-        other.send_signal(signal.SIGKILL)
-    with alone(tmp_path / "lock", "taken", "mine"):
-        pass
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_lock_that_cannot_be_written_or_removed_is_one_line(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    for owner, name in ((os, "pwrite"), (Path, "unlink")):
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, refuse)
-            with (
-                pytest.raises(UserError, match=r"cannot write .*lock: Permission denied"),
-                alone(tmp_path / "lock", "taken"),
-            ):
-                pass
-        with alone(tmp_path / "lock", "taken"):
-            pass
-
-
-def test_a_lock_destroys_nothing(tmp_path):
-    """Somebody's file of that name, a link to one, a FIFO: refused, and as they were."""
-    (tmp_path / "notes.txt").write_text("precious")
-    (tmp_path / "file").write_text("precious")
-    (tmp_path / "link").symlink_to("notes.txt")
-    os.mkfifo(tmp_path / "fifo")
-    for name in ("file", "link", "fifo"):
-        with pytest.raises(UserError, match=name), alone(tmp_path / name, "taken"):
-            pytest.fail("held")
-    assert (tmp_path / "file").read_text() == (tmp_path / "notes.txt").read_text() == "precious"
-    assert sorted(os.listdir(tmp_path)) == ["fifo", "file", "link", "notes.txt"]
