@@ -147,9 +147,9 @@ def test_what_a_rendering_keeps_grows_with_the_batch(benchmark):
 def test_scaling(benchmark, capsys):
     benchmark("scaling").main(["--quick", "--threads", "1", "--processes"])
     text = capsys.readouterr().out
-    assert text.count("### ") == 7
+    assert text.count("### ") == 6
     rows = [numbers(line) for line in text.splitlines() if re.match(r"\| \d", line)]
-    assert len(rows) == 13 and all(0 < value < math.inf for row in rows for value in row)
+    assert len(rows) == 11 and all(0 < value < math.inf for row in rows for value in row)
 
 
 def test_kill_and_resume_sees_what_differs(benchmark, tmp_path):
