@@ -75,13 +75,13 @@ def test_a_kind_of_attention_is_a_word_an_import_and_a_branch():
     functions["level_attention"].body[-1:-1] = ast.parse(block("A kind of attention", "python")).body
     scope = {"__name__": "changed"}
     exec(compile(tree, "attention.py", "exec"), scope)
-    scope["ATTENTION_KINDS"] += ("context",)
-    module = scope["level_attention"](16, "context")
+    scope["ATTENTION_KINDS"] += ("ese",)
+    module = scope["level_attention"](16, "ese")
     assert len(module) == 1
     features = torch.randn(2, 16, 8, 8)
     assert module(features).shape == features.shape
     assert not torch.equal(module(features), features)
-    assert "context" not in attention.ATTENTION_KINDS
+    assert "ese" not in attention.ATTENTION_KINDS
 
 
 def test_a_loss_term_is_a_function_and_an_entry():
