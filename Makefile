@@ -101,7 +101,7 @@ weights: setup  ## ship what `dvc repro` trained on photos (profile open), by it
 		echo "make weights: shipped weights have seen photos, and this is the profile embedded: mlanet profile use open" >&2; exit 2; fi
 	@$(NO_GIT)
 	@dvc pull --quiet weights.dvc
-	@shipped=$$(python -c "from mlanet_lib.predictor import ship; print(ship().name)"); echo "weights/$$shipped"; \
+	@shipped=$$(python -c "from mlanet_lib.predictor.weights import ship; print(ship().name)"); echo "weights/$$shipped"; \
 		if [ "$$shipped" = ict.safetensors ]; then PYTHONPATH=tests/helpers python tests/predictor/test_encoder_export.py; fi
 	@dvc add --quiet weights && dvc push --quiet weights.dvc
 

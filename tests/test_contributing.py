@@ -1,27 +1,55 @@
 """What CONTRIBUTING.md shows is done here as it stands there, and each change is as short as it should be."""
 
+import ast
 import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import figures_in_docs
 import numpy as np
+import pandas as pd
 import torch
 from paths import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
 
+from mlanet_lib.data import manifest, sources
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.project import read_yaml
 from mlanet_lib.network import MLANet, attention
+from mlanet_lib.show import charts
+from mlanet_lib.show.report import page, report
 from mlanet_lib.study.params import load_params, parse_params, variant_params
 from mlanet_lib.study.profiles import merge
+from mlanet_lib.training import losses
 
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S))
 
 
-def block(section, language):
-    (found,) = re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.S)
-    assert len([line for line in found.splitlines() if line.strip()]) < 20
+def blocks(section, language):
+    found = re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.S)
+    assert all(len([line for line in text.splitlines() if line.strip()]) < 20 for text in found)
     return found
+
+
+def block(section, language):
+    (found,) = blocks(section, language)
+    return found
+
+
+def inline(section, start):
+    """The code that begins so within a sentence."""
+    (found,) = re.findall(rf"`({re.escape(start)}.*?)`", SECTIONS[section])
+    return found
+
+
+def test_every_function_is_typed():
+    trees = [ast.parse(text) for section in SECTIONS for text in blocks(section, "python")]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert len(functions) >= 4
+    for function in functions:
+        assert function.returns and all(argument.annotation for argument in function.args.args), function.name
 
 
 def changed(section):
@@ -41,31 +69,62 @@ def test_a_backbone_is_a_name(toy_model):
     assert len(network.level_features(torch.zeros(2, 3, 64, 64))) == 4
 
 
-def test_a_kind_of_attention_is_two_lines(toy_model, monkeypatch):
-    source = (ROOT / "mlanet_lib" / "network" / "attention.py").read_text()
-    lines = "".join(f"    {line}\n" for line in block("A kind of attention", "python").splitlines())
-    source = source.replace("    return nn.Sequential(*steps)", f"{lines}    return nn.Sequential(*steps)", 1)
+def test_a_kind_of_attention_is_a_word_an_import_and_a_branch():
+    tree = ast.parse((ROOT / "mlanet_lib" / "network" / "attention.py").read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions["level_attention"].body[-1:-1] = ast.parse(block("A kind of attention", "python")).body
     scope = {"__name__": "changed"}
-    exec(source.replace('"se", "eca")', '"se", "eca", "context")', 1), scope)
-    module = scope["level_attention"](16, "context")
+    exec(compile(tree, "attention.py", "exec"), scope)
+    scope["ATTENTION_KINDS"] += ("ese",)
+    module = scope["level_attention"](16, "ese")
     assert len(module) == 1
     features = torch.randn(2, 16, 8, 8)
     assert module(features).shape == features.shape
     assert not torch.equal(module(features), features)
-    assert "context" not in attention.ATTENTION_KINDS
+    assert "ese" not in attention.ATTENTION_KINDS
 
 
-def test_a_loss_term_is_a_function_and_its_names():
-    scope = {}
+def test_a_loss_term_is_a_function_and_an_entry():
+    scope = dict(vars(losses))
     exec(block("A loss term", "python"), scope)
-    assert scope["sparse_expression_loss"](torch.tensor([[0.5, -0.5], [1.0, 0.0]])).item() == 0.5
+    term = eval(inline("A loss term", "Term("), scope)
+    truth, weights = torch.rand(3, 68, 2), torch.ones(3, 68)
+    weights[2, 31] = 0
+    loss, amounts = term.function(SimpleNamespace(landmarks=(truth, truth, weights)))
+    assert loss.abs() < 1e-6 and amounts.flatten().tolist() == [1, 1, 0]
+    wider = truth.clone()
+    wider[:, 31, 0] += 0.1
+    assert term.function(SimpleNamespace(landmarks=(wider, truth, weights)))[0] > 0.08
+    assert term.group in losses.judged_rows(torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1))
+    assert not {31, 35} & {point for pair in losses.OPENINGS for point in pair}
 
 
-def test_a_figure_is_a_function():
-    scope = {}
-    exec(block("A figure", "python"), scope)
+def test_a_figure_is_a_function_and_its_place_in_the_report(aflw, tmp_path, monkeypatch):
+    function, made_by = blocks("A figure", "python")
+    scope = dict(vars(charts))
+    exec(function, scope)
     (axes,) = scope["yaw_histogram"](np.array([-80.0, 0.0, 0.0, 30.0])).axes
     assert sum(bar.get_height() for bar in axes.patches) == 4 and axes.get_xlabel() == "yaw, degrees"
+
+    monkeypatch.setattr(charts, "yaw_histogram", scope["yaw_histogram"], raising=False)
+    before = report._charts
+
+    def with_one_more(inputs):
+        made = before(inputs)
+        exec(made_by, {"charts": charts, "images": inputs.images, "made": made})
+        return made
+
+    monkeypatch.setattr(report, "_charts", with_one_more)
+    for template in (ROOT / "mlanet_lib" / "show" / "report").glob("*.html"):
+        shutil.copy(template, tmp_path)
+    text, head = (tmp_path / "report.html").read_text(), "{% macro by_yaw() %}\n"
+    assert head in text
+    (tmp_path / "report.html").write_text(text.replace(head, head + block("A figure", "html")))
+    monkeypatch.setattr(page, "__file__", str(tmp_path / "page.py"))
+    images = pd.DataFrame({"yaw": np.linspace(-80, 80, 33), "nme": np.linspace(2, 9, 33)})
+    for inputs, there in ((report.Inputs(aflw, images), True), (report.Inputs(aflw), False)):
+        built = report.build(inputs, tmp_path / "out.html").read_text(encoding="utf-8")
+        assert ("How often each yaw occurs." in built) == there
 
 
 def test_a_number_in_a_document_is_a_marker():
@@ -73,14 +132,18 @@ def test_a_number_in_a_document_is_a_marker():
     assert len(stale) == 1 and re.search(r"-->\d+\.\d\d<!---->", text)
 
 
-def test_a_data_set_is_an_entry_or_a_function(tmp_path):
-    assert changed("A data set").data.sources["my_photos"].layout == "photos"
+def test_a_data_set_is_an_entry_or_a_function(tmp_path, monkeypatch):
+    params = changed("A data set")
+    assert params.data.sources["my_photos"].layout == "photos"
+    assert Path(params.paths.manifest) != manifest.NO_PHOTOS
     scope = {}
     exec(block("A data set", "python"), scope)
     points = np.random.default_rng(0).uniform(4, 28, (68, 2))
     Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg")
     np.savetxt(tmp_path / "a.txt", points)
-    (sample,) = scope["read_folder"](tmp_path)
+    entry = eval(f"{{{inline('A data set', chr(34))}}}", {"my_set": SimpleNamespace(read_folder=scope["read_folder"])})
+    monkeypatch.setattr(sources, "READERS", sources.READERS | entry)
+    (sample,) = sources.read(sources.Source("my_set", str(tmp_path)))
     assert sample.name == "a.jpg" and sample.image().shape == (32, 32, 3)
     np.testing.assert_allclose(sample.landmarks, points + 0.5)
 

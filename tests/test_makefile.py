@@ -1,5 +1,6 @@
 """The Makefile where there is no git (GitHub's ZIP), after a killed DVC, and for root; which tests its targets run."""
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -56,6 +57,11 @@ def test_jupyter_is_allowed_to_run_as_root_where_the_user_is_root(tmp_path, user
     (tmp_path / "id").chmod(0o755)
     commands = run(ROOT, "env", f"PATH={tmp_path}:/usr/bin:/bin", "make", "--dry-run", "lab").text
     assert ("jupyter lab --allow-root" in commands) == (user == 0) and "jupyter lab" in commands
+
+
+def test_what_its_lines_of_python_import_is_there():
+    found = re.findall(r"\bfrom (mlanet_lib[\w.]*) import (\w+)", (ROOT / "Makefile").read_text())
+    assert found and all(hasattr(importlib.import_module(module), name) for module, name in found)
 
 
 def test_the_tests_are_parted_into_two():

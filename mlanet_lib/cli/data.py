@@ -32,6 +32,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         check_target(options.json, options.paths)
     params = None if options.paths else _project_params()
+    if params and params.data.sources and Path(params.paths.manifest).resolve() == manifest.NO_PHOTOS.resolve():
+        raise UserError(f"{manifest.NO_PHOTOS} is for no photos at all: set paths.manifest to licensed/manifest.json")
     found = _project_data(params) if params else [one for path in options.paths for one in find_sets(path)]
     sources, bars = params.data.sources if params else {}, sys.stderr.isatty()
     reports = check.check(dict.fromkeys(found), os.cpu_count() or 1, bars)
@@ -83,7 +85,7 @@ def _project_data(params: "Params") -> "list[Found]":
         if Path(place).exists():
             found += [one for one in find_sets(place, role) if one not in found]
         elif name in sources:
-            raise UserError(f"{place} is not here: put the data of source {name} there (README.md, Real data)")
+            raise UserError(f"{place} is not here: put the data of source {name} there (docs/data.md)")
         else:
             print(f"{name}: {place} is not here yet (dvc repro makes it, or you put it there)")
     try:

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.atomic import atomic_path
 
+NO_PHOTOS = Path("profiles/no_photos.json")
+"""The manifest of a study without photos: tracked by git, and never written."""
 _AGAIN = "run mlanet data check"
 
 

@@ -6,7 +6,7 @@ finds them beside the synthetic ones.
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,6 @@ from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.renderer import landmarks_visible
 
-LAYOUTS = ("crops", "300w_lp", "aflw2000", "photos")
 LABELS = ("none", "landmarks", "fit", "bfm")
 _POSITIVE = Range(0, 1e6, above=True)
 
@@ -68,7 +67,7 @@ class Source:
     leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("layout", LAYOUTS), ("points", LABEL_SETS), ("labels", LABELS)):
+        for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
         if self.points != "3ddfa" and self.layout != "crops":
@@ -88,16 +87,24 @@ class DataConfig(SyntheticConfig):
             check_name(name, "data.sources:")  # they become folders
 
 
+def _read_photos(source: Source, detector: photos.Detector | None) -> list[Sample]:
+    if detector is None:
+        raise ValueError("layout 'photos' needs a detector")
+    return photos.read_folder(source.path, detector)
+
+
+READERS: dict[str, Callable[[Source, photos.Detector | None], list[Sample]]] = {
+    "crops": lambda source, _: crops.read_archive(source.path, source.points, source.disagreement),
+    "300w_lp": lambda source, _: w300lp.read_folder(source.path),
+    "aflw2000": lambda source, _: aflw2000.read_folder(source.path),
+    "photos": _read_photos,
+}
+"""Layout of a `Source` -> what reads its samples."""
+
+
 def read(source: Source, detector: photos.Detector | None = None) -> list[Sample]:
     """The samples of a source; `detector` finds the faces of "photos". What is missing or broken is a UserError."""
-    if source.layout == "photos":
-        if detector is None:
-            raise ValueError("layout 'photos' needs a detector")
-        samples = photos.read_folder(source.path, detector)
-    elif source.layout == "crops":
-        samples = crops.read_archive(source.path, source.points, source.disagreement)
-    else:
-        samples = (w300lp if source.layout == "300w_lp" else aflw2000).read_folder(source.path)
+    samples = READERS[source.layout](source, detector)
     if source.agreement is not None:
         samples = [s for s in samples if s.agreement is None or s.agreement <= source.agreement]
     left = set(source.leave_out)

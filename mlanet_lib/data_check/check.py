@@ -43,14 +43,16 @@ class Report:
     """What `check` says of one data set.
 
     names: its samples. broken: kind of trouble -> samples, with the detail in brackets; n_broken: how many samples;
-    failed: why the set as a whole cannot be read. repeated: groups of samples that are the same file. notes: lines to
-    know. digests: sha256 of every picture's file, and portraits: its face, by sample, for comparisons.
+    failed: why the set as a whole cannot be read; known: its layout has a reader. repeated: groups of samples that are
+    the same file. notes: lines to know. digests: sha256 of every picture's file, and portraits: its face, by sample,
+    for comparisons.
     """
 
     found: Found
     names: list[str] = field(default_factory=list)
     broken: dict[str, list[str]] = field(default_factory=dict)
     failed: str | None = None
+    known: bool = True
     repeated: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     n_broken: int = 0
@@ -147,6 +149,9 @@ def _check_set(found: Found, workers: int, progress: bool) -> Report:
     try:
         if found.role == OTHER:
             report.notes, report.names = inventory.describe(found), [found.path.name]
+            return report
+        if found.layout not in inventory.READERS:
+            report.notes, report.known = ["NOT LOOKED INTO, mlanet data check has no reader for this layout"], False
             return report
         entries, report.notes = inventory.entries(found)
     except UserError as error:

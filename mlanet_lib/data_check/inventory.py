@@ -74,7 +74,7 @@ class Entry(NamedTuple):
 
 def entries(found: Found) -> tuple[list[Entry], list[str]]:
     """Every sample of a data set, and notes on the whole. UserError where the set as such cannot be read."""
-    return _ENTRIES[found.layout](found.path)
+    return READERS[found.layout](found.path)
 
 
 def describe(found: Found) -> list[str]:
@@ -185,7 +185,7 @@ def _florence(folder: Path) -> tuple[list[Entry], list[str]]:
     return found, [f"{len(subjects)} subjects; samples are their scans and pictures"]
 
 
-_ENTRIES = {
+READERS = {
     "aflw2000": _aflw2000,
     "300w_lp": _w300lp,
     "photos": _photos,
@@ -193,6 +193,7 @@ _ENTRIES = {
     "arrays": _arrays,
     "florence": _florence,
 }
+"""Layout of a data set -> what gives its samples one by one. Sets of a layout that is not here are not looked into."""
 
 
 def _name(path: Path, root: Path) -> str:

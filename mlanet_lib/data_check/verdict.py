@@ -30,7 +30,8 @@ def summary(reports: list[Report], common: list[Shared]) -> str:
             lines.append(f"{name}: {len(groups):,} files are there more than once: {_few(groups)}")
     for both in common:
         lines += _overlap(both, names)
-    clean = "all whole, no picture of a benchmark in a training set"
+    whole = "all whole" if all(report.known for report in reports) else "all that was looked into is whole"
+    clean = f"{whole}, no picture of a benchmark in a training set"
     lines.append("WRONG: see above" if is_wrong(reports, common) else clean)
     return "\n".join(lines)
 

@@ -107,10 +107,10 @@ def write_face(
 ) -> list[Path]:
     """All files of one face (`parameters`: batch of 1) in `folder`: STEM.obj, .mtl, _texture.png, .glb, .json, .png.
 
-    stem: as a safe name (`files.safe_name`). The meshes carry identity and expression, OBJ in its vertices and GLB in
-    its morph targets' weights (`activations`), not the pose, which is in the JSON. `record` is written as JSON (finite
-    numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. may_replace: which files
-    of these names may be replaced (all). Returns the paths.
+    stem: as a safe name (`files.atomic.safe_name`). The meshes carry identity and expression, OBJ in its vertices and
+    GLB in its morph targets' weights (`activations`), not the pose, which is in the JSON. `record` is written as JSON
+    (finite numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. may_replace:
+    which files of these names may be replaced (all). Returns the paths.
     Raises UserError where the folder cannot be written; then none of the files is there.
     """
     stem = safe_name(stem)

@@ -27,7 +27,7 @@ VALIDATION = {
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Training losses on a log axis, and beside them the validation figures with their lowest value marked.
 
-    history: columns by name (a dict or a DataFrame), as `training.fit` writes them: step, the losses, and `val_*`.
+    history: columns by name (a dict or a DataFrame), as `training.loop.fit` writes them: step, the losses, and `val_*`.
     """
     columns = {name: np.asarray(history[name], float) for name in history}
     step = columns["step"]
@@ -59,8 +59,8 @@ def validation_curves(
 ) -> Figure:
     """Validation NME against the step, a line a variant: mean over the seeds, in a band from their least to their most.
 
-    curves[variant]: a history a seed, as `training.fit` writes it; panels[title]: the variants that are drawn beside
-    `full`, which is black. A label at a line's end says the last mean. UserError where a variant's seeds were
+    curves[variant]: a history a seed, as `training.loop.fit` writes it; panels[title]: the variants that are drawn
+    beside `full`, which is black. A label at a line's end says the last mean. UserError where a variant's seeds were
     validated at different steps.
     """
     panels = {title: names for title, names in panels.items() if names} or {"": ()}
@@ -94,7 +94,7 @@ def validation_curves(
 def loss_shares(history: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> Figure:
     """Each loss term in percent of the total, stacked, the greatest lowest; bars reach from validation to validation.
 
-    history: columns by name, as `training.fit` writes them: step, total, and the terms unweighted, means since the
+    history: columns by name, as `training.loop.fit` writes them: step, total, and the terms unweighted, means since the
     validation before (0 for a step without such samples); weights: of the terms. Those of weight 0 are left out.
     """
     step, total = (np.asarray(history[name], float) for name in ("step", "total"))

@@ -16,7 +16,7 @@ LOOK_EVERY = 2.0
 
 @contextmanager
 def live_curves(history: str | Path) -> Iterator[None]:
-    """While the body runs, show the curves of `history.csv` as `training.fit` writes it, anew with each validation.
+    """While the body runs, show the curves of `history.csv` (`training.loop.fit` writes it), anew with each validation.
 
     The file is watched, so that the training may run in this process or in others. The picture goes when the body ends:
     a notebook draws its curves once more afterwards, from the finished run.

@@ -2,7 +2,7 @@
 
 torchrun's agent runs within this process and starts `python -m mlanet_lib.training.launch FOLDER` once for each
 process; what is trained goes to them as `job.json` and `face_model.npz` in a temporary folder, and the result comes
-back in it. Several machines are `torchrun`'s and `accelerate launch`'s business (README.md).
+back in it. Several machines are `torchrun`'s and `accelerate launch`'s business (docs/training.md).
 """
 
 import json

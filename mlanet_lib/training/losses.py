@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Judged = tuple[Tensor, Tensor]  # a loss, and the tensor whose sum is the amount that it is a mean over
 
 OPENINGS = ((61, 67), (62, 66), (63, 65), (48, 54), (60, 64), (37, 41), (38, 40), (43, 47), (44, 46))
-"""Pairs of the 68 points across the inner lips, the mouth and the lids."""
+"""Pairs of the 68 points across the inner lips, from corner to corner of the mouth (48, 54 and, inner, 60, 64), and
+across the lids."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 import trimesh
 from paths import ROOT
 from PIL import Image
+from ruamel.yaml import YAML
 from toy_data import write_toy_split
 from toy_portraits import write_folder
 
@@ -286,6 +287,18 @@ def test_data_check(tmp_path, toy_model, capsys, monkeypatch):
     assert "toy, 357 vertices" in out and "not here yet" in out
     (tmp_path / "data" / "face_models" / "ict.npz").write_bytes(b"cut")
     refused(["data", "check"], capsys, "not a readable face model")
+
+
+def test_data_check_leaves_the_manifest_of_no_photos_alone(tmp_path, capsys, monkeypatch):
+    sources = {"my_photos": {"layout": "photos", "path": "licensed/my_photos", "labels": "none"}}
+    values = merge(read_yaml(ROOT / "profiles" / "embedded.yaml"), {"data": {"sources": sources}})
+    YAML().dump(values, tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").write_text("")
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "no_photos.json").write_text("{}\n")
+    monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
+    refused(["data", "check"], capsys, "set paths.manifest")
+    assert (tmp_path / "profiles" / "no_photos.json").read_text() == "{}\n"
 
 
 @pytest.fixture

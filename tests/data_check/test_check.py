@@ -16,7 +16,7 @@ from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops
 from mlanet_lib.data.sets.florence import write_subject
 from mlanet_lib.data.sets.scans import Scan
-from mlanet_lib.data_check import check
+from mlanet_lib.data_check import check, inventory
 from mlanet_lib.data_check.check import is_wrong, problems, shared
 from mlanet_lib.data_check.inventory import Trouble
 from mlanet_lib.data_check.layouts import Found, find_sets
@@ -273,6 +273,13 @@ def test_the_command(data, capsys):
     assert record["wrong"] and [one["whole"] for one in record["sets"]] == [2, 1]
     assert main(["data", "check", str(data / "nothing")]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_a_layout_without_a_reader_is_said(data, capsys, monkeypatch):
+    monkeypatch.delitem(inventory.READERS, "crops")
+    assert main(["data", "check", str(data)]) == 0
+    out = capsys.readouterr().out
+    assert "crops: NOT LOOKED INTO" in out and "all that was looked into is whole" in out
 
 
 def test_nothing_known_is_an_error(tmp_path):

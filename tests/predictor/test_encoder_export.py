@@ -2,7 +2,7 @@
 
 After new weights were shipped, or a change of the network or of the crop that is meant:
 
-    python tests/test_encoder_export.py        (writes tests/golden_encoder.npz)
+    PYTHONPATH=tests/helpers python tests/predictor/test_encoder_export.py        (writes tests/golden_encoder.npz)
 """
 
 import functools

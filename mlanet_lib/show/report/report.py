@@ -8,10 +8,10 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def _rows(inputs: Inputs) -> dict[str, list[tables.Row]]:
 def _charts(inputs: Inputs) -> dict[str, Figure | None]:
     """The report's charts by name, None where there is nothing to draw."""
     aflw, images, gallery, history = inputs.aflw2000, inputs.images, inputs.gallery, inputs.history
-    made: dict[str, Any] = dict.fromkeys(("yaw", "errors", "forest", "pareto", "training", "levels"))
+    made: dict[str, Figure | None] = defaultdict(lambda: None)
     if aflw:
         systems = {"MLANet": aflw} | aflw["baselines"]
         errors = {name: entry["sparse_nme"] for name, entry in systems.items()}
