@@ -1,7 +1,8 @@
 """Metrics, each under a named protocol. NumPy; arguments may be tensors and are never changed.
 
-A number without its protocol means nothing here: label set, kind of mean, alignment and number of images belong to it.
-Every function says its protocol in its docstring, and `PROTOCOLS` holds the line that results carry along.
+A number means nothing without its protocol: the label set, the kind of mean, the alignment and the number of images.
+Every docstring names the protocol of its function, and results carry the line of it from `PROTOCOLS`. NME is the
+normalised mean error: a mean distance of points in percent of a size of the face.
 """
 
 import numpy as np

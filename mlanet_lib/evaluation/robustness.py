@@ -176,8 +176,8 @@ def occluder(kind: str, rng: np.random.Generator, face: np.ndarray) -> Callable[
 def expression_strength(points: np.ndarray) -> np.ndarray:
     """Strength of the expression in labelled points (N, 68, 2), any scale: (N,), see `PROTOCOLS["expression"]`.
 
-    The medians are those of the N faces. Widths are compared with the eyes' and not with the nose: of two pairs that
-    lie alike, left and right, a turn of the head shortens both by the same factor.
+    The medians are taken over the N faces. The width of the mouth is compared with the distance of the eyes, not with
+    the nose: when the head turns, both shorten by the same factor.
     """
 
     def length(first: int, second: int) -> np.ndarray:
