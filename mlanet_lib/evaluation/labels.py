@@ -1,4 +1,4 @@
-"""Points in files: AFLW2000-3D's second label set (3DDFA's release), and what other systems said of its photos."""
+"""Points in files: AFLW2000-3D's second label set (3DDFA's release), and other systems' predictions for its photos."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Attention at one level of the backbone, and the gate by which a coarser level steers the next finer one.
 
-Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), "se" is squeeze and excitation (Hu et
-al. 2018, arXiv:1709.01507), "eca" its light form (Wang et al. 2020, arXiv:1910.03151), all in timm's modules. What the
-paper of Hierarchical MLANet uses is not known (its abstract says "multi-level attention"): an axis of the ablation.
+Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), "se" is squeeze and excitation (Hu et al.
+2018, arXiv:1709.01507), "eca" its light form (Wang et al. 2020, arXiv:1910.03151), all in timm's modules. It is not
+known which of them Hierarchical MLANet uses (its abstract says only "multi-level attention"), so the kind is an axis of
+the ablation.
 """
 
 import torch

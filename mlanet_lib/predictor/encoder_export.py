@@ -3,7 +3,7 @@
     images (B, 3, S, S) float32 in [0, 1], RGB, the training crop -> the outputs named in `UNITS`, in that order
 
 B is free, S is the network's. Both files are written from the same graph (torch.export), normalisation of the pixels,
-camera and the 68 points included. With them travels what a caller needs to know, as text: `encoder_metadata`.
+camera and the 68 points included. The file also holds what a caller needs to know, as text: `encoder_metadata`.
 """
 
 import copy

@@ -69,8 +69,8 @@ class Face:
 class Predictor:
     """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`.
 
-    mirrored: read every crop and its mirror image and take the mean: half as fast, and nearer. It needs a symmetric
-    face model (UserError).
+    mirrored: average the predictions for each crop and its mirror image: half as fast, and more accurate. It needs a
+    symmetric face model (UserError).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a training writes into its folder, how it finds there where to go on, and what else it may begin with."""
+"""The files of a training: what it writes, how it resumes from them, and other checkpoints that it may start from."""
 
 import csv
 import hashlib
@@ -63,8 +63,8 @@ class State:
 
 
 def save(out: Path, record: dict[str, Any], state: State, valid: bool) -> None:
-    """Write the best weights, where these are (`valid`: they have just been judged), then the history, then what to
-    resume from. record: the metadata."""
+    """Write the best weights if the current ones are (`valid`: they have just been validated), then the history, then
+    the checkpoint to resume from. record: the metadata."""
     weights = state.average.state_dict()
     if valid and best_row(state.history) is state.history[-1]:
         checkpoint.save(out / BEST, {f"network.{name}": value for name, value in weights.items()}, record)
@@ -150,10 +150,11 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
 def begin_from(network: MLANet, model: MorphableModel) -> None:
     """Put the weights of `network.config.start` (its averaged ones where it has them) into a new network of `model`.
 
-    All that are there where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they
-    are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted, and
-    so are those of a weighted mean of the levels where the network concatenates them (`CONCATENATED`).
-    `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as `load_state`.
+    If the checkpoint was trained with this face model, all its weights are taken; else the heads `OF_ONE_FACE_MODEL`
+    keep their new weights. The neutral framing and the heads' scales stay the network's own: heads with other scales
+    are converted, and so are those of a weighted mean of the levels where the network concatenates them
+    (`CONCATENATED`). `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as
+    `load_state`.
     """
     path = Path(str(network.config.start))
     tensors, metadata = checkpoint.read(path)
@@ -175,7 +176,7 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
 
 
 def _rescaled_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
-    """The heads of `weights` with the network's scales, such that they say the same."""
+    """The heads of `weights`, converted to the network's scales; their predictions stay the same."""
     scales = weights.get("head_scale", torch.ones(len(network.sizes))).float() / network.head_scale
     factors = dict(zip(network.sizes, scales, strict=True))
     heads = {key: value for key, value in weights.items() if key.startswith("heads.")}
