@@ -52,8 +52,8 @@ NOT_DISTINGUISHABLE = "not distinguishable"
 def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Sparse alignment error in percent, (N,): 3DDFA's protocol for AFLW2000-3D.
 
-    predicted, truth: (N, 68, 2) in the same pixels (any crop or scale whose axes are scaled alike). The mean distance
-    of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
+    predicted, truth: (N, 68, 2) in the same pixels (any crop or scale with the same factor for both axes). The mean
+    distance of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
     """
     predicted, truth = _alike(predicted, truth, 2)
     return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(np.ptp(truth, axis=1).prod(1))

@@ -33,7 +33,7 @@ def pack(
 
     images.npy: black where a crop leaves the photo. labels.npz: `names` (N,) and the fields of `arrays` but for those
     of `FaceParameters`, which no data set knows. `points`: whose definition the landmarks follow, one of `LABEL_SETS`.
-    `visible` and `confidence` are 1 where the data set does not say. Rows without landmarks have NaN there and 0 in
+    `visible` and `confidence` are 1 if the data set does not have them. Rows without landmarks have NaN there and 0 in
     these two.
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and

@@ -19,7 +19,7 @@ def costs(
     parameters: of the encoder (what is there for the training alone is left out); gmacs: 10^9 multiply-adds of
     convolutions and matrix products, one picture; images_per_second: float32 on this CPU with its threads, `batch`
     pictures at a time, the median of `rounds`. The networks take turns, so that a noisy machine slows all of them:
-    their ratios say more than the numbers do. Equal configurations are measured once.
+    their ratios are more reliable than the numbers. Equal configurations are measured once.
     """
     networks, pictures = {}, {}
     for config in configs.values():

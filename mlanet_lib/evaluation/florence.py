@@ -44,7 +44,7 @@ class FlorenceResult:
 
 
 class Case(NamedTuple):
-    """A scan, the crops (S, S, 3) uint8 that show it, and what the table says of each crop."""
+    """A scan, the crops (S, S, 3) uint8 that show it, and each crop's entries in the table."""
 
     scan: Scan
     crops: list[np.ndarray]

@@ -38,8 +38,8 @@ def evaluate_scan(
 
     Returns the summary: `pictures` (a dict each: yaw, pitch, `rmse_mm`, `mean_mm`, `border_share`, `scale`,
     `converged`), `mean_mm` and `sd_mm` over them (of rmse_mm), `baselines` (the `mean face` through the same crop and
-    ICP), `difference` (system minus mean face; 95 % bootstrap over the pictures of this one head, which says nothing of
-    other heads), `grid`, `look`, `crop`, `parameters`, `protocol`, `shape`, `weights`.
+    ICP), `difference` (system minus mean face; 95 % bootstrap over the pictures of this one head, which does not apply
+    to other heads), `grid`, `look`, `crop`, `parameters`, `protocol`, `shape`, `weights`.
     """
     model = system.model
     scan = scans.check_size(scan, model)

@@ -1,4 +1,4 @@
-"""What the benchmarks' summaries are made of: baselines, means by yaw bin, intervals, differences, tables of text.
+"""Parts of the benchmarks' summaries: baselines, means by yaw bin, intervals, differences, tables of text.
 
 A summary is a dict that becomes a JSON file (`files.records.write_json`): its keys are a file format.
 """

@@ -162,7 +162,7 @@ class MorphableModel(torch.nn.Module):
 
     def landmarks(self, vertices: torch.Tensor, labels: str = "3ddfa") -> torch.Tensor:
         """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh, where the label set `labels` (one of
-        `LABEL_SETS`) has them. Any (B,V,...) is read off there alike."""
+        `LABEL_SETS`) has them. Any (B,V,...) can be read there in the same way."""
         index, weights = {
             "3ddfa": (self.landmark_index, self.landmark_weights),
             "ibug": (self.ibug_index, self.ibug_weights),

@@ -1,4 +1,4 @@
-"""The pictures of a folder, each of them once, and the first so many of anything: alike for all layouts."""
+"""The pictures of a folder, each once, and limits on their number: the same rules for all layouts."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath

@@ -93,7 +93,8 @@ def _writers(file: str) -> list[tuple[str, bool]]:
 
 
 def name_of(path: Path) -> str:
-    """What a photo's or clip's files are called after: the stem, of a folder its name, as a safe name of a file."""
+    """The name that a photo's or clip's files begin with: its stem (for a folder its name), made safe as a file
+    name."""
     return safe_name(os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path.stem)
 
 

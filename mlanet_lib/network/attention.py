@@ -42,7 +42,7 @@ def level_attention(channels: int, kind: str) -> nn.Module:
 
 
 class CoarseGate(nn.Module):
-    """Hierarchical fusion of two neighbouring levels: the coarser one says where the finer one matters.
+    """Hierarchical fusion of two neighbouring levels: the coarser one decides where the finer one matters.
 
     fused = finer * 2 sigmoid(upsample(W coarser)), with W a 1x1 convolution that starts at zero: at the start the
     gate is 1 everywhere and fusion changes nothing. An assumption of this project, not the paper's equation.

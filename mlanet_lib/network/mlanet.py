@@ -81,9 +81,9 @@ class NetworkConfig:
 class MLANet(nn.Module):
     """The network: images (B, 3, H, W) in [0, 1] -> `FaceParameters` of one face model.
 
-    model: the `MorphableModel` whose coefficients are predicted (its sizes and its neutral framing are read; it is
-    not kept). config, or its fields as keywords: see `NetworkConfig`; a wrong value is a UserError.
-    `pretrained_weights` says in one line where the backbone's first weights came from.
+    model: the `MorphableModel` whose coefficients are predicted (its sizes and its neutral framing are read; it is not
+    kept). config, or its fields as keywords: see `NetworkConfig`; a wrong value is a UserError. `pretrained_weights`
+    holds one line on the source of the backbone's first weights.
     """
 
     backbone: Any  # timm's feature extractor

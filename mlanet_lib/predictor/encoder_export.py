@@ -74,7 +74,7 @@ def trace(network: MLANet, model: MorphableModel) -> torch.export.ExportedProgra
 
 
 def encoder_metadata(network: MLANet, model: MorphableModel, weights: str) -> dict[str, str]:
-    """What is written beside the graph: generator, format, weights (their name), face_model and its fingerprint,
+    """The text entries stored with the graph: generator, format, weights (their name), face_model and its fingerprint,
     bfm_rotation (JSON, the 3 x 3 matrix R0 by rows), expression_names (JSON list), image_size (S, pixels), input (in
     words) and units (JSON, `UNITS`)."""
     return {

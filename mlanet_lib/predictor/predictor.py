@@ -153,8 +153,8 @@ class Predictor:
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
         """The faces of a photo (path or array, see `pictures.read_reduced`), largest first; no face: an empty list.
 
-        The network looks twice: in the crops that the detector's boxes say, then around the points found there.
-        boxes: crops in the training convention instead of the detector's (then there is no score).
+        The network looks twice: in crops made from the detector's boxes, then around the points found there. boxes:
+        crops in the training convention instead of the detector's (then there is no score).
         """
         photo, reduced, _ = read_reduced(photo)
         if boxes is None:

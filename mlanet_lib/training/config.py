@@ -1,4 +1,4 @@
-"""What is trained, and how: the configuration of a training."""
+"""The configuration of a training."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

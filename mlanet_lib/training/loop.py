@@ -45,7 +45,7 @@ AVERAGE_EVERY = 4  # steps between updates of the averaged weights, which would 
 
 @dataclass
 class FitResult:
-    """What a training left behind.
+    """The result of a training.
 
     history: one row per validation (mean losses since the last one, and `validate`'s figures); best: the row of the
     lowest validation NME; best_path: weights of that row; last_path: what to resume from; history_path: the rows as

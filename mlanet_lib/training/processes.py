@@ -85,7 +85,8 @@ class Processes:
             raise UserError(text)
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What `function` returns in the main process, in all. The others wait; its UserError is raised in all."""
+        """Call `function` in the main process only and return its result in all. The others wait; its UserError is
+        raised in all."""
         result: list[Any] = [None]
         with self.agreeing():
             if self.main:

@@ -114,8 +114,8 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _address(path: Path) -> str:
-    """The file as FFmpeg must be told: absolute, since it takes what stands before a colon for a protocol. UserError
-    for a name that is not UTF-8, on which OpenCV crashes."""
+    """The file's address for FFmpeg: an absolute path, since it would read the text before a colon as a protocol.
+    UserError for a name that is not UTF-8, on which OpenCV crashes."""
     try:
         return os.path.abspath(path).encode().decode()
     except UnicodeEncodeError as error:
@@ -133,7 +133,7 @@ def video_writer(path: Path, fps: float, width: int, height: int) -> Iterator[Ca
     """A function that appends frames (H, W, 3) uint8 RGB to an MPEG-4 file (.mp4); the file is read back at the end.
 
     An odd width or height loses its last pixel (the codec's blocks). UserError where the file cannot be written, or
-    does not hold every frame (OpenCV says nothing of a full disk).
+    does not hold every frame (OpenCV does not report a full disk).
     """
     _hush()
     writer = cv2.VideoWriter(_address(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))

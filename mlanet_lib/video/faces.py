@@ -70,7 +70,7 @@ class ClipFace:
 
 
 class Frame(NamedTuple):
-    """What is known of a frame: its time in seconds, whether the detector was asked, and the faces."""
+    """A frame's time in seconds, whether the detector was asked, and the faces."""
 
     time: float
     looked: bool
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
 
 
 def predict_frames(clip: Clip, predictor: Predictor) -> list[Frame]:
-    """What detector and network say of every frame, in order. UserError for a clip that is damaged."""
+    """The results of detector and network for every frame, in order. UserError for a clip that is damaged."""
     tracker, frames = Tracker(predictor, clip.fps), []
     bar = tqdm(clip.frames(), "faces", clip.count or None, unit="frame", disable=not sys.stderr.isatty())
     for time, picture in bar:

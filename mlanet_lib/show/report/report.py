@@ -1,7 +1,7 @@
 """The study's report: one HTML file from the stages' results. Every number stands beside its protocol.
 
-What a result does not hold is said to be not run; nothing is filled in. A stand-in is never called by the name of the
-data set whose layout it has. The words are in `report.html`.
+Missing results are marked "not run"; nothing is filled in. A stand-in is never called by the name of the data set whose
+layout it has. The words are in `report.html`.
 """
 
 import hashlib
