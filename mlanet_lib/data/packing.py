@@ -37,7 +37,7 @@ def pack(
     these two.
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and
-    the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples. A failure
+    the first few such are named on stderr; UserError if none is left. Rows keep the order of the samples. A failure
     leaves older arrays as they were, both of them.
     """
     folder = Path(folder)

@@ -73,12 +73,12 @@ class Entry(NamedTuple):
 
 
 def entries(found: Found) -> tuple[list[Entry], list[str]]:
-    """Every sample of a data set, and notes on the whole. UserError where the set as such cannot be read."""
+    """Every sample of a data set, and notes on the whole. UserError if the set as such cannot be read."""
     return _ENTRIES[found.layout](found.path)
 
 
 def describe(found: Found) -> list[str]:
-    """What a face model, a scan or a file of weights holds, in lines; UserError where it cannot be used."""
+    """What a face model, a scan or a file of weights holds, in lines; UserError if it cannot be used."""
     path = found.path
     if found.layout == "face_model":
         model = MorphableModel.load(path)

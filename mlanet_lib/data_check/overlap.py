@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 def portrait(image: np.ndarray, box: Box | None) -> np.ndarray | None:
     """(H, W, 3) uint8 and the crop around the face -> (48, 48) uint8 grey, the crop and a margin of a fifth.
 
-    None where nothing can be compared: no box, a box that no crop can be cut from, a face of one colour.
+    None if nothing can be compared: no box, a box that no crop can be cut from, a face of one colour.
     """
     if box is None:
         return None

@@ -17,7 +17,7 @@ _NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 class Recognizer:
-    """`Recognizer.load()` -> the recogniser, or None where the extra is not installed."""
+    """`Recognizer.load()` -> the recogniser, or None if the extra is not installed."""
 
     def __init__(self, points: Any, network: Any, dlib: ModuleType):
         self._points, self._network, self._dlib = points, network, dlib

@@ -35,7 +35,7 @@ class Mirror:
 
     @classmethod
     def of(cls, model: MorphableModel) -> "Mirror":
-        """The mirror of a face model, on its device; UserError where the model has no such symmetry."""
+        """The mirror of a face model, on its device; UserError if the model has no such symmetry."""
         mean = model.mean.detach().cpu().double().numpy()
         flip = np.array([-1.0, 1.0, 1.0])
         from scipy.spatial import cKDTree  # here, since it takes a tenth of a second

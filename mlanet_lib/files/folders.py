@@ -29,7 +29,7 @@ def listed(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def once(names: Iterable[PurePath], where: str) -> None:
-    """UserError where two of the pictures `names` differ in nothing but their endings; `where` begins its text."""
+    """UserError if two of the pictures `names` differ in nothing but their endings; `where` begins its text."""
     first: dict[PurePath, PurePath] = {}
     for name in names:
         other = first.setdefault(name.with_suffix(""), name)

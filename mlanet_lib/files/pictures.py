@@ -174,7 +174,7 @@ def _unread(name: str) -> str:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """EXIF's orientation, whatever is wrong with the other tags; None where it cannot be read."""
+    """EXIF's orientation, whatever is wrong with the other tags; None if it cannot be read."""
     try:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a tag that cannot be read is no reason to refuse the picture
@@ -193,7 +193,7 @@ def _rgb(picture: Image.Image) -> np.ndarray:
 
 def _white(mode: str, least: float, largest: float) -> float:
     """The value of white: 65535 if the format has 16 bits, else the one of 1 (floats), 255 and 65535 that `largest`
-    exceeds by no more than half (resampling overshoots). UserError where the values use less than a 16th of that, as 12
+    exceeds by no more than half (resampling overshoots). UserError if the values use less than a 16th of that, as 12
     bits in 16 do: such a picture would turn out black without a warning."""
     whites = (_SHORT,) if mode.startswith("I;16") else (1.0, _BYTE, _SHORT) if mode == "F" else (_BYTE, _SHORT)
     white = next((white for white in whites if largest <= 1.5 * white), None)

@@ -73,7 +73,7 @@ class Detector:
 
     @classmethod
     def load(cls) -> "Detector":
-        """YuNet from MLANET_MODELS or the project's weights. UserError where the file is not there, or is another."""
+        """YuNet from MLANET_MODELS or the project's weights. UserError if the file is not there, or is another."""
         import cv2
 
         path = _yunet_path()

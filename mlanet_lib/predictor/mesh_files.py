@@ -111,7 +111,7 @@ def write_face(
     its morph targets' weights (`activations`), not the pose, which is in the JSON. `record` is written as JSON (finite
     numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. may_replace: which files
     of these names may be replaced (all). Returns the paths.
-    Raises UserError where the folder cannot be written; then none of the files is there.
+    Raises UserError if the folder cannot be written; then none of the files is there.
     """
     stem = safe_name(stem)
     parameters = parameters.detach().to("cpu")

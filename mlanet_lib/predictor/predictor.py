@@ -43,7 +43,7 @@ class Face:
 
     parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
     (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1],
-    None where the crop was given and nothing measured it.
+    None if the crop was given and nothing measured it.
     pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs, of the face model's own frame: 0 where people look
     straight into the camera, in the mean; pose_degrees_bfm: the same of BFM's frame, as the labels of data sets. crop:
     the square the network saw, in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it

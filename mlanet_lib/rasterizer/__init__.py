@@ -46,7 +46,7 @@ def backends() -> list[str]:
 
 
 def choose(backend: str, device: torch.device) -> str:
-    """The backend that `backend` ("auto" or a name) stands for on a device; UserError where it is unknown or absent.
+    """The backend that `backend` ("auto" or a name) stands for on a device; UserError if it is unknown or absent.
 
     "auto" prefers one that works on the device itself, and falls back to one that works on copies.
     """

@@ -73,7 +73,7 @@ class Studio:
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """The network, loaded when it is first needed; UserError where its weights or face model are missing."""
+        """The network, loaded when it is first needed; UserError if its weights or face model are missing."""
         return self._load()
 
     @property
@@ -139,7 +139,7 @@ class Studio:
     def write(self) -> list[Path]:
         """Write the face as the sliders have it: its identity, expression and albedo; the JSON says so.
 
-        Returns the paths. UserError where nothing was opened or the folder cannot be written.
+        Returns the paths. UserError if nothing was opened or the folder cannot be written.
         """
         photo, face, said = self._opened()
         model, seen = self.predictor.model, face.parameters

@@ -148,7 +148,7 @@ def title(notebook: dict) -> str:
 
 
 def _check_data(configuration: dict, root: Path) -> None:
-    """UserError where the face model is one of data/, and data/ was not pulled."""
+    """UserError if the face model is one of data/, and data/ was not pulled."""
     path = str(dict(walk(configuration)).get("face_model.path"))
     if path.startswith("data/") and not (root / path).is_file():
         raise UserError(f"{path} is missing; run: dvc pull data.dvc weights.dvc")

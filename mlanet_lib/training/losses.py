@@ -75,7 +75,7 @@ def rotation_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 def translation_loss(predicted: FaceParameters, truth: FaceParameters) -> Tensor:
     """mean_b |c_b - c'_b|^2 with c = (f t_x / t_z, f t_y / t_z, log(t_z / f)): place and size in the picture.
 
-    In crop sides and as a log factor: depth and focal length may differ where the picture does not.
+    In crop sides and as a log factor, since different depths and focal lengths can give the same picture.
     """
     return (_framing(predicted) - _framing(truth)).square().sum(1).mean()
 
@@ -225,8 +225,8 @@ def _of(loss: Callable[[Tensor, Tensor], Tensor], name: str, group: str) -> Call
 
 
 class Term(NamedTuple):
-    """A loss term by name: the group of `judged_rows` that it is about, and its function, which gives the loss, and
-    with it what it is a mean over where that is not the rows."""
+    """A loss term by name: the group of `judged_rows` that it is about, and its function, which returns the loss, and
+    the amount that it is a mean over unless that is the rows."""
 
     name: str
     group: str

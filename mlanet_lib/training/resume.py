@@ -55,7 +55,7 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
 
     def restore(self, saved: Saved) -> None:
-        """Take the state of a checkpoint; a UserError where it does not fit the network."""
+        """Take the state of a checkpoint; a UserError if it does not fit the network."""
         self.step, self.history, self.sums = (saved.metadata[name] for name in ("step", "history", "sums"))
         checkpoint.load_state(saved.path, self.network, saved.tensors, "network.")
         checkpoint.load_state(saved.path, self.average, saved.tensors, "ema.")
@@ -91,7 +91,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def start(resume: str | Path | None, out: Path, fingerprint: dict[str, Any], model: MorphableModel) -> Saved | None:
-    """The checkpoint to go on from, or None where the run starts anew (see `loop.fit`)."""
+    """The checkpoint to go on from, or None if the run starts anew (see `loop.fit`)."""
     if source := _resumable(resume, out, fingerprint, model):
         return Saved(source, *checkpoint.read(source))
     for name in (BEST, LAST, HISTORY):  # so that no file of an older run passes for this one's
@@ -124,10 +124,10 @@ def _resumable(resume: str | Path | None, out: Path, fingerprint: dict[str, Any]
 
 
 def start_digest(config: NetworkConfig, out: Path) -> str | None:
-    """sha256 of the file that `config.start` names, None where it names none.
+    """sha256 of the file that `config.start` names, None if it names none.
 
-    UserError where there is no such file, where it is no checkpoint or one of another architecture (the fields that
-    differ are named), and where it lies in `out`, whose files a run that starts anew deletes.
+    UserError if there is no such file, if it is no checkpoint or one of another architecture (the fields that differ
+    are named), or if it lies in `out`, whose files a new run deletes.
     """
     if config.start is None:
         return None
@@ -148,7 +148,7 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
 
 
 def begin_from(network: MLANet, model: MorphableModel) -> None:
-    """Put the weights of `network.config.start` (its averaged ones where it has them) into a new network of `model`.
+    """Put the weights of `network.config.start` (the averaged ones if it has them) into a new network of `model`.
 
     If the checkpoint was trained with this face model, all its weights are taken; else the heads `OF_ONE_FACE_MODEL`
     keep their new weights. The neutral framing and the heads' scales stay the network's own: heads with other scales

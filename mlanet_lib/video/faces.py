@@ -107,7 +107,7 @@ def share(face: ClipFace, model: MorphableModel) -> ClipFace:
     """The same face with one identity, albedo and framing for the clip, its crops moved so that the shape fits.
 
     Identity and albedo are robust means over the frames; the translation within the crop is the frames' median. Each
-    crop is then moved and scaled (least squares) until the 68 points lie where the frame's own prediction had them.
+    crop is then moved and scaled such that the 68 points are nearest (least squares) to the frame's own prediction.
     """
     points = SparseShape(model, 0)
     old = face.parameters

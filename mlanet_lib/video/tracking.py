@@ -1,4 +1,4 @@
-"""Faces followed through a clip: who is who, and where the next frame's crop lies.
+"""Follows faces through a clip: which face is which, and the crop for the next frame.
 
 A face's crop is 3DDFA's square about its landmarks of the frame before, as in training. The detector finds new faces,
 confirms the followed ones every DETECT_EVERY frames, and looks at every frame while one is lost. Between two

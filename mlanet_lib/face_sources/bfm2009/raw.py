@@ -37,7 +37,7 @@ class RawBfm:
 
     mean (V, 3), shape_basis (V, 3, 199), expression_basis (V, 3, 29): micrometres, float32, V = 53,215; shape_sigma
     (199,), expression_sigma (29,): standard deviations of the raw coefficients; faces (F, 3) and landmarks (68,), from
-    0. texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None where unknown.
+    0. texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None if unknown.
     """
 
     mean: np.ndarray

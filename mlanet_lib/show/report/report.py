@@ -100,7 +100,7 @@ def _rows(inputs: Inputs) -> dict[str, list[tables.Row]]:
 
 
 def _charts(inputs: Inputs) -> dict[str, Figure | None]:
-    """The report's charts by name, None where there is nothing to draw."""
+    """The report's charts by name, None if there is nothing to draw."""
     aflw, images, gallery, history = inputs.aflw2000, inputs.images, inputs.gallery, inputs.history
     made: dict[str, Any] = dict.fromkeys(("yaw", "errors", "forest", "pareto", "training", "levels"))
     if aflw:
