@@ -1,8 +1,8 @@
-"""Fill in the figures of README.md, MODEL_CARD.md and docs/*.md from the metrics files: `make figures`.
+"""Fill in the numbers of README.md, MODEL_CARD.md and docs/*.md from the metrics files: `make figures`.
 
     python benchmarks/figures_in_docs.py [--check]      --check writes nothing and lists what is stale
 
-A figure in the text is a marker with the path of a value and a Python format:
+A number in the text is a marker with the path of a value and a Python format:
 
     <!--figure aflw2000.sparse_nme.balanced_mean .2f-->4.85<!---->
 
@@ -27,7 +27,7 @@ TABLE = re.compile(r"(<!--table (?P<kind>\w+) (?P<names>[\w ]+)-->\n)(?P<now>.*?
 
 
 def documents() -> list[Path]:
-    """The Markdown files that may hold figures."""
+    """The Markdown files that may hold such numbers."""
     return [ROOT / "README.md", ROOT / "MODEL_CARD.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -40,7 +40,7 @@ def metrics(name: str) -> dict:
 
 
 def value(path: str) -> float | str:
-    """What stands at `path`: the file, then keys and places in lists, with dots between."""
+    """The value at `path`: the file's name, then keys and positions in lists, joined by dots."""
     name, *keys = path.split(".")
     found = metrics(name)
     for key in keys:
@@ -57,7 +57,7 @@ def nme_table(name: str) -> list[str]:
     own = {"sparse_nme": data["sparse_nme"], "pose_mae": data["pose_mae"], "uses_the_truth": False}
     systems = {data["weights"]: own, **data["others"], **data["baselines"]}
     lines = [
-        "| NME % | 0-30° | 30-60° | 60-90° | balanced | over images | pose, degrees | weights minus this, 95 % |",
+        "| NME % | 0-30° | 30-60° | 60-90° | balanced | all photos | pose error, degrees | weights minus this |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for label, entry in systems.items():
@@ -69,17 +69,22 @@ def nme_table(name: str) -> list[str]:
             cells.append(f"{d['difference']:+.2f} ({d['low']:+.2f} to {d['high']:+.2f}), {d['verdict']}")
         else:
             low, high = data["intervals"]["balanced_mean"]
-            cells.append(f"(balanced mean: {low:.2f} to {high:.2f})")
+            cells[3] += f" ({low:.2f} to {high:.2f})"
+            cells.append("-")
         lines.append(f"| {label}{' *' if entry['uses_the_truth'] else ''} | {' | '.join(cells)} |")
-    return [*lines, "", f"{data['images']} photos, {data['labels']} labels. \\* is given the true pose."]
+    synthetic = data.get("vertex_error") is not None  # the true shape is known of synthetic faces alone
+    shown = "synthetic faces" if synthetic else f"photos, {data['labels']} labels"
+    means = "Balanced is the mean of the three bins of yaw; differences are of this mean"
+    return [*lines, "", f"{data['images']} {shown}. {means}. Ranges are 95 % intervals. \\* is given the true pose."]
 
 
 def likeness_table(*names: str) -> list[str]:
-    """One row a likeness evaluation."""
+    """A row for each likeness evaluation."""
     lines = [
         "| | proportions: r | slope (95 %) | closed mouths drawn open | mouth error, mm | skin L\\*: slope "
         "| ITA error, degrees | identity: rank-1 (chance) |",
         "|---|---|---|---|---|---|---|---|",
+        "| best possible | 1 | 1 | 0 | 0 | 1 | 0 | 1 |",
     ]
     for name in names:
         data = metrics(name)
@@ -102,7 +107,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {"nme": nme_table, "likeness": lik
 
 
 def fill(text: str) -> tuple[str, list[str]]:
-    """The text with today's figures, and the markers whose figure was another."""
+    """The text with today's numbers, and the markers whose number was another."""
     stale = []
 
     def replaced(found: re.Match, new: str) -> str:
@@ -120,7 +125,7 @@ def fill(text: str) -> tuple[str, list[str]]:
 
 
 def main(check: bool = False) -> int:
-    """Fill all documents, or only look; the exit code is 1 where something was found stale by a look."""
+    """Fill all documents, or only check them; returns the exit code, 1 if a check finds something stale."""
     wrong = 0
     for path in documents():
         before = path.read_text(encoding="utf-8")

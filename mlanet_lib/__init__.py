@@ -1,8 +1,9 @@
 """mlanet: 3D face reconstruction from single images, a reproducible study of Hierarchical MLANet (arXiv 2509.10024).
 
-The way of a photo, on which everything else hangs:
+One photo's way through the code, which docs/how_it_works.md follows step by step:
 
     photo -> crop -> MLANet.encode -> FaceParameters -> MorphableModel -> vertices, albedo -> render_face -> image
+                                                            -> mesh files
 
 The packages, floor by floor from the top. Imports only go down; a package with a bar shares the floor of the one above
 it, and the two do not know each other (import-linter checks both: pyproject.toml).

@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line for the user; of one that nobody foresaw also its kind, and how to see where it was."""
+    """An exception as one line for the user; for an unexpected one also its kind, and how to see the traceback."""
     if os.environ.get("MLANET_TRACEBACK"):
         traceback.print_exception(error)
     if isinstance(error, UserError):

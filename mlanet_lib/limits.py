@@ -1,9 +1,9 @@
-"""What a number may be: ranges, declared beside the fields of a configuration, and what this machine can hold.
+"""Allowed values of numbers: ranges, declared with the fields of a configuration, and limits of this machine.
 
     clip: Annotated[float, Range(0, 1e6, above=True)] = 5.0
 
-Whoever builds such a dataclass has its numbers checked: `check_fields`, called in `__post_init__`. `params` adds the
-section that a file has it in.
+Building such a dataclass checks its numbers: `__post_init__` calls `check_fields`. `params` adds the section that a
+file has it in.
 """
 
 import math
@@ -108,7 +108,7 @@ def check_memory(needed: float, what: str, available: float | None = None) -> No
 
 def check_processes(count: int, most: int, key: str, units: str) -> None:
     """UserError if `count` processes are more than `most` (of the `units`, "cores"), unless MLANET_PROCESSES says the
-    same number: thousands of processes take a machine down, so that they are to be asked for twice."""
+    same number: thousands of processes take a machine down, so the user must ask for them twice."""
     if count > most and os.environ.get("MLANET_PROCESSES") != str(count):
         raise UserError(
             f"{key} {count} is more than the {most} {units} here; if it is meant, set MLANET_PROCESSES={count} as well"

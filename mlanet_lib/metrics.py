@@ -1,7 +1,8 @@
 """Metrics, each under a named protocol. NumPy; arguments may be tensors and are never changed.
 
-A number without its protocol means nothing here: label set, kind of mean, alignment and number of images belong to it.
-Every function says its protocol in its docstring, and `PROTOCOLS` holds the line that results carry along.
+A number means nothing without its protocol: the label set, the kind of mean, the alignment and the number of images.
+Every docstring names the protocol of its function, and results carry the line of it from `PROTOCOLS`. NME is the
+normalised mean error: a mean distance of points in percent of a size of the face.
 """
 
 import numpy as np
@@ -51,8 +52,8 @@ NOT_DISTINGUISHABLE = "not distinguishable"
 def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Sparse alignment error in percent, (N,): 3DDFA's protocol for AFLW2000-3D.
 
-    predicted, truth: (N, 68, 2) in the same pixels (any crop or scale whose axes are scaled alike). The mean distance
-    of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
+    predicted, truth: (N, 68, 2) in the same pixels (any crop or scale with the same factor for both axes). The mean
+    distance of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
     """
     predicted, truth = _alike(predicted, truth, 2)
     return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(np.ptp(truth, axis=1).prod(1))

@@ -1,4 +1,4 @@
-"""FaceParameters: everything that says what a face looks like in one picture, by name and editable."""
+"""FaceParameters: all parameters that determine a face's look in one picture, by name and editable."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping

@@ -141,9 +141,9 @@ def landmarks_visible(
 ) -> Tensor:
     """Which of the 68 points the face itself does not hide: (B, 68) bool.
 
-    A point in the picture is visible where it lies at most `HIDDEN_BY` mm behind the farthest surface drawn in the
-    3 x 3 pixels around it (the farthest, since a slanted surface has many depths there; background counts as far).
-    Normals are not asked there: those on the sharp rims of lids and lips say nothing. Points outside the picture are
+    A point in the picture is visible where it lies at most `HIDDEN_BY` mm behind the farthest surface drawn in the 3 x
+    3 pixels around it (the farthest, since a slanted surface has many depths there; background counts as far). Normals
+    are not used there, since those on the sharp rims of lids and lips are meaningless. Points outside the picture are
     judged by their normal alone.
     """
     height, width = height_and_width(image_size)

@@ -14,7 +14,7 @@ from mlanet_lib.files.outputs import MARK, check_target
 
 
 class Option(NamedTuple):
-    """An argument of a verb: its name and what `add_argument` is told of it."""
+    """An argument of a verb: its name and the keywords for `add_argument`."""
 
     name: str
     settings: dict[str, Any]
@@ -30,7 +30,7 @@ class Verb(NamedTuple):
 
 
 def option(name: str, **settings: Any) -> Option:
-    """An argument, a path where nothing else is said."""
+    """An argument; a path unless a type is given."""
     return Option(name, settings if settings.keys() & {"type", "choices", "action"} else {"type": a_path, **settings})
 
 

@@ -46,7 +46,7 @@ def network_options(verb: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(options: argparse.Namespace) -> "Predictor":
-    """The `Predictor` that the options name, on a device that is to be had."""
+    """The `Predictor` that the options name, on an available device."""
     import torch
 
     from mlanet_lib.geometry.device import usable_device

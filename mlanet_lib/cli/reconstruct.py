@@ -34,7 +34,7 @@ def add_options(verb: ArgumentParser) -> None:
 
 
 def reconstruct(options: Namespace) -> int:
-    """Every photo and clip to its files; what cannot be done is a line each, and exit code 2."""
+    """Write the files of every photo and clip; each failure is one line, and the exit code is then 2."""
     photos, clips, wrong = split(options)
     check_writable(options.out)
     tasks = plan(photos, clips, options.out, options.overwrite)
@@ -96,7 +96,7 @@ def split(options: Namespace) -> tuple[list[Path], list[Path], list[tuple[Path, 
     """The photos (those of folders among them) and the clips of `options.photos`, in order, and what cannot be looked
     at: a folder without pictures, or that may not be read.
 
-    A clip is what ends as a video does, and with --video everything. UserError: an option that does not fit.
+    A clip is a file with a video's ending; with --video, everything is. UserError: an option that does not fit.
     """
     from mlanet_lib.video.clip import VIDEOS
 

@@ -1,9 +1,9 @@
 """Estimated 68 points corrected by AFLW's 21 points, which people annotated.
 
-Both are noisy, each in its own way: estimates are off as a whole (the pose, the place), annotations each by itself.
-And they do not mean the same places: an annotated brow's end is not the 68 points' brow's end. Where the annotated
-points lie on a head is therefore calibrated first, an offset in three dimensions for each, alike on both sides, from
-all samples together; what then remains between the two is taken for noise.
+Both are noisy: all estimated points of a face are off together (in pose and place), each annotated point is off by
+itself. They also mark different places: the end of a brow is not the same point in both. So each annotated point first
+gets an offset in three dimensions from the estimated one, found from all samples together, mirrored between left and
+right. The difference that remains is treated as noise.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,20 @@ from mlanet_lib.geometry.alignment import ScaledOrthographic
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import from_crop, to_crop
 
-_ROUNDS, _FAR = 5, 0.04  # of the robust calibration; where a residual counts less, in sizes of the face
+_ROUNDS, _FAR = 5, 0.04  # of the robust calibration; residuals beyond this, in sizes of the face, count less
 
 
 def correct(
     samples: Sequence[Sample], model: MorphableModel, worth: float, ridge: float, labels: str = "3ddfa"
 ) -> list[Sample]:
-    """The samples, those with `points21` with better landmarks: moved as the fit of the face model moves where it has
-    the annotated points beside the estimated ones.
+    """The samples, with corrected landmarks where they have `points21`.
+
+    The face model is fitted twice, to the estimated points alone and with the annotated points added. The landmarks
+    move by the difference between the two fits.
 
     worth: see `blended`; ridge: of the fits, see `mlanet_lib.face_model.fitting`; labels: whose definition the
-    estimated points follow, one of `LABEL_SETS`. With worth 8, held-out annotated points (every second one left out in
-    turn) lie 14 % nearer to the corrected landmarks than to the estimates of 3DDFA_V2, on 4,000 of AFLW's photos.
+    estimated points follow, one of `LABEL_SETS`. With worth 8, on 4,000 of AFLW's photos, held-out annotated
+    points (every second one, in turn) lie 14 % nearer to the corrected landmarks than to 3DDFA_V2's estimates.
     """
     rows, boxes, estimated, annotated21 = [], [], [], []
     for row, sample in enumerate(samples):
@@ -61,9 +63,9 @@ def blended(
     """The 68 points that a fit should go to, (N, 68, 2), and their weights (N, 68).
 
     points: (N, 68, 2) estimates, y down; weights: (N, 68); annotated: (N, 21, 2), NaN where a point was not annotated;
-    pose: of a fit to the estimates; worth: weight of an annotated point beside an estimated one's 1. A pair of an
-    estimate and an annotation of the same place is, for a sum of squares, their weighted mean with both weights.
-    An annotation of several points' mean moves them alike.
+    pose: of a fit to the estimates; worth: weight of an annotated point, where an estimated one has 1. In a sum of
+    squares, an estimate and an annotation of one place can be replaced by their weighted mean with the sum of their
+    weights. An annotation of the mean of several points moves them all by the same amount.
     """
     offsets = calibration(points, annotated, pose)
     shown = np.einsum("n,nij,kj->nki", pose.scale, pose.rotation[:, :2], offsets) * [1.0, -1.0]  # y down

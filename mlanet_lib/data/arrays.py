@@ -4,12 +4,12 @@
 
 - `kind` (N,): 0 labelled, 1 landmarked, 2 unlabelled;
 - `landmarks` (N, 68, 2) in crop sides, and `visible` (N, 68) in [0, 1];
-- `confidence` (N, 68) in [0, 1], what a landmark is worth (without the field: 1);
+- `confidence` (N, 68) in [0, 1], the weight of a landmark (without the field: 1);
 - `points_set` (N,), by whose definition the landmarks are, an index into `LABEL_SETS` (without the field: 3DDFA's);
 - the fields of `FaceParameters`. Labelled rows know pose and shape; albedo and lighting may be NaN (a fit to landmarks
   says nothing of them). Where no row is labelled, the parameters may be left out.
 
-What else a data set says (`names`, `person`, `occluded`) is for people to look at.
+Further fields (`names`, `person`, `occluded`) are for people to look at.
 """
 
 from collections.abc import Iterator, Mapping
@@ -76,7 +76,8 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def read_for(folder: Path, model: MorphableModel) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What `read` gives, with all `FaceParameters`: NaN, and the usual focal length, where no row needs to know them.
+    """The result of `read` with all `FaceParameters`: missing ones, which no row needs, are NaN and the usual focal
+    length.
 
     Parameters that do not fit the face model, and labels that their rows need and that are not finite, are UserErrors.
     """

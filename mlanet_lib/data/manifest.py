@@ -1,6 +1,6 @@
-"""What data a study was made from, in one small file: the pipeline depends on it, never on copies of licensed data.
+"""A small file that records the data of a study. The pipeline depends on it, not on copies of licensed data.
 
-`mlanet data check` writes it once everything is found whole; `verify` says when the folders are no longer those.
+`mlanet data check` writes it if the data are sound; `verify` detects that the folders have changed since.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def write(path: str | Path, folders: Mapping[str, str | Path], progress: bool = 
 def verify(path: str | Path, folders: Mapping[str, str | Path]) -> None:
     """UserError unless the manifest at `path` lists just these folders, with as many files and bytes as are there.
 
-    Contents are not read again: a file that was changed and kept its size is for `mlanet data check` to find.
+    Contents are not read again; only `mlanet data check` finds a file that changed but kept its size.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))

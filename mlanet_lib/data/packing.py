@@ -33,11 +33,11 @@ def pack(
 
     images.npy: black where a crop leaves the photo. labels.npz: `names` (N,) and the fields of `arrays` but for those
     of `FaceParameters`, which no data set knows. `points`: whose definition the landmarks follow, one of `LABEL_SETS`.
-    `visible` and `confidence` are 1 where the data set does not say. Rows without landmarks have NaN there and 0 in
+    `visible` and `confidence` are 1 if the data set does not have them. Rows without landmarks have NaN there and 0 in
     these two.
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and
-    the first few such are named on stderr; UserError where none is left. Rows keep the order of the samples. A failure
+    the first few such are named on stderr; UserError if none is left. Rows keep the order of the samples. A failure
     leaves older arrays as they were, both of them.
     """
     folder = Path(folder)

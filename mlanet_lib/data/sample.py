@@ -23,8 +23,8 @@ class SyntheticTruth:
     """What is known of a synthetic face beyond the published fields.
 
     face_model: fingerprint of the morphable model; identity (Ki,), expression (Ke,): its coefficients; occluded:
-    something lies before the face. visible: (68,) bool, landmarks that are neither turned away nor covered; None when
-    it was read from a file, which does not say it of all 68.
+    something lies before the face. visible: (68,) bool, landmarks that are neither turned away nor covered; None if
+    read from a file, which does not hold it for all 68.
     """
 
     face_model: str
@@ -36,18 +36,18 @@ class SyntheticTruth:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One face in one photo, of whatever data set. What a data set does not know is None.
+    """One face in one photo of any data set. Labels that the data set does not have are None.
 
     name: the photo's file name, unique within its data set. read: gives the photo, (H, W, 3) uint8 RGB, as it is
     stored (labels know no EXIF rotation); unreadable: UserError. In the photo's pixels, first pixel's centre at 0.5:
 
     - landmarks: (68, 2), Multi-PIE order; nearness: (68,) their depth, smaller is nearer, its origin means nothing.
     - points21: (21, 2) AFLW's hand-annotated points, NaN where one was not annotated.
-    - box: a crop around the face in the training convention, where no landmarks say it.
+    - box: a crop around the face in the training convention, if there are no landmarks.
 
-    visible: (68,) bool. confidence: (68,) in [0, 1], how far a landmark is to be believed, 0: it is not the face
-    model's (one of the jaw on the photo's contour). agreement: mean distance of estimated and hand-annotated points, %
-    of the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. bfm: a fit of BFM. truth: of a synthetic face.
+    visible: (68,) bool. confidence: (68,) in [0, 1], how reliable a landmark is; 0: it is not a point of the face model
+    (a point of the jaw on the photo's contour). agreement: mean distance of estimated and hand-annotated points, % of
+    the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. bfm: a fit of BFM. truth: of a synthetic face.
     """
 
     name: str

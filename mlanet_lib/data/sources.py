@@ -40,17 +40,18 @@ class Source:
     """A real data set and what is learned from it.
 
     layout: "crops" (images.zip and labels.npz), "300w_lp", "aflw2000" (photos with .mat files; never the benchmark
-    itself) or "photos" (a folder of pictures); path: its folder. points: whose definition of the 68 points its labels
-    follow, "3ddfa" or "ibug" (`face_model.LABEL_SETS`; the second in layout "crops" alone, see `crops.read_archive`);
-    disagreement: iBUG's labels that lie further than this many % from 3DDFA's of the same crop are left out. Two
-    sources of the same photos hold out the same ones if they have the same `validation`. labels: "none" (the picture
-    alone judges), "landmarks", "fit" (landmarks, and pose and shape of a fit of the face model to them, where that fits
-    to `worst_fit` % NME), or "bfm" (those of the set's BFM fits: coefficients are taken where the face model is that
-    very BFM, else fitted to the landmarks that BFM gives). annotated: what a point that people annotated (AFLW's 21) is
-    worth beside an estimated one, which it then corrects (`annotations.correct`; 0: nothing). ridge: of the fits, see
-    `mlanet_lib.face_model.fitting`. validation: share of the photos held out; agreement: crops whose estimated and
-    hand-annotated points differ by more than this many % are left out; limit: the first so many samples; leave_out:
-    names of samples that are not used (doubles of benchmark photos: `mlanet data check` finds them).
+    itself) or "photos" (a folder of pictures); path: its folder. points: whose definition of the 68 points its
+    labels follow, "3ddfa" or "ibug" (`face_model.LABEL_SETS`; the second in layout "crops" alone, see
+    `crops.read_archive`); disagreement: iBUG's labels that lie further than this many % from 3DDFA's of the same
+    crop are left out. Two sources of the same photos hold out the same ones if they have the same `validation`.
+    labels: "none" (the picture alone judges), "landmarks", "fit" (landmarks, and pose and shape of a fit of the
+    face model to them, where that fits to `worst_fit` % NME), or "bfm" (those of the set's BFM fits: coefficients
+    are taken where the face model is that very BFM, else fitted to the landmarks that BFM gives). annotated: weight
+    of a hand-annotated point (AFLW's 21), where an estimated one has 1, in correcting the latter
+    (`annotations.correct`; 0: no correction). ridge: of the fits, see `mlanet_lib.face_model.fitting`. validation:
+    share of the photos held out; agreement: crops whose estimated and hand-annotated points differ by more than
+    this many % are left out; limit: the first so many samples; leave_out: names of samples that are not used
+    (doubles of benchmark photos: `mlanet data check` finds them).
     """
 
     layout: str
@@ -179,8 +180,9 @@ def add_fits(
 ) -> None:
     """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
 
-    The fits are made in the crop, with the network's camera, to the points by the source's definition. How good one is,
-    its NME says, in which a point's distance counts as far as the point is believed. Albedo and lighting stay unknown.
+    The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
+    NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
+    lighting stay unknown.
     """
     _, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)

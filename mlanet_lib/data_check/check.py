@@ -1,7 +1,7 @@
 """Are the data whole? Every sample is read and judged, every set compared with the benchmarks.
 
 Tolerances are set from what real sets hold (17,757 crops of AFLW, 3,462 frames of YouTube Faces, 300W-LP): wide enough
-that none of theirs is called broken, narrow enough that labels of another picture, unit or convention are.
+to pass all of these, narrow enough to reject labels of another picture, unit or convention.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ FORGIVEN = {("aflw2000", "pose out of range"): "the head pose protocol leaves ou
 
 @dataclass
 class Report:
-    """What `check` says of one data set.
+    """The result of `check` for one data set.
 
     names: its samples. broken: kind of trouble -> samples, with the detail in brackets; n_broken: how many samples;
     failed: why the set as a whole cannot be read; known: its layout has a reader. repeated: groups of samples that are
@@ -61,10 +61,10 @@ class Report:
 
 
 class Shared(NamedTuple):
-    """What a training set has in common with a benchmark: pairs of names. same_file: by the file's bytes; same_picture:
-    by the registered faces, with their correlation; likeliest: the highest such pairs that are not; alike: how many of
-    the training set look like one of the benchmark (`overlap.ALIKE`), and highest: the highest such correlation.
-    compared: how many faces of either set could be compared."""
+    """Pictures that a training set shares with a benchmark: pairs of names. same_file: by the file's bytes;
+    same_picture: by the registered faces, with their correlation; likeliest: the highest such pairs that are not;
+    alike: how many of the training set look like one of the benchmark (`overlap.ALIKE`), and highest: the highest such
+    correlation. compared: how many faces of either set could be compared."""
 
     training: Path
     benchmark: Path
@@ -77,7 +77,7 @@ class Shared(NamedTuple):
 
 
 def problems(sample: Sample, image: np.ndarray) -> list[Trouble]:
-    """What is wrong with one sample, whose picture is (H, W, 3) uint8; nothing: it is whole.
+    """The problems of one sample, whose picture is (H, W, 3) uint8; none if it is sound.
 
     Checked: the picture's size and contrast; that what is known is finite (points that were not annotated and angles
     that are not known may be NaN); angles within 180 degrees; weights within [0, 1]; a BFM fit of positive scale; a box
@@ -211,7 +211,7 @@ def _box(sample: Sample) -> Box | None:
 
 
 def leave_out(report: Report, names: Iterable[str]) -> None:
-    """Take samples that the training leaves out from the comparison with benchmarks; unknown names are said."""
+    """Remove samples that the training leaves out from the comparison with benchmarks; unknown names are reported."""
     names = set(names)
     for name in names:
         report.digests.pop(name, None)
@@ -249,5 +249,5 @@ def _shared(training: Report, benchmark: Report, progress: bool) -> Shared:
 
 def is_wrong(reports: list[Report], common: list[Shared]) -> bool:
     """Would the study be wrong: is a sample or a set broken, or a picture of a benchmark in a training set? Files that
-    one set holds twice, and faces that only look alike, are said and are no fault."""
+    one set holds twice, and faces that only look similar, are reported but are not errors."""
     return any(r.n_broken or r.failed for r in reports) or any(s.same_file or s.same_picture for s in common)

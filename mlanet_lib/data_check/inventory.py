@@ -1,4 +1,4 @@
-"""What `check` goes through: the samples of a data set one by one, so that a broken one does not hide the others."""
+"""The samples of a data set one by one for `check`, so that a broken one does not hide the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ UNRELIABLE = 9.0
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a sample. kind: the same words for the same trouble of many; detail: of this one."""
+    """A problem of a sample. kind: the same words for all samples with this trouble; detail: of this sample."""
 
     kind: str
     detail: str = ""
@@ -39,7 +39,7 @@ class Trouble:
 
     @classmethod
     def parsed(cls, text: str) -> "Trouble":
-        """What a reader says without naming the file: "kind: detail", or "kind (detail)"."""
+        """A problem from a reader's message that names no file: "kind: detail", or "kind (detail)"."""
         if text.endswith(")") and " (" in text:
             text = text[:-1].replace(" (", ": ", 1)
         return cls(*text.split(": ", 1))
@@ -73,12 +73,12 @@ class Entry(NamedTuple):
 
 
 def entries(found: Found) -> tuple[list[Entry], list[str]]:
-    """Every sample of a data set, and notes on the whole. UserError where the set as such cannot be read."""
+    """Every sample of a data set, and notes on the whole. UserError if the set as such cannot be read."""
     return READERS[found.layout](found.path)
 
 
 def describe(found: Found) -> list[str]:
-    """What a face model, a scan or a file of weights holds, in lines; UserError where it cannot be used."""
+    """What a face model, a scan or a file of weights holds, in lines; UserError if it cannot be used."""
     path = found.path
     if found.layout == "face_model":
         model = MorphableModel.load(path)

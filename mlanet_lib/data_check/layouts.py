@@ -1,4 +1,4 @@
-"""Which data sets, face models and weights lie below a folder: told by the files' names, nothing is judged here."""
+"""Finds data sets, face models and weights below a folder by the files' names; nothing is checked here."""
 
 import os
 import zipfile

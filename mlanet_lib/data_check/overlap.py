@@ -3,8 +3,8 @@
 `portrait`: the face's crop and a margin. `compare` looks in two steps, with mirror images on either side:
 
 1. Thumbnails of 16 x 16 pixels, mean 0 and length 1, whose product is their normalised correlation. `ALIKE` is where
-   `aflw_crops` was cut off against the 2,000 faces of AFLW2000-3D. Most pairs above it are two faces that look alike,
-   and doubles whose crops differ by a twentieth lie below it: a number to look at, no verdict.
+   `aflw_crops` was cut off against the 2,000 faces of AFLW2000-3D. Most pairs above it are two similar faces, and
+   copies whose crops differ by a twentieth lie below it: it is a hint, not a verdict.
 2. The likeliest pairs are registered: the middle of one portrait is sought in the other over shifts and sizes. Above
    `SAME` it is the same picture. Chosen on 6.9 million pairs of different people (YouTube's frames against crops of
    AFLW: the highest value is 0.926) and on 400 crops of AFLW saved anew with a box that is off by 1 to 6 % of its side:
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 def portrait(image: np.ndarray, box: Box | None) -> np.ndarray | None:
     """(H, W, 3) uint8 and the crop around the face -> (48, 48) uint8 grey, the crop and a margin of a fifth.
 
-    None where nothing can be compared: no box, a box that no crop can be cut from, a face of one colour.
+    None if nothing can be compared: no box, a box that no crop can be cut from, a face of one colour.
     """
     if box is None:
         return None
@@ -123,6 +123,7 @@ def _mirrored(rows: np.ndarray, side: int) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Mean 0 and length 1; what has less contrast than one grey level stays shorter, and is like nothing."""
+    """Mean 0 and length 1; a picture with less contrast than one grey level stays shorter, and so resembles no
+    other."""
     rows = rows - rows.mean(1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), rows.shape[1] ** 0.5)

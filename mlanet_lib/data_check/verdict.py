@@ -12,7 +12,7 @@ _HEAD = ("data set", "layout", "used for", "samples", "whole", "broken", "repeat
 
 
 def summary(reports: list[Report], common: list[Shared]) -> str:
-    """What a person should know; paths are given from the folder on that all have in common."""
+    """The report as text; paths are given relative to the folder that all have in common."""
     root = Path(os.path.commonpath([report.found.path.absolute() for report in reports]))
     names = {report.found.path: _short(report.found.path, root) for report in reports}
     rows = [_HEAD, *(_row(report, names) for report in reports)]

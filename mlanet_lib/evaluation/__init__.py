@@ -1,3 +1,3 @@
-"""The benchmarks. `systems` says what is judged; `sparse`, `dense`, `florence`, `scans`, `identity`, `likeness` and
-`robustness` are one protocol each, with baselines and intervals; `summary` puts them into words, `ablation` compares
-variants, `cost` counts operations."""
+"""The benchmarks. `systems` defines what can be judged; `sparse`, `dense`, `florence`, `scans`, `identity`, `likeness`
+and `robustness` are one protocol each, with baselines and intervals; `summary` puts them into words, `ablation`
+compares variants, `cost` counts operations."""

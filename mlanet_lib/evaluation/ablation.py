@@ -1,4 +1,4 @@
-"""The ablation: the errors of every variant and seed, and what the differences are worth.
+"""The ablation: the errors of every variant and seed, and whether their differences can be distinguished from chance.
 
 A variant is trained once for each seed and judged on the same images as `full`. Its difference to `full` is paired by
 image and by seed; its interval resamples both, because three seeds differ among themselves as much as variants do.
@@ -72,12 +72,12 @@ def resampled_balanced(nme: np.ndarray, bins: np.ndarray, samples: int = RESAMPL
 
 
 def judge(found: dict[str, Scores], samples: int = RESAMPLES, seed: int = 0) -> list[dict]:
-    """One row a variant: its error, and its difference to `full` with what that is worth.
+    """One row for each variant: its error, its difference to `full`, and the verdict on it.
 
     name; balanced_mean: over the seeds, %; seed_sd: standard deviation of the seeds' balanced means (0 for one seed);
     bins: the three bins' means; per_seed. For all but `full` also difference (variant - full, percentage points of
-    NME), low and high: 95 % interval for all the comparisons together (Bonferroni), over images and seeds,
-    paired in both; verdict: "worse", "better" or "not distinguishable" (zero lies in the interval).
+    NME), low and high: its 95 % interval (Bonferroni-corrected for all comparisons), over images and seeds, paired in
+    both; verdict: "worse", "better" or "not distinguishable" (zero lies in the interval).
     """
     full, rows = found[FULL], []
     bins, tail = yaw_bin(full.yaw), 0.025 / max(1, len(found) - 1)

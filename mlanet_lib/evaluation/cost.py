@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, pictures a second."""
+"""The cost of a network: parameters, multiply-adds, pictures a second."""
 
 import time
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from mlanet_lib.network import MLANet, NetworkConfig
 def costs(
     model: MorphableModel, configs: Mapping[str, NetworkConfig], batch: int = 32, rounds: int = 5
 ) -> dict[str, dict[str, float]]:
-    """Cost of encoding pictures, by name: what a network of each configuration, whatever its weights, needs here.
+    """The cost of encoding pictures for each configuration by name, measured on this machine; weights do not matter.
 
     parameters: of the encoder (what is there for the training alone is left out); gmacs: 10^9 multiply-adds of
     convolutions and matrix products, one picture; images_per_second: float32 on this CPU with its threads, `batch`
     pictures at a time, the median of `rounds`. The networks take turns, so that a noisy machine slows all of them:
-    their ratios say more than the numbers do. Equal configurations are measured once.
+    their ratios are more reliable than the numbers. Equal configurations are measured once.
     """
     networks, pictures = {}, {}
     for config in configs.values():

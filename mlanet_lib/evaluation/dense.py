@@ -1,7 +1,8 @@
 """AFLW2000-3D judged in 3D: the 68 landmarks with depth, the dense mesh, and the shape itself (SADRNet's protocols).
 
 The dense truth is BFM's mesh from a photo's `Shape_Para`, `Exp_Para` and `Pose_Para`. It can be compared with a
-prediction only vertex by vertex: a face model in another topology has no dense number here, and the result says so.
+prediction only vertex by vertex. For a face model with another topology there is no dense number, and the result says
+why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +41,8 @@ class Errors:
 def judge(model: MorphableModel, parameters: FaceParameters, photos: LabelledPhotos, bfm: RawBfm | None) -> Errors:
     """The 3D errors of predicted parameters of N faces, each in its photo's crop; bfm: for the dense ones.
 
-    All of BFM's vertices count that the face model has, neck and ears too (PRNet and SADRNet count the face region
-    alone, about 45,000).
+    All vertices of BFM that the face model has are counted, also neck and ears (PRNet and SADRNet count only the face
+    region, about 45,000).
     """
     reason = why_not_dense(model, photos.samples, bfm)
     index = None if bfm is None or reason else bfm.correspondence(model)
@@ -78,7 +79,7 @@ def _dense_errors(posed: np.ndarray, shape: np.ndarray, truth: np.ndarray, eyes:
 
 
 def why_not_dense(model: MorphableModel, samples: Sequence[Sample], bfm: RawBfm | None) -> str | None:
-    """The reason why dense and reconstruction errors cannot be had; None where they can."""
+    """The reason why dense and reconstruction errors cannot be computed; None if they can."""
     if bfm is None:
         return "no BFM is given (3DDFA's Model_Shape.mat and Model_Exp.mat), from which the dense truth is made"
     if any(sample.truth is not None for sample in samples):
@@ -114,8 +115,8 @@ def not_computed(reason: str) -> dict:
 def figures(errors: Errors, yaw: np.ndarray, seed: int = 0) -> dict:
     """The summary's `sparse_3d_nme` and `dense`, by the yaw (N,) of the truth, degrees.
 
-    `dense`: `computed`, and else the `reason`; `vertices` compared, `label_offset_px`: under a pixel where BFM and the
-    conventions are the right ones.
+    `dense`: whether it was `computed`, and if not the `reason`; `vertices` compared, `label_offset_px`: under a pixel
+    where BFM and the conventions are the right ones.
     """
     known = np.isfinite(errors.by_name["sparse_3d_nme"]).all()
     sparse = _scored("sparse_3d_nme", errors.by_name, yaw, seed) if known else None

@@ -44,7 +44,7 @@ class FlorenceResult:
 
 
 class Case(NamedTuple):
-    """A scan, the crops (S, S, 3) uint8 that show it, and what the table says of each crop."""
+    """A scan, the crops (S, S, 3) uint8 that show it, and each crop's entries in the table."""
 
     scan: Scan
     crops: list[np.ndarray]
@@ -73,10 +73,10 @@ def evaluate_florence(
     """Reconstruction against scans, Deng's protocol (`scan_metrics.florence_deng`), beside the mean face.
 
     folder: see `mlanet_lib.data.sets.florence`. Every picture is reconstructed by itself, from the crop of its
-    boxes.json, else from `system.detector`; one without a found face is left out and counted in `undetected`. The
-    identity alone is judged, as the scans are neutral. stand_in: the folder is a synthetic one, as it is where a scan
-    names a face model: the protocol line then says so. limit: the first subjects only. A scan of no head's size
-    (`scans.check_size`) is a UserError.
+    boxes.json, else from `system.detector`; a picture in which no face is found is left out and counted in
+    `undetected`. The identity alone is judged, as the scans are neutral. stand_in: the folder is synthetic (also
+    assumed if a scan names a face model); the protocol line then says so. limit: the first subjects only. A scan that
+    has not the size of a head (`scans.check_size`) is a UserError.
 
     The summary holds `conditions` (name -> `mean_mm`, `sd_mm`, `pictures`; and `all`), the `mean face` through the same
     crop and ICP, `difference` (system minus mean face, paired, 95 % bootstrap: `over_subjects`, the careful one, since
@@ -178,7 +178,7 @@ class _Facts(NamedTuple):
 
 
 def _judged(folder: str | Path, cases: Iterable[Case], system: System, form: Form) -> tuple[pd.DataFrame, list[_Facts]]:
-    """The table, one row a crop, and what is to be said of the scans."""
+    """The table, one row for each crop, and facts about the scans."""
     model, rows, facts = system.model, [], []
     mean = mean_shape(model)
     for scan, crops, titles in cases:

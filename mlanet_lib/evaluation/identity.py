@@ -1,7 +1,7 @@
-"""Identity that stays the same: over a person's expressions, and over the turns of one head. This project's protocols.
+"""Does the predicted identity stay the same over a person's expressions and over turns of a head? Our own protocols.
 
-Judged is only whether the predicted identity comes back, and is another one for another person; not whether it is
-right. A system that answers every photo with one face has an AUC of 0.5 and no spread between people.
+The protocols judge whether photos of one person get the same identity and other people another one, not whether the
+identity is right. A system that gives every photo the same face has an AUC of 0.5 and no spread between people.
 """
 
 from collections.abc import Sequence
@@ -59,8 +59,8 @@ def evaluate_identity(
 
     Returns the summary: `photos` (`distances`: by the names of `DISTANCES`, see `recognition`; `people` and their
     number of photos, `rank_1_chance`, `sd_between`, `crop`, `protocol`, `definitions`), `turns` (`synthetic`, and
-    `scan` where there is one, see `turn_figures`; `protocol`), `weights`, `folder`. One person only, nobody with two
-    photos, or a scan of no head's size (`scans.check_size`) is a UserError.
+    `scan` where there is one, see `turn_figures`; `protocol`), `weights`, `folder`. UserErrors: only one person, no
+    person with two photos, or a scan that has not the size of a head (`scans.check_size`).
     """
     if 0 not in yaw or len(yaw) < 2 or heads < 2:
         raise UserError("turns need two heads or more, and two yaws or more with 0 (the frontal picture) among them")
@@ -162,8 +162,9 @@ def recognition(distance: np.ndarray, person: np.ndarray) -> dict:
     """How well a distance tells people apart: `FIGURES` (see `PROTOCOL`) and their `intervals`, 95 %.
 
     distance: of all pairs of N photos, in the order of `triu_indices`; person: (N,) numbers 0 to P - 1, P >= 2, one of
-    them twice. The bootstrap weighs people by Dirichlet(1, ..., 1): no draw is without two people or without a pair of
-    one, as Efron's is for few people. For rank_1 it weighs whose photos are looked up, not among which.
+    them twice. The bootstrap weights people by Dirichlet(1, ..., 1), so that every draw holds at least two people and a
+    pair of one person; with few people, Efron's often does not. For rank_1 only the probes are weighted, not the
+    gallery.
     """
     people, (first, second) = person.max() + 1, np.triu_indices(len(person), 1)
     a, b = person[first], person[second]

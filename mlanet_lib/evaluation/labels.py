@@ -1,4 +1,4 @@
-"""Points in files: AFLW2000-3D's second label set (3DDFA's release), and what other systems said of its photos."""
+"""Points in files: AFLW2000-3D's second label set (3DDFA's release), and other systems' predictions for its photos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +64,8 @@ def read_reannotated(labels: Reannotated, folder: str | Path, samples: Sequence[
 
 
 def _rows(names: Sequence[str], samples: Sequence[Sample], missing: str, why: str = "") -> list[int]:
-    """Where the samples' photos stand among the names; a UserError, `missing` NAME `why`, for one that does not."""
+    """The positions of the samples' photos among the names; a UserError, `missing` NAME `why`, for a photo that is
+    missing."""
     row = {name: k for k, name in enumerate(names)}
     for sample in samples:
         if sample.name not in row:

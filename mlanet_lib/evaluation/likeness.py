@@ -1,7 +1,7 @@
 """Does the reconstruction look like the person? This project's Likeness protocol over a folder of portraits.
 
-Judged are proportions, closed mouths, the skin's colour, whether the identity of a smiling face is that of the neutral
-one, and whether a face recogniser finds the person again in the drawing. The figures are in
+The protocol judges proportions, closed mouths, the skin's colour, whether a smiling and a neutral face get the same
+identity, and whether a face recogniser recognises the person in the drawing. The measures are in
 `mlanet_lib.evaluation.likeness_metrics`, the folder's layout in `mlanet_lib.face_sources.london`.
 """
 
@@ -46,9 +46,9 @@ class LikenessResult:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a system saw in P photos of one mood. boxes: the crops, pixels; parameters: of P faces, in their crops;
-    crops: (P, SIZE, SIZE, 3) uint8; landmarks: (P, 68, 2) of the drawing, crop sides; undetected: photos taken
-    whole."""
+    """A system's predictions for P photos, all neutral or all smiling. boxes: the crops, pixels; parameters: of P
+    faces, in their crops; crops: (P, SIZE, SIZE, 3) uint8; landmarks: (P, 68, 2) of the drawing, crop sides;
+    undetected: photos taken whole."""
 
     boxes: list[Box]
     parameters: FaceParameters
@@ -104,7 +104,7 @@ def evaluate_likeness(folder: str | Path, system: System, seed: int = 0) -> Like
 
 
 def look(portraits: london.Portraits, mood: str, system: System) -> Look:
-    """Crops, and what the system says of them: around the detected face, then around the landmarks found there."""
+    """Crops and the system's predictions: first around the detected face, then around the landmarks found there."""
 
     def photos() -> Iterator[np.ndarray]:  # a hundred of them are not held in memory at once
         people = tqdm(portraits.people, desc=f"looking at {mood} faces", unit="photo", leave=False)
@@ -127,7 +127,7 @@ def drawn_landmarks(model: MorphableModel, parameters: FaceParameters) -> np.nda
 
 
 def mean_face(parameters: FaceParameters) -> FaceParameters:
-    """Everybody's face is the mean one, in the same poses: what a pose alone tells."""
+    """The mean face for everybody, in the predicted poses: shows what the pose alone contributes."""
     nothing = {name: torch.zeros_like(getattr(parameters, name)) for name in ("identity", "expression", "albedo")}
     return parameters.replace(**nothing)
 

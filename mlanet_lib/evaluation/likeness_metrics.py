@@ -2,7 +2,7 @@
 
 Proportions of the face, mouths that are closed, the skin's colour, and whether a person is found again. Photos are
 those of the Face Research Lab London Set (DeBruine and Jones 2017): 189 points placed by hand on neutral portraits. A
-system that gives everybody one face has correlations of about 0 and slopes of 0, and finds people again by chance.
+system that gives all people the same face has correlations of about 0, slopes of 0 and a rank-1 near chance.
 """
 
 import numpy as np
@@ -81,7 +81,7 @@ def outer_eyes(points: np.ndarray) -> np.ndarray:
 
 
 def distances(points: np.ndarray) -> np.ndarray:
-    """The `DISTANCES` (P, 14) of points (P, 189 or 68, 2), over that of the outer eye corners."""
+    """The `DISTANCES` (P, 14) of points (P, 189 or 68, 2), divided by that of the outer eye corners."""
     points = np.asarray(points, np.float64)
     kind = (HAND, DRAWN).index(points.shape[1])
     columns = []
@@ -97,8 +97,7 @@ def distances(points: np.ndarray) -> np.ndarray:
 def line(truth: np.ndarray, drawn: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pearson's r and the slope of drawn = a + slope * truth over one axis of two arrays, each without that axis.
 
-    Where the truth or the drawing is the same for all, nothing is explained: r is 0, and so is the slope of a drawing
-    that is the same for all.
+    If the truth or the drawing is the same for all people, r is 0; if the drawing is, the slope is 0, too.
     """
     x, y = truth - truth.mean(axis, keepdims=True), drawn - drawn.mean(axis, keepdims=True)
     xx, yy, xy = (x * x).mean(axis), (y * y).mean(axis), (x * y).mean(axis)
@@ -112,9 +111,9 @@ def line(truth: np.ndarray, drawn: np.ndarray, axis: int = 0) -> tuple[np.ndarra
 def proportions(hand: np.ndarray, drawn: np.ndarray, floor: np.ndarray | None = None, seed: int = 0) -> dict:
     """r and slope of the distances of P people: points by hand (P, 189, 2) against those of drawings (P, 68, 2).
 
-    floor: (P, 68, 2), another system's drawings of the same people, that these are compared with. Returns `r`, `slope`
-    (means over the distances), `by_distance` (name -> r, slope, truth and drawn: their means), `intervals` (95 %, over
-    people), and with a floor `difference` of r and slope, these minus the floor's, with `low` and `high`.
+    floor: (P, 68, 2), another system's drawings of the same people, to compare with. Returns `r`, `slope` (means over
+    the distances), `by_distance` (name -> r, slope, truth and drawn: their means), `intervals` (95 %, over people), and
+    with a floor `difference` of r and slope, these minus the floor's, with `low` and `high`.
     """
     truth, said = distances(hand), distances(drawn)
     r, slope = line(truth, said)
@@ -184,7 +183,7 @@ def closed_mouths(hand: np.ndarray, drawn: np.ndarray, seed: int = 0) -> dict:
 
 
 def patch_colour(image: np.ndarray, centres: np.ndarray, side: float, mask: np.ndarray | None = None) -> np.ndarray:
-    """Mean colour (3,) of square patches of a picture (H, W, 3), every patch weighing alike.
+    """Mean colour (3,) of square patches of a picture (H, W, 3); all patches have the same weight.
 
     centres: (K, 2) pixels, the first pixel's centre at 0.5; side: pixels, at least one is taken. mask: (H, W) bool, the
     pixels that count. Patches without one are left out; none at all: NaN.
@@ -270,7 +269,7 @@ def rank_1(distance: np.ndarray, seed: int = 0) -> dict:
 
 
 def headline(summary: dict) -> list[tuple[str, float | None, tuple | None, str]]:
-    """What is said first: (figure, value, 95 % interval over people, what is best or chance); None: not run."""
+    """The summary's headline: (name, value, 95 % interval over people, best value or chance); None: not run."""
     shape, mouths, skin = summary["proportions"], summary["closed_mouths"], summary["skin"]
     face, found = summary["identity"]["sd"], summary["recognisable"]
     bounds = skin.get("intervals", {})

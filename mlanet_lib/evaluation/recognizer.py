@@ -1,7 +1,7 @@
 """A face recogniser that no part of training used: dlib's ResNet (King 2017), an optional extra.
 
-It answers one question of the Likeness protocol: would somebody else recognise the drawing? It is no dependency, since
-nothing else needs its 100 MB; its weights come inside a package (CC0), so that nothing is fetched at run time.
+It answers one question of the Likeness protocol: would somebody else recognise the drawing? It is optional, since
+nothing else needs its 100 MB. Its weights come inside a package (CC0), so nothing is downloaded at run time.
 """
 
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ _NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 
 
 class Recognizer:
-    """`Recognizer.load()` -> the recogniser, or None where the extra is not installed."""
+    """`Recognizer.load()` -> the recogniser, or None if the extra is not installed."""
 
     def __init__(self, points: Any, network: Any, dlib: ModuleType):
         self._points, self._network, self._dlib = points, network, dlib
@@ -39,8 +39,8 @@ class Recognizer:
     def describe(self, pictures: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Pictures (P, H, W, 3) uint8 and their 68 points (P, 68, 2), pixels -> descriptors (P, 128).
 
-        Eye corners and nose are found by the recogniser's own predictor within the square around the points, in photos
-        and drawings alike: no detector decides what is a face.
+        The recogniser's own predictor finds eye corners and nose within the square around the points, both in photos
+        and in drawings; no face detector is involved.
         """
         rows = []
         for picture, marks in zip(pictures, points, strict=True):

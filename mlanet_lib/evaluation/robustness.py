@@ -1,8 +1,7 @@
 """How the landmark error grows as the face is covered, and with the strength of the expression. Our own protocols.
 
 Photos and crops are those of the AFLW2000-3D benchmark (`mlanet_lib.evaluation.sparse`, crops from the ground truth's
-box). What is laid over them has the texture that synthetic faces have as a background, not that of training's
-`occlude`.
+box). Occluders have the texture of the synthetic faces' backgrounds, not that of `occlude` in training.
 """
 
 import math
@@ -124,7 +123,7 @@ def _by_expression(strength: np.ndarray, nme: np.ndarray, yaw: np.ndarray) -> li
 
 
 def cover(crop: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Covered:
-    """A crop (S, S, 3) uint8, its face covered ever more by one growing thing. points: (68, 2) labels, crop sides."""
+    """A crop (S, S, 3) uint8, with one occluder that grows over its face. points: (68, 2) labels, crop sides."""
     size, centres = len(crop), (np.arange(FINE) + 0.5) / FINE
     grid = np.stack(np.meshgrid(centres, centres), -1)  # (FINE, FINE, 2), x and y
     face = in_hull(grid, points)
@@ -176,8 +175,8 @@ def occluder(kind: str, rng: np.random.Generator, face: np.ndarray) -> Callable[
 def expression_strength(points: np.ndarray) -> np.ndarray:
     """Strength of the expression in labelled points (N, 68, 2), any scale: (N,), see `PROTOCOLS["expression"]`.
 
-    The medians are those of the N faces. Widths are compared with the eyes' and not with the nose: of two pairs that
-    lie alike, left and right, a turn of the head shortens both by the same factor.
+    The medians are taken over the N faces. The width of the mouth is compared with the distance of the eyes, not with
+    the nose: when the head turns, both shorten by the same factor.
     """
 
     def length(first: int, second: int) -> np.ndarray:
@@ -205,7 +204,8 @@ def _errors(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _mean_over(errors: np.ndarray, chosen: np.ndarray) -> dict:
-    """The mean over images of the mean error (N, 68) of the `chosen` (N, 68) points, of those images that have some."""
+    """The mean error (N, 68) of each image's `chosen` (N, 68) points, averaged over the images that have such
+    points."""
     some = chosen.any(1)
     values = (errors * chosen)[some].sum(1) / chosen[some].sum(1)
     mean = float(values.mean()) if len(values) else math.nan

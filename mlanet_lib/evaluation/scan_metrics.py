@@ -2,7 +2,7 @@
 
 The prediction is laid onto the scan by landmarks and ICP; what is left is a distance between surfaces. It is blind to
 how the surfaces slid along each other (arXiv 2505.18025): where correspondence is known, `metrics.vertex_error` is the
-truer number. The papers print neither PRNet's crop nor ICP's settings: those here are ours, and named.
+truer number. The papers give neither PRNet's crop nor ICP's settings; ours are named in the result.
 """
 
 from typing import NamedTuple
@@ -60,8 +60,8 @@ def florence_deng(predicted: Mesh, scan: Mesh, nose_tip: np.ndarray) -> dict:
     over **all** cropped points: distance to the plane of the surface at its nearest point, which is the true distance,
     also at edges and at the rim. Also returns `mean_mm`, `points`, `border_share` (points beyond the mesh's rim: their
     distance says that the mesh ends, not that it is wrong), `scale`, `converged`, `transform` (prediction to scan),
-    `parameters` and `protocol`, which says them.
-    Landmarks that fit no similarity, or a crop that holds fewer than 100 points, are a UserError.
+    `parameters` and `protocol`, which holds them in words. Landmarks that fit no similarity, or a crop that holds fewer
+    than 100 points, are a UserError.
     """
     cropped = _cropped(scan.vertices, nose_tip)
     fit = _laid_on(predicted, cropped, scan.landmarks)
@@ -81,8 +81,8 @@ def florence_prnet(predicted: Mesh, scan: Mesh, nose_tip: np.ndarray, outer_eyes
     Arguments as in `florence_deng`; outer_eyes (2, 3): the scan's points 36 and 45, mm. The prediction is laid onto the
     scan as there; its vertices within 95 mm of the scan's nose tip are judged (the published meshes are faces; a head's
     back and neck are not). `nme_percent` is their mean distance to the nearest **point** of the scan over the distance
-    of the outer eye corners, as published. A coarse scan's spacing is in it; `surface_nme_percent`, to the nearest
-    point of the scan's **surface**, is free of that (NaN for a cloud). Also returns `points` (vertices judged),
+    of the outer eye corners, as published. It depends on the spacing of the scan's points; `surface_nme_percent`, to
+    the nearest point of the scan's **surface**, does not (NaN for a cloud). Also returns `points` (vertices judged),
     `interocular_mm`, `scale`, `converged`, `transform`, `parameters`, `protocol`.
     """
     fit = _laid_on(predicted, _cropped(scan.vertices, nose_tip), scan.landmarks)

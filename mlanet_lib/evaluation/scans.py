@@ -1,7 +1,7 @@
 """One scan judged by pictures drawn of it: draw, reconstruct each picture, lay the shape onto the scan.
 
 `draw` serves PRNet's form of the Florence benchmark (`mlanet_lib.evaluation.florence`) and `evaluate_scan`, which
-judges a single scan in Deng's form. The number for one head is one head's.
+judges a single scan in Deng's form. The result holds for that head only.
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ def evaluate_scan(
 ) -> dict:
     """Deng's protocol (`scan_metrics.florence_deng`) on pictures drawn of one head scan, beside the mean face.
 
-    name: the scan's, for the record; yaw, pitch: degrees, every combination is a picture; lit: see
-    `scans.draw_views`. The shape is judged without its expression. Points of the scan that cannot be seen from outside
-    (`scans.seen_from_outside`) judge nothing, and are counted. A scan of no head's size (`scans.check_size`) is a
-    UserError.
+    name: the scan's, for the record; yaw, pitch: degrees, every combination is a picture; lit: see `scans.draw_views`.
+    The shape is judged without its expression. Points of the scan that cannot be seen from outside
+    (`scans.seen_from_outside`) are not judged, but counted. A scan that has not the size of a head (`scans.check_size`)
+    is a UserError.
 
     Returns the summary: `pictures` (a dict each: yaw, pitch, `rmse_mm`, `mean_mm`, `border_share`, `scale`,
     `converged`), `mean_mm` and `sd_mm` over them (of rmse_mm), `baselines` (the `mean face` through the same crop and
-    ICP), `difference` (system minus mean face; 95 % bootstrap over the pictures of this one head, which says nothing of
-    other heads), `grid`, `look`, `crop`, `parameters`, `protocol`, `shape`, `weights`.
+    ICP), `difference` (system minus mean face; 95 % bootstrap over the pictures of this one head, which does not apply
+    to other heads), `grid`, `look`, `crop`, `parameters`, `protocol`, `shape`, `weights`.
     """
     model = system.model
     scan = scans.check_size(scan, model)

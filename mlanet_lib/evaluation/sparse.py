@@ -65,12 +65,12 @@ def evaluate_aflw2000(
 ) -> AFLWResult:
     """AFLW2000-3D's sparse alignment and head pose over a folder in its layout, beside the two baselines.
 
-    box: "truth", or "detector" (the system's own, and then a second look from the landmarks found there); a photo
-    without a detected face is taken whole, and counted in `undetected`. limit: the first photos only. reannotated: the
+    box: "truth", or "detector" (the system's own, and then a second look from the landmarks found there); without a
+    detected face, the whole photo is taken and counted in `undetected`. limit: the first photos only. reannotated: the
     second label set, instead of `pt3d_68`; crops and yaw bins stay those of the original labels, as in 3DDFA's script.
     bfm: for the dense and reconstruction errors of a system whose face model is BFM (`mlanet_lib.evaluation.dense`).
-    others: (name, file) of other systems' stored points (`read_points`), judged on the same photos; a name that is
-    there twice, or is a baseline's or the system's, is a UserError, as are photos whose labels lie outside them.
+    others: (name, file) of other systems' stored points (`read_points`), judged on the same photos; UserErrors: a name
+    that is used twice or is that of a baseline or of the system, and a photo whose labels lie outside it.
 
     The summary holds `sparse_nme` (see `metrics.by_yaw`), `pose_mae`, `baselines` and `others` (name -> the same,
     `uses_the_truth`, and `difference`: system minus this, balanced, paired), `intervals` (95 % bootstrap over images,
@@ -112,7 +112,7 @@ def evaluate_aflw2000(
 
 
 def _named(others: Iterable[tuple[str, str | Path]], weights: str) -> dict[str, str | Path]:
-    """Files by the name of the system that they are of, none of which may stand for another row of the table."""
+    """Files by the name of their system; a name must not be that of another row of the table."""
     found: dict[str, str | Path] = {}
     for name, path in others:
         if name in found or name in (CONSTANT, ORACLE, weights):
@@ -212,7 +212,7 @@ def _known_truth(
     rows: pd.DataFrame,
     seed: int,
 ) -> dict:
-    """What only synthetic faces know: occlusion, and the shape itself where the face model is the same."""
+    """What is known of synthetic faces only: occlusion, and the true shape if the face model is the same."""
     truths = [sample.truth for sample in samples if sample.truth is not None]
     if len(truths) < len(samples):
         return {}
@@ -247,7 +247,7 @@ def _vertices(model: MorphableModel, identity: torch.Tensor, expression: torch.T
 
 
 def _protocol(model: MorphableModel | None, labels: str) -> dict:
-    """What the numbers mean: the labels, whose frame the angles are of, and both protocols in words."""
+    """The meaning of the numbers: the labels, the frame of the angles, and both protocols in words."""
     sparse = metrics.PROTOCOLS["sparse_nme" if labels == "original" else "sparse_nme_reannotated"]
     angles = None
     if model is None:

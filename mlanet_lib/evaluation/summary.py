@@ -1,4 +1,4 @@
-"""What the benchmarks' summaries are made of: baselines, means by yaw bin, intervals, differences, tables of text.
+"""Parts of the benchmarks' summaries: baselines, means by yaw bin, intervals, differences, tables of text.
 
 A summary is a dict that becomes a JSON file (`files.records.write_json`): its keys are a file format.
 """
@@ -20,10 +20,10 @@ BLOCK = 1 << 21
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """What a system is compared with on N photos.
+    """A baseline's predictions for N photos.
 
     landmarks: (N, 68, 2) in the unit of the truth; pose_degrees: (N, 3) pitch, yaw, roll in BFM's frame, or None; note:
-    what it is, in words; uses_the_truth: it is no system that could be used.
+    what it is, in words; uses_the_truth: it needs the truth, so it could not be used in practice.
     """
 
     landmarks: np.ndarray
@@ -46,7 +46,7 @@ def constant_baseline(metadata: Mapping, count: int) -> Baseline | None:
 
 def resampled(values: np.ndarray, rng: np.random.Generator, samples: int = RESAMPLES) -> Iterator[np.ndarray]:
     """`samples` bootstrap draws of the rows of values (N, ...), as blocks (K, N, ...) of at most `BLOCK` numbers (or of
-    one draw). They are those that a loop would draw."""
+    one draw). They are the same draws as a loop would make."""
     held = max(1, BLOCK // max(1, values.size))
     for start in range(0, samples, held):
         yield values[rng.integers(0, len(values), (min(held, samples - start), len(values)))]

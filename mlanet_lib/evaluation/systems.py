@@ -31,7 +31,8 @@ class FaceDetector(Protocol):
 
 
 class System(Protocol):
-    """What the benchmarks judge, as `mlanet_lib.predictor.Predictor` is: it reads face parameters in crops.
+    """A system that the benchmarks can judge: it predicts face parameters from crops, as
+    `mlanet_lib.predictor.Predictor` does.
 
     model: the face model of its parameters; image_size: side of the crops that it wants, pixels; weights: their name,
     for the record; metadata: of the training, `summary.constant_baseline` reads it; detector: for photos without a
@@ -54,7 +55,7 @@ class System(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CropPrediction:
-    """What a system says of B crops.
+    """A system's predictions for B crops.
 
     landmarks: (B, 68, 2) in crop sides, [0, 1] inside; pose_degrees: (B, 3) pitch, yaw, roll, 3DDFA's signs, in BFM's
     frame, as the labels that they are compared with, or None; parameters: of the B faces, or None.
@@ -67,7 +68,7 @@ class CropPrediction:
 
 @dataclass(frozen=True, eq=False)
 class PointSystem:
-    """A function of crops (B, 3, S, S) that finds the landmarks alone, for the benchmarks that judge no more."""
+    """A function of crops (B, 3, S, S) that predicts only landmarks, for the benchmarks that need nothing else."""
 
     predict: Callable[[Tensor], CropPrediction]
     image_size: int
@@ -85,7 +86,7 @@ def prediction(model: MorphableModel, parameters: FaceParameters) -> CropPredict
 
 
 def read_crops(system: System | PointSystem, crops: Sequence[np.ndarray]) -> CropPrediction:
-    """What the system says of a batch of crops, (S, S, 3) uint8 each."""
+    """The system's predictions for a batch of crops, (S, S, 3) uint8 each."""
     images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         if isinstance(system, PointSystem):
@@ -96,7 +97,7 @@ def read_crops(system: System | PointSystem, crops: Sequence[np.ndarray]) -> Cro
 def read_all(
     system: System | PointSystem, crops: Iterable[np.ndarray], count: int, batch_size: int = 32
 ) -> CropPrediction:
-    """What the system says of `count` crops (S, S, 3) uint8, in batches, with a progress bar."""
+    """The system's predictions for `count` crops (S, S, 3) uint8, in batches, with a progress bar."""
     found, pending = [], []
     for number, crop in enumerate(tqdm(crops, total=count, desc="predicting", unit="face", leave=False), 1):
         pending.append(crop)
@@ -142,7 +143,7 @@ class LabelledPhotos(NamedTuple):
     def crops(self, size: int) -> Iterator[np.ndarray]:
         """The crops, (size, size, 3) uint8 each, as they are asked for.
 
-        A photo that cannot be read or cropped, or outside of which all its labels lie, is a UserError that names it.
+        A photo that cannot be read or cropped, or whose labels all lie outside it, is a UserError that names it.
         """
         for sample, points, box in zip(self.samples, self.landmarks, self.boxes, strict=True):
             image = sample.image()
@@ -157,7 +158,7 @@ class LabelledPhotos(NamedTuple):
 
 
 def detect_box(detector: FaceDetector | None, image: np.ndarray) -> Box | None:
-    """The crop of the upright face nearest to the photo's centre in its own size, or None without a face.
+    """The crop of the upright face nearest to the photo's centre, relative to its own size; None if there is no face.
 
     AFLW's photos show several people; the labelled one is in the middle. Without a detector: UserError.
     """

@@ -11,10 +11,10 @@ _SWEEPS, _STILL = 500, 1e-6
 def activations(model: MorphableModel, expression: torch.Tensor) -> np.ndarray:
     """Expression coefficients (B,Ke) as activations (B,Ke) in [0,1], float64.
 
-    A network's coefficients may leave that range (corners of a mouth that it lowers are a smile below 0). These are the
-    ones within it whose mesh is nearest, in the sum of squared distances of the vertices, to 1e-6 of an activation:
-    the least of (w - e)^T G (w - e) with G = B^T B. The problem is convex and its bounds are one a coefficient, so
-    coordinate descent finds the solution (Tseng 2001). All rows go at once: a clip has thousands.
+    A network's coefficients may leave that range (corners of a mouth that it lowers are a smile below 0). The result
+    lies within it, and its mesh is the nearest, in the sum of squared distances of the vertices, to 1e-6 of an
+    activation: the least of (w - e)^T G (w - e) with G = B^T B. The problem is convex and each coefficient has its own
+    bounds, so coordinate descent finds the solution (Tseng 2001). All rows go at once: a clip has thousands.
     """
     basis = model.expression_basis.double().cpu().numpy().reshape(-1, model.n_expression)
     gram = basis.T @ basis

@@ -15,9 +15,9 @@ _COLOUR = 100.0  # mm that a difference of 1 in albedo counts: eyes, lips and br
 def coarse(model: MorphableModel, count: int) -> MorphableModel:
     """The model on `count` of its own vertices, evenly spread over the mean face and its colours; itself for 0 or all.
 
-    Coefficients mean the same. Every vertex is assigned to the kept one that is nearest along the surface (so that lips
-    and lids stay apart, which only the gap between them separates), and triangles remain whose three corners belong to
-    three kept vertices. Landmarks are the kept vertices nearest to them: good for drawing, not for measuring.
+    Coefficients mean the same. Every vertex is assigned to the kept one that is nearest along the surface (not through
+    space, so that lips and lids stay apart). Triangles remain if their corners belong to three different kept vertices.
+    Landmarks are the kept vertices nearest to them: good for drawing, not for measuring.
     """
     if count <= 0 or count >= model.n_vertices:
         return model

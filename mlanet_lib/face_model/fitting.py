@@ -6,8 +6,8 @@
 x_k: the model's point k, z towards the camera; size: sqrt(w h) of the points' box, so that the first sum is in squared
 NME and `ridge` is the variance of a point's noise in that unit (1e-4: 1 % of the face), a and e being counted in
 standard deviations. kappa = 0 is scaled orthography, kappa = 1 / focal the perspective camera of
-`mlanet_lib.geometry.camera` with s = focal / t_z. What a fit leaves is the floor that a model and its definition of
-the landmarks put under any network that predicts it.
+`mlanet_lib.geometry.camera` with s = focal / t_z. The error of a fit is the least that a network predicting this model
+can reach on such landmarks.
 """
 
 from dataclasses import dataclass
@@ -91,9 +91,9 @@ def fit_landmarks(
 ) -> LandmarkFit:
     """Fit pose, identity and expression to landmarks (N, 68, 2), y down; weights: (N, 68) >= 0.
 
-    coefficients: (N, Ki + Ke) where the shapes are known: then the pose alone is fitted. Starts from the mean shape's
-    best orthographic pose, then Gauss-Newton on everything at once. The fitted landmarks follow the definition that the
-    given ones do. Landmarks that are not finite or span no box are a ValueError.
+    coefficients: (N, Ki + Ke) if the shapes are known; then only the pose is fitted. Starts from the mean shape's best
+    orthographic pose, then Gauss-Newton on everything at once. The fitted landmarks follow the same definition as the
+    given ones. Landmarks that are not finite or span no box are a ValueError.
     """
     points = np.asarray(points, np.float64)
     size = np.sqrt(np.ptp(points, axis=1).prod(1))
@@ -138,7 +138,7 @@ def frame_differences(
     """(N, 3, 3): for each face the rotation R_model^T R_BFM between the model's pose and a known one in BFM's frame.
 
     Their `alignment.mean_rotation` is R0, the fixed rotation from the model's frame to BFM's, R_BFM = R_model R0, for
-    `MorphableModel(bfm_rotation=...)`. It is to be taken from training photos, never from a benchmark's.
+    `MorphableModel(bfm_rotation=...)`. Compute it from training photos, never from those of a benchmark.
 
     points: (N, 68, 2) by 3DDFA's definition, y down, in sides of the crop that shows the face, [0, 1] inside;
     rotations: (N, 3, 3) the poses R_BFM of the same faces, y up, as `camera` has it (3DDFA's R). R_model is the pose of

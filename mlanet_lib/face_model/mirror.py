@@ -1,4 +1,4 @@
-"""Mirrored faces: what becomes of a face's parameters and landmarks where its picture is mirrored.
+"""Mirrored faces: how a face's parameters and landmarks change when its picture is mirrored.
 
 A face model whose mesh is its own mirror image, and whose modes span the mirrored modes too, turns a mirrored face
 into one of its own: coefficients c become M c, with M from least squares over the vertices. Left and right expressions
@@ -35,7 +35,7 @@ class Mirror:
 
     @classmethod
     def of(cls, model: MorphableModel) -> "Mirror":
-        """The mirror of a face model, on its device; UserError where the model has no such symmetry."""
+        """The mirror of a face model, on its device; UserError if the model has no such symmetry."""
         mean = model.mean.detach().cpu().double().numpy()
         flip = np.array([-1.0, 1.0, 1.0])
         from scipy.spatial import cKDTree  # here, since it takes a tenth of a second

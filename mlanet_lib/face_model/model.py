@@ -1,4 +1,4 @@
-"""The morphable face model that all of mlanet uses: one class, one `.npz` format, whatever the model came from.
+"""The morphable face model that all of mlanet uses: one class and one `.npz` format for models of any source.
 
 Blanz and Vetter (1999): shape = mean + identity_basis a + expression_basis e, colour = albedo_mean + albedo_basis c.
 Lengths in mm; model frame: x to the subject's left (the image's right in a frontal picture), y up, z out of the face.
@@ -53,10 +53,10 @@ class MorphableModel(torch.nn.Module):
     - `albedo_mean (V,3)` RGB in [0,1], display-encoded; `albedo_basis (V,3,Ka)` per standard deviation.
     - `faces (F,3)` int64, counter-clockwise seen from outside; `uv (V,2)` in [0,1], v up.
     - `landmark_index (68,3)` int64 and `landmark_weights (68,3)` >= 0, rows summing to 1: the 68 points, Multi-PIE
-      order, each between three vertices, where 3DDFA's labels have them. `landmark_index` may be given as (68,), then
+      order, each between three vertices, as 3DDFA's labels place them. `landmark_index` may be given as (68,), then
       they are vertices.
-    - `ibug_index (68,3)` and `ibug_weights (68,3)`: the same where iBUG's labels have them; a model without them has
-      one definition of the points, and takes that for both.
+    - `ibug_index (68,3)` and `ibug_weights (68,3)`: the same points as iBUG's labels place them; a model without these
+      fields uses one definition for both.
     - `bfm_rotation (3,3)`: R0, the fixed rotation to the frame of the Basel Face Model, in which pose is compared with
       labels: R_BFM = R R0 for a pose R of this model. The unit matrix where not given.
 
@@ -162,7 +162,7 @@ class MorphableModel(torch.nn.Module):
 
     def landmarks(self, vertices: torch.Tensor, labels: str = "3ddfa") -> torch.Tensor:
         """(B,V,3) in any frame -> (B,68,3), the Multi-PIE points on the mesh, where the label set `labels` (one of
-        `LABEL_SETS`) has them. Any (B,V,...) is read off there alike."""
+        `LABEL_SETS`) has them. Any (B,V,...) can be read there in the same way."""
         index, weights = {
             "3ddfa": (self.landmark_index, self.landmark_weights),
             "ibug": (self.ibug_index, self.ibug_weights),

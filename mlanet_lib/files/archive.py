@@ -31,7 +31,7 @@ def members(source: str | Path, wanted: Collection[str]) -> Iterator[tuple[str, 
     """(file name, content) of the wanted file names, in the order of the source.
 
     source: a folder (its own files, not those of folders inside), a .zip, or a .tar, plain or packed by gzip or xz;
-    its first bytes tell. Folders inside an archive are left out of the name.
+    recognised by its first bytes. Folders inside an archive are left out of the name.
 
     A source that is missing, no archive or damaged, and a member that is a link or a device, has no file's name
     (`files.check_name`), comes twice or is absurdly large, are UserErrors that name it. Memory: one member at a time.

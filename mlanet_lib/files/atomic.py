@@ -51,9 +51,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def together(folder: str | Path, may_replace: Callable[[Path], bool] = lambda path: True) -> Iterator[Path]:
     """Yield an empty folder inside `folder`; its files move to `folder` only when the block succeeds, else none does.
 
-    may_replace: judges a file of the same name that is there already; where it says no, none moves and a UserError
-    names it. So does one that is no regular file. Each name changes from the old file to the new one at once, the
-    JSON's last. `OSError` (read-only or full disk) becomes a `UserError`; the rest as `atomic_path` has it.
+    may_replace: whether a file of the same name may be replaced. If not, or if it is no regular file, no file moves and
+    a UserError names it. Each name changes from the old file to the new one at once, the JSON's last. `OSError`
+    (read-only or full disk) becomes a `UserError`; the rest as `atomic_path` has it.
     """
     folder = Path(folder)
     try:
@@ -125,7 +125,7 @@ def _open_stream(path: Path) -> BinaryIO:
 
 
 def followed(path: Path) -> Path:
-    """What a link leads to; any other path itself."""
+    """The target of a link; any other path unchanged."""
     if not path.is_symlink():
         return path
     target = Path(os.path.realpath(path))

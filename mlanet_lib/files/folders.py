@@ -1,4 +1,4 @@
-"""The pictures of a folder, each of them once, and the first so many of anything: alike for all layouts."""
+"""The pictures of a folder, each once, and limits on their number: the same rules for all layouts."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -29,7 +29,7 @@ def listed(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def once(names: Iterable[PurePath], where: str) -> None:
-    """UserError where two of the pictures `names` differ in nothing but their endings; `where` begins its text."""
+    """UserError if two of the pictures `names` differ in nothing but their endings; `where` begins its text."""
     first: dict[PurePath, PurePath] = {}
     for name in names:
         other = first.setdefault(name.with_suffix(""), name)

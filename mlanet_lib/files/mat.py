@@ -1,4 +1,4 @@
-"""Reading MATLAB 5 files (`.mat`) that nobody vouches for: no object is made, no size is believed unchecked."""
+"""Reading MATLAB 5 files (`.mat`) from untrusted sources: no object is made, every size is checked."""
 
 import math
 import struct

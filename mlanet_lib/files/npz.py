@@ -1,4 +1,4 @@
-"""Reading `.npz` files that nobody vouches for: nothing is unpickled, no header believed unchecked."""
+"""Reading `.npz` files from untrusted sources: nothing is unpickled, every header is checked."""
 
 import math
 import sys

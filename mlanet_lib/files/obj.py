@@ -28,8 +28,8 @@ _OPTION = re.compile(
 
 class Obj(NamedTuple):
     """vertices (V, 3), faces (F, 3), uv (F, 3, 2) or None, colours (V, 3) as they are written, NaN for a vertex without
-    one, or None where no vertex has one; libraries: what stands behind each `mtllib`, a file's name or several;
-    polygons (F,): of which polygon of the file each face is a part, counted from 0."""
+    one, or None if no vertex has one; libraries: the text after each `mtllib`, one or more file names; polygons
+    (F,): the polygon of the file that each face belongs to, counted from 0."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -71,7 +71,7 @@ def parse_obj(path: str | Path, content: bytes | None = None) -> Obj:
 
 @dataclass
 class _Found:
-    """What has been read of an OBJ so far."""
+    """The part of an OBJ that was read so far."""
 
     vertices: list[tuple[float, ...]] = field(default_factory=list)
     colours: list[tuple[float, ...]] = field(default_factory=list)
@@ -237,7 +237,7 @@ def _read_material(folder: Path, library: Path, found: list[Path], troubles: lis
 
 def _inside(folder: Path, name: str, *others: Path) -> Path | None:
     """The file that a material's or an OBJ's line names: below the folder, or below `others` in it, or under its bare
-    name in the folder; None where there is none, or only one outside."""
+    name in the folder; None if there is none, or only one outside."""
     parts = PurePosixPath(name.strip('"').replace("\\", "/")).parts
     if not parts:
         return None

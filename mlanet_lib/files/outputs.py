@@ -1,8 +1,8 @@
-"""What `mlanet reconstruct` writes: names that are planned before anything is written, and own files told from others.
+"""What `mlanet reconstruct` writes: file names are planned before anything is written, and mlanet knows its own files.
 
-Every file says itself that mlanet wrote it (`MARK`): OBJ, MTL, JSON, GLB and PNG near their beginning, MP4 at its end;
-a clip's table is known by its first line. So files can be moved, and those of somebody else, or of an unmarked older
-version, are never replaced unasked and never taken for mlanet's.
+Every file carries a mark (`MARK`) that mlanet wrote it: OBJ, MTL, JSON, GLB and PNG near their beginning, MP4 at its
+end; a clip's table is known by its first line. So files can be moved, and files without the mark, also those of older
+versions, are never replaced unless the user asks for it.
 """
 
 import os
@@ -25,7 +25,7 @@ _OF_A_CLIP = re.compile(r"(.+)(?:\.csv|\.json|_overlay\.mp4)")
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a file is one that mlanet wrote, by what it says of itself."""
+    """Whether mlanet wrote a file, judged by its mark."""
     path = Path(path)
     try:
         if path.is_symlink() or not path.is_file():
@@ -45,15 +45,14 @@ def is_own(path: str | Path) -> bool:
 
 
 def may_replace(path: Path) -> bool:
-    """Whether nothing of anybody's is lost where a file is replaced: it is mlanet's own, or a regular file without
-    content."""
+    """Whether a file may be replaced without loss: mlanet wrote it, or it is an empty regular file."""
     empty = path.is_file() and not path.is_symlink() and not path.stat().st_size
     return empty or is_own(path)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One photo or clip. name: what its files are called after, a safe one; clip: whether it is one."""
+    """One photo or clip. name: a safe name that its files begin with; clip: whether it is a clip."""
 
     source: Path
     name: str
@@ -94,7 +93,8 @@ def _writers(file: str) -> list[tuple[str, bool]]:
 
 
 def name_of(path: Path) -> str:
-    """What a photo's or clip's files are called after: the stem, of a folder its name, as a safe name of a file."""
+    """The name that a photo's or clip's files begin with: its stem (for a folder its name), made safe as a file
+    name."""
     return safe_name(os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path.stem)
 
 
@@ -136,7 +136,7 @@ def _files_of(source: Path) -> Sequence[Path]:
 
 
 def check_text(path: Path) -> None:
-    """UserError for a path that is not UTF-8, as what is written about it is."""
+    """UserError for a path that is not UTF-8, since the records that name it are."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

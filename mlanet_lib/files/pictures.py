@@ -127,7 +127,7 @@ def _opened(source: Path | BinaryIO) -> Image.Image:
 def _decoded(
     opened: Callable[[], AbstractContextManager[Image.Image]], name: str, upright: bool, most: int | None = None
 ) -> Reduced:
-    """What `opened` gives, reduced to `most` pixels."""
+    """The picture that `opened` returns, reduced to `most` pixels."""
     try:
         with opened() as picture:
             largest = _largest(picture, most is not None)
@@ -153,7 +153,7 @@ def _decoded(
 
 
 def _turn(picture: Image.Image, upright: bool) -> Image.Transpose | None:
-    """What to do with the decoded picture, that it be upright, or as it is stored; None: nothing."""
+    """How to turn the decoded picture to be upright, or to be as stored; None: not at all."""
     turn = _UPRIGHT.get(_orientation(picture) or 1)
     if picture.format == "TIFF" and turn is not None:  # Pillow turns these itself, and turns them only
         return None if upright else _BACK.get(turn, turn)
@@ -174,7 +174,7 @@ def _unread(name: str) -> str:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    """EXIF's orientation, whatever is wrong with the other tags; None where it cannot be read."""
+    """EXIF's orientation, whatever is wrong with the other tags; None if it cannot be read."""
     try:
         return picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a tag that cannot be read is no reason to refuse the picture
@@ -192,9 +192,9 @@ def _rgb(picture: Image.Image) -> np.ndarray:
 
 
 def _white(mode: str, least: float, largest: float) -> float:
-    """What means white: 65535 where the form says 16 bits, else the one of 1 (floats), 255 and 65535 that `largest`
-    exceeds by no more than half (resampling overshoots). UserError where the values use less than a 16th of that, as
-    12 bits in 16 do: such a picture would be black without a word."""
+    """The value of white: 65535 if the format has 16 bits, else the one of 1 (floats), 255 and 65535 that `largest`
+    exceeds by no more than half (resampling overshoots). UserError if the values use less than a 16th of that, as 12
+    bits in 16 do: such a picture would turn out black without a warning."""
     whites = (_SHORT,) if mode.startswith("I;16") else (1.0, _BYTE, _SHORT) if mode == "F" else (_BYTE, _SHORT)
     white = next((white for white in whites if largest <= 1.5 * white), None)
     if white is None or (0 < largest < white / 16) or least < -white / 2:

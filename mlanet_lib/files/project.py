@@ -20,8 +20,8 @@ aliases to aliases hold more than any memory."""
 def find_root(start: str | Path | None = None) -> Path:
     """The project's folder: the one with params.yaml and dvc.yaml, at or above `start` (default: where we are).
 
-    The environment variable MLANET_ROOT, where set, is believed instead. One rule for a shell, JupyterLab (which works
-    in the notebook's folder), papermill (in the root) and nbval (in the folder of a copy). UserError if there is none.
+    The environment variable MLANET_ROOT, if set, overrides this. One rule for a shell, JupyterLab (which works in the
+    notebook's folder), papermill (in the root) and nbval (in the folder of a copy). UserError if there is none.
     """
     told = os.environ.get("MLANET_ROOT")
     here = Path(start or Path.cwd()).resolve()
@@ -54,7 +54,8 @@ def read_yaml(path: str | Path, keep_comments: bool = False) -> dict:
 
 
 def parse_yaml(text: str, where: str, keep_comments: bool = False) -> object:
-    """The value that a YAML 1.2 text says; UserErrors, which begin with `where`, for what is none or not plain."""
+    """The value of a YAML 1.2 text; UserErrors, which begin with `where`, for other text and for values that are not
+    plain."""
     try:
         found = YAML(typ="safe").load(text)
     except YAMLError as error:

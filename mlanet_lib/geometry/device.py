@@ -1,4 +1,4 @@
-"""Devices: which one is to be had, and tensors that a loop on a GPU uses at every step, copied there once."""
+"""Devices: which one is available, and tensors that a loop on a GPU uses at every step, copied there once."""
 
 from functools import lru_cache
 
@@ -28,7 +28,7 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 def usable_device(name: str = "auto", number: int = 0) -> torch.device:
     """The device of this name, tried out; "auto" and "cuda" mean GPU `number` here, "auto" the CPU where there is none.
 
-    UserError where it is not to be had.
+    UserError if it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ Directions and normals are unit vectors in the y-up frame of the camera (x to th
 camera: `R n` for a normal n of the model). Coefficients are ordered (l, m) = 00, 1-1, 10, 11, 2-2, 2-1, 20, 21, 22.
 
 Assumption: all colours are display-encoded values in [0, 1] (as photos store them) and this linear model is applied to
-them as they are. Nothing is clamped, so that gradients reach every pixel: clamp a picture before showing it.
+them directly. Nothing is clamped, so that gradients reach every pixel: clamp a picture before showing it.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Attention at one level of the backbone, and the gate by which a coarser level steers the next finer one.
 
-Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), "se" is squeeze and excitation (Hu et
-al. 2018, arXiv:1709.01507), "eca" its light form (Wang et al. 2020, arXiv:1910.03151), all in timm's modules. What the
-paper of Hierarchical MLANet uses is not known (its abstract says "multi-level attention"): an axis of the ablation.
+Channel and spatial attention are CBAM's (Woo et al. 2018, arXiv:1807.06521), "se" is squeeze and excitation (Hu et al.
+2018, arXiv:1709.01507), "eca" its light form (Wang et al. 2020, arXiv:1910.03151), all in timm's modules. It is not
+known which of them Hierarchical MLANet uses (its abstract says only "multi-level attention"), so the kind is an axis of
+the ablation.
 """
 
 import torch
@@ -41,7 +42,7 @@ def level_attention(channels: int, kind: str) -> nn.Module:
 
 
 class CoarseGate(nn.Module):
-    """Hierarchical fusion of two neighbouring levels: the coarser one says where the finer one matters.
+    """Hierarchical fusion of two neighbouring levels: the coarser one decides where the finer one matters.
 
     fused = finer * 2 sigmoid(upsample(W coarser)), with W a 1x1 convolution that starts at zero: at the start the
     gate is 1 everywhere and fusion changes nothing. An assumption of this project, not the paper's equation.

@@ -4,8 +4,8 @@
     -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights (fusion
        "hierarchical") or reads them side by side ("hierarchical_concatenate")
 
-The paper's backbone, attention, fusion and heads are not known: this reading is an assumption of the project, and
-every choice in it is a field of `NetworkConfig`, the axes of the ablation.
+The paper's backbone, attention, fusion and heads are not known. This network is an assumption of the project, and each
+choice in it is a field of `NetworkConfig` that the ablation can vary.
 """
 
 import dataclasses
@@ -45,10 +45,10 @@ of a ResNet-10-T at 64 px on real photos end at a validation NME of 5.35 % with 
 class NetworkConfig:
     """The choices that make a network, each one an assumption (the paper's are not known).
 
-    backbone: a timm name; pretrained: start from timm's ImageNet weights where they can be had; levels: which of
-    1..4 (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is
-    trained on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to
-    (1 = global average); focal: the camera's, in picture widths; start: a checkpoint that a training begins with
+    backbone: a timm name; pretrained: start from timm's ImageNet weights if they are available; levels: which of 1..4
+    (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is trained
+    on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to (1 = global
+    average); focal: the camera's, in picture widths; start: a checkpoint that a training begins with
     (`resume.begin_from`; making a network does not read it).
     """
 
@@ -81,9 +81,9 @@ class NetworkConfig:
 class MLANet(nn.Module):
     """The network: images (B, 3, H, W) in [0, 1] -> `FaceParameters` of one face model.
 
-    model: the `MorphableModel` whose coefficients are predicted (its sizes and its neutral framing are read; it is
-    not kept). config, or its fields as keywords: see `NetworkConfig`; a wrong value is a UserError.
-    `pretrained_weights` says in one line where the backbone's first weights came from.
+    model: the `MorphableModel` whose coefficients are predicted (its sizes and its neutral framing are read; it is not
+    kept). config, or its fields as keywords: see `NetworkConfig`; a wrong value is a UserError. `pretrained_weights`
+    holds one line on the source of the backbone's first weights.
     """
 
     backbone: Any  # timm's feature extractor
@@ -178,12 +178,12 @@ class MLANet(nn.Module):
         return self.face_parameters(self(images))
 
     def face_parameters(self, raw: dict[str, Tensor]) -> FaceParameters:
-        """What the heads' raw outputs by group, (B, size) as `forward` gives them, say of B faces.
+        """The parameters of B faces from the heads' raw outputs by group, (B, size) each, as `forward` returns them.
 
-        identity, expression, albedo: the heads' outputs as they are. rotation: Gram-Schmidt (Zhou et al. 2019) of the
+        identity, expression, albedo: the heads' outputs, unchanged. rotation: Gram-Schmidt (Zhou et al. 2019) of the
         identity's 6D form plus the output. lighting: white ambient light plus the output. Translation is predicted as
-        an offset (u, v) in the picture plane, in crop sides, and a logarithmic scale s, because millimetres of depth
-        and of offset hang together and are badly conditioned:
+        an offset (u, v) in the picture plane, in crop sides, and a logarithmic scale s, because depth and offset in
+        millimetres depend on each other and are badly conditioned:
 
             t_z = n_z exp(-s),   t_x = (n_x / n_z + u / focal) t_z,   t_y = (n_y / n_z + v / focal) t_z
 
@@ -210,8 +210,9 @@ class MLANet(nn.Module):
     def level_weights(self) -> dict[str, Tensor]:
         """How much each parameter group reads from each level: {group: (levels,)}, every row sums to 1.
 
-        The features that are weighed are normalised, so that the weights are comparable across levels. Where a head
-        reads the levels side by side (fusion "...concatenate"): each level's share of the sum of its squared weights.
+        The features are normalised before they are weighted, so that the weights are comparable across levels. If a
+        head reads the levels side by side (fusion "...concatenate"): each level's share of the sum of its squared
+        weights.
         """
         if self.side_by_side:
             shape = (-1, len(self.config.levels), self.config.width * self.config.pool**2)
@@ -224,8 +225,8 @@ class MLANet(nn.Module):
 def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
     """timm's feature extractor that returns the chosen levels, and where its weights came from.
 
-    Norms of random weights that timm starts at zero (a ResNet's last of each block) start at 0.1, so that the branch
-    before them receives a gradient from the first step on.
+    With random weights, norms that timm starts at zero (the last of each ResNet block) start at 0.1, so that the branch
+    before them has a gradient from the first step on.
     """
     import timm
 
@@ -246,7 +247,7 @@ def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
 
 
 def backbone_options(config: NetworkConfig) -> dict[str, Any]:
-    """What `timm.create_model` takes beside the backbone's name, for the chosen levels; UserError if it lacks one."""
+    """The arguments of `timm.create_model` for the chosen levels; UserError if the backbone lacks one of them."""
     import timm
 
     options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # without what follows the last level

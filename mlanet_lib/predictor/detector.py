@@ -49,7 +49,7 @@ class Detection:
     turns: int = 0
 
     def box_in_photo(self, height: int, width: int) -> np.ndarray:
-        """`box` (4,) in the photo as it is, height and width its own."""
+        """`box` (4,) in the photo's own pixels, before any turn; height, width: of the photo."""
         corners = turn_points(np.array([self.box[:2], self.box[:2] + self.box[2:]]), self.turns, height, width)
         return np.concatenate([corners.min(0), np.ptp(corners, axis=0)])
 
@@ -73,7 +73,7 @@ class Detector:
 
     @classmethod
     def load(cls) -> "Detector":
-        """YuNet from MLANET_MODELS or the project's weights. UserError where the file is not there, or is another."""
+        """YuNet from MLANET_MODELS or the project's weights. UserError if the file is not there, or is another."""
         import cv2
 
         path = _yunet_path()
@@ -85,7 +85,8 @@ class Detector:
 
         With `thorough`, a photo of more than `LONGEST_SIDE` pixels is looked at once more with up to `FINEST_SIDE`, for
         the small faces in it; and where no face is found, or one that is not surely upright, in its three quarter turns
-        too. What has the highest score at a place counts, so that each face may have a turn of its own.
+        too. At each place the detection with the highest score is kept, so that faces of one photo may be turned
+        differently.
         """
         found = self._detect_turned(photo, 0, LONGEST_SIDE)
         if thorough and max(photo.shape[:2]) > LONGEST_SIDE:
@@ -136,7 +137,8 @@ def same_place(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _merged(faces: list[Detection], more: list[Detection], height: int, width: int) -> list[Detection]:
-    """Two looks at one photo as one: where both have a face at a place, the higher score's."""
+    """Merge the detections of two looks at one photo: if both found the same face, the one with the higher score is
+    kept."""
 
     def rivals(face: Detection, others: list[Detection]) -> list[Detection]:
         box = face.box_in_photo(height, width)

@@ -3,7 +3,7 @@
     images (B, 3, S, S) float32 in [0, 1], RGB, the training crop -> the outputs named in `UNITS`, in that order
 
 B is free, S is the network's. Both files are written from the same graph (torch.export), normalisation of the pixels,
-camera and the 68 points included. With them travels what a caller needs to know, as text: `encoder_metadata`.
+camera and the 68 points included. The file also holds what a caller needs to know, as text: `encoder_metadata`.
 """
 
 import copy
@@ -74,7 +74,7 @@ def trace(network: MLANet, model: MorphableModel) -> torch.export.ExportedProgra
 
 
 def encoder_metadata(network: MLANet, model: MorphableModel, weights: str) -> dict[str, str]:
-    """What is written beside the graph: generator, format, weights (their name), face_model and its fingerprint,
+    """The text entries stored with the graph: generator, format, weights (their name), face_model and its fingerprint,
     bfm_rotation (JSON, the 3 x 3 matrix R0 by rows), expression_names (JSON list), image_size (S, pixels), input (in
     words) and units (JSON, `UNITS`)."""
     return {

@@ -1,9 +1,9 @@
 """Faces as files: OBJ + MTL + texture, GLB, overlay and parameters, all files of a face or none.
 
 OBJ is in millimetres in the model frame (y up, z out of the face); GLB is in metres, as glTF has it, same axes. GLB
-carries the expressions as morph targets under the model's names (ARKit's): its mesh is the face at rest, and opens with
-the expression that was seen. The texture is the model's per-vertex albedo baked through its UV map, or the photo where
-it sees the face.
+carries the expressions as morph targets under the model's names (ARKit's): its mesh is the neutral face, and it opens
+with the predicted expression. The texture is the model's per-vertex albedo baked through its UV map, or taken from the
+photo where the face is visible.
 """
 
 import json
@@ -111,7 +111,7 @@ def write_face(
     GLB in its morph targets' weights (`activations`), not the pose, which is in the JSON. `record` is written as JSON
     (finite numbers only), `overlay` (H,W,3) uint8 as STEM.png, `texture` instead of the baked albedo. may_replace:
     which files of these names may be replaced (all). Returns the paths.
-    Raises UserError where the folder cannot be written; then none of the files is there.
+    Raises UserError if the folder cannot be written; then none of the files is there.
     """
     stem = safe_name(stem)
     parameters = parameters.detach().to("cpu")

@@ -43,7 +43,7 @@ class Face:
 
     parameters: batch of one, in the frame of `crop`. landmarks68 (68,2): the model's points in the photo's pixels
     (first pixel's centre at 0.5). box: the detector's, x, y, width, height in the photo. score: the detector's, [0,1],
-    None where the crop was given and nothing measured it.
+    None if the crop was given and nothing measured it.
     pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs, of the face model's own frame: 0 where people look
     straight into the camera, in the mean; pose_degrees_bfm: the same of BFM's frame, as the labels of data sets. crop:
     the square the network saw, in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it
@@ -69,8 +69,8 @@ class Face:
 class Predictor:
     """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`.
 
-    mirrored: read every crop and its mirror image and take the mean: half as fast, and nearer. It needs a symmetric
-    face model (UserError).
+    mirrored: average the predictions for each crop and its mirror image: half as fast, and more accurate. It needs a
+    symmetric face model (UserError).
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class Predictor:
     def faces(self, photo: str | Path | np.ndarray, boxes: Sequence[Box] | None = None) -> list[Face]:
         """The faces of a photo (path or array, see `pictures.read_reduced`), largest first; no face: an empty list.
 
-        The network looks twice: in the crops that the detector's boxes say, then around the points found there.
-        boxes: crops in the training convention instead of the detector's (then there is no score).
+        The network looks twice: in crops made from the detector's boxes, then around the points found there. boxes:
+        crops in the training convention instead of the detector's (then there is no score).
         """
         photo, reduced, _ = read_reduced(photo)
         if boxes is None:

@@ -1,4 +1,4 @@
-"""Where weights and face models lie, and which are used when none is named."""
+"""Finding weights and face models, and the defaults when none is named."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def named_weights(weights: str | Path = "auto", root: Path | None = None) -> Pat
 
 
 def find_weights(root: Path | None = None) -> Path:
-    """The shipped weights whose face model is here, `ict` before the others; else those of training here;
-    else shipped ones, and whoever loads them is told where to get the face model. UserError says what to run."""
+    """The shipped weights whose face model is present, `ict` first; else those trained here; else shipped weights
+    without a face model (loading them explains how to get it). A UserError says what to run."""
     root = root or library_root()
     shipped, trained = shipped_weights(root), root / TRAINED_HERE
     usable = [path for name, path in shipped.items() if any(p.is_file() for p in _face_model_paths(name, root))]

@@ -1,7 +1,7 @@
 """Rasterizers: which triangle of a mesh covers which pixel. One call, several backends with the same conventions.
 
 `numba` runs on the CPU, `triton` on CUDA devices, `pytorch3d` wherever that package does. Backends are imported when
-they are first used: none of the packages has to be there for another one's sake.
+they are first used, so only the package of the backend in use must be installed.
 """
 
 import os
@@ -41,12 +41,12 @@ def is_present(name: str) -> bool:
 
 
 def backends() -> list[str]:
-    """The names of the backends that can be used here."""
+    """The names of the backends that can be used on this machine."""
     return [name for name in _BACKENDS if is_present(name)]
 
 
 def choose(backend: str, device: torch.device) -> str:
-    """The backend that `backend` ("auto" or a name) stands for on a device; UserError where it is unknown or absent.
+    """The backend that `backend` ("auto" or a name) stands for on a device; UserError if it is unknown or absent.
 
     "auto" prefers one that works on the device itself, and falls back to one that works on copies.
     """

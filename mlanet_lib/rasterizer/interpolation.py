@@ -1,9 +1,9 @@
 """Differentiable steps on either side of a rasterizer: attributes over the faces it found, and vertex normals.
 
-Both are custom autograd functions, over numba kernels on the CPU and Triton kernels on CUDA devices; where that package
-is missing, on other devices, and as the reference that tests compare them with, they are plain tensor operations. Which
-face covers a pixel is not differentiable and taken as given. On a GPU sums into vertices are float atomics: normals and
-gradients differ in the last bits from run to run.
+Both are custom autograd functions, with numba kernels on the CPU and Triton kernels on CUDA devices. Without that
+package, on other devices, and as the reference for tests, plain tensor operations are used. Which face covers a pixel
+is not differentiable and taken as given. On a GPU sums into vertices are float atomics: normals and gradients differ in
+the last bits from run to run.
 """
 
 from importlib import import_module

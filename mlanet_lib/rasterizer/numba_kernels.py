@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs
 """The CPU's kernels around the z-buffer: interpolation over the faces found, vertex normals, and their gradients.
 
-Kernels take arrays one by one, for want of anything else that numba compiles as well: up to nine parameters, untyped.
-One task per mesh or picture, so that sums into its vertices need no locks and come out the same with any number of
-threads. Nothing per pixel is kept for the backward pass but the face: barycentric coordinates are computed again.
+Kernels take up to nine untyped arrays as parameters, since numba compiles nothing better structured as well. A task is
+a whole mesh or picture, so that sums into its vertices need no locks and do not depend on the number of threads. For
+the backward pass only the face of each pixel is kept; barycentric coordinates are computed again.
 """
 
 import numpy as np

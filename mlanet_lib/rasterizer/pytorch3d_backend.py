@@ -1,4 +1,4 @@
-"""pytorch3d's rasterizer behind this package's call, for whoever has that package (conda; it is not on PyPI).
+"""pytorch3d's rasterizer behind this package's interface, if that package is installed (from conda; it is not on PyPI).
 
 Its conventions, converted here: normalised device coordinates with +x to the *left* and +y *up*, in which the shorter
 side of the picture is [-1, 1]; face indices that count through all meshes of a batch. Only the face indices are taken
@@ -7,8 +7,9 @@ of a pixel by about 0.1 mm, so they are computed again. Where two surfaces are n
 triangles below 1e-4 square pixels (at 224), it may find another face than the other backends.
 
 Equal depths: of two faces with the same corners in the same order the lower index is found, since their depths are
-computed alike, bit for bit. Of faces that lie upon each other in any other way (the corners in another order, other
-triangles of one plane) either may be found: their depths differ by rounding, and the lower of the rounded ones wins.
+computed in the same way, bit for bit. Of faces that lie upon each other in any other way (the corners in another order,
+other triangles of one plane) either may be found: their depths differ by rounding, and the lower of the rounded ones
+wins.
 """
 
 import torch

@@ -115,7 +115,7 @@ def yaw_bars(
 def cumulative_error(
     errors: Mapping[str, np.ndarray], limit: float = 10.0, xlabel: str = "NME of an image, %"
 ) -> Figure:
-    """Share of images with at most that error, per system; the legend says which share lies under `limit`."""
+    """Share of images with at most that error, per system; the legend gives the share under `limit`."""
     figure, axis = axes_grid(4.6, 2.7 + 0.2 * len(errors))
     for k, (name, values) in enumerate(errors.items()):
         ordered = np.sort(np.asarray(values, float))

@@ -131,7 +131,7 @@ def _failures(
 def errors_on_the_face(predictor: Predictor, folder: str | Path, names: Sequence[str]) -> list[Titled]:
     """Where on the face the network errs, over at most `MOST_PHOTOS`, evenly chosen.
 
-    Of the 68 landmarks always; of the whole surface where the photos know their shape in the network's own face model.
+    Always for the 68 landmarks; for the whole surface if the photos' true shape in the network's face model is known.
     """
     model = predictor.model
     chosen = np.unique(np.linspace(0, len(names) - 1, min(MOST_PHOTOS, len(names))).round().astype(int))

@@ -30,9 +30,9 @@ class Studio:
     """Show `.widget`; `.open(photo)` does what an upload or a path does, `.show(k)` takes the photo's k-th face.
 
     load: makes the `Predictor` when the first photo is opened, so that a notebook without weights still runs; the
-    standard one takes what `mlanet reconstruct` takes. folder: where `.write()` puts files, as the form says it first.
+    standard one takes what `mlanet reconstruct` takes. folder: where `.write()` puts files, unless the form is changed.
 
-    What goes wrong with a photo or with files is said in one line above the pictures, and what was shown stays.
+    Errors with a photo or with files are shown in one line above the pictures, which stay as they were.
     """
 
     def __init__(self, load: Callable[[], Predictor] = Predictor.load, folder: str | Path = "faces") -> None:
@@ -73,7 +73,7 @@ class Studio:
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """The network, loaded when it is first needed; UserError where its weights or face model are missing."""
+        """The network, loaded when it is first needed; UserError if its weights or face model are missing."""
         return self._load()
 
     @property
@@ -139,7 +139,7 @@ class Studio:
     def write(self) -> list[Path]:
         """Write the face as the sliders have it: its identity, expression and albedo; the JSON says so.
 
-        Returns the paths. UserError where nothing was opened or the folder cannot be written.
+        Returns the paths. UserError if nothing was opened or the folder cannot be written.
         """
         photo, face, said = self._opened()
         model, seen = self.predictor.model, face.parameters
@@ -183,7 +183,7 @@ class Studio:
         self.upload.value = ()  # the same file may be chosen again
 
     def _guarded(self, action: Callable[..., Any], *arguments: Any) -> None:
-        """Do something, and say a UserError above the pictures. Nothing is done for None (an empty form)."""
+        """Do something, and show a UserError above the pictures. Nothing is done for None (an empty form)."""
         if None in arguments:
             return
         try:

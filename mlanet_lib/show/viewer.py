@@ -32,7 +32,8 @@ def decimate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A mesh of at most `triangles` faces: vertices (V,3) that share a cell of a cube grid become their mean.
 
-    Vertex clustering (Rossignac and Borrel 1993), the cell found by bisection. colours (V,C) are averaged alike.
+    Vertex clustering (Rossignac and Borrel 1993), the cell found by bisection. colours (V,C) are averaged in the same
+    way.
     """
     if len(faces) <= triangles:
         return vertices, faces, colours
@@ -69,7 +70,7 @@ def mesh_figure(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) ->
 def choose_figure(meshes: dict[str, tuple[np.ndarray, np.ndarray]], faces: np.ndarray) -> go.Figure:
     """One face of many, chosen by name from a menu: {name: (vertices (V,3) mm, colours (V,3) in [0,1])}.
 
-    All share `faces`. Where they have more than `MOST_TOGETHER` triangles together, they are thinned out alike
+    All share `faces`. Where they have more than `MOST_TOGETHER` triangles together, all are thinned out in the same way
     (`decimate`, by the first one's cells). Positions are kept to 0.1 mm.
     """
     columns = np.concatenate([np.concatenate(pair, 1) for pair in meshes.values()], 1)

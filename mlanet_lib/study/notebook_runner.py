@@ -1,13 +1,13 @@
-"""One way to run a notebook: clean copy in, typed parameters, executed copy and HTML out, or a failure that says why.
+"""One way to run a notebook: clean copy in, typed parameters, executed copy and HTML out, or an error with its cause.
 
     python -m mlanet_lib.study.notebook_runner 02_train [--as ablation/full] [--set train.lr=1e-3]
     python -m mlanet_lib.study.notebook_runner 02_train --strip
 
 The clean copy, outputs/clean/NAME.ipynb, is the notebook without outputs and metadata, so that looking at a notebook
 does not change what the pipeline depends on; `--strip` only writes that. Otherwise the copy is executed, and
-outputs/notebooks/NAME.ipynb and .html are written (with `--as`, under that name).
-The parameters cell (tag `parameters`) says which values it wants: `train_lr` is filled with `train.lr` of params.yaml.
-Exit code 2: something the user gave is wrong, one line on stderr. Exit code 1: a cell failed, its error on stderr.
+outputs/notebooks/NAME.ipynb and .html are written (with `--as`, under that name). The parameters cell (tag
+`parameters`) names the values that the notebook needs: `train_lr` is filled with `train.lr` of params.yaml. Exit code
+2: something the user gave is wrong, one line on stderr. Exit code 1: a cell failed, its error on stderr.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def parse_settings(settings: list[str]) -> dict[str, object]:
 def parameter_values(
     declared: dict, values: dict, changes: dict[str, object], run: str | None, where: str
 ) -> dict[str, object]:
-    """What is injected: for each declared name its value from `values` (params.yaml) with `changes` laid over.
+    """The values to inject: for each declared name its value from `values` (params.yaml), overridden by `changes`.
 
     UserError for a declared name that params.yaml does not have, and for a change or a `run` the notebook ignores.
     """
@@ -148,7 +148,7 @@ def title(notebook: dict) -> str:
 
 
 def _check_data(configuration: dict, root: Path) -> None:
-    """UserError where the face model is one of data/, and data/ was not pulled."""
+    """UserError if the face model is one of data/, and data/ was not pulled."""
     path = str(dict(walk(configuration)).get("face_model.path"))
     if path.startswith("data/") and not (root / path).is_file():
         raise UserError(f"{path} is missing; run: dvc pull data.dvc weights.dvc")
@@ -156,7 +156,7 @@ def _check_data(configuration: dict, root: Path) -> None:
 
 def run_cells(name: str, clean: dict, values: dict[str, object], root: Path, failed: Path) -> dict:
     """The executed copy of a clean notebook, with these values injected. Where it fails, what had run is written to
-    `failed`, and a UserError or CellError says what the cell said; `name` is what they call the notebook."""
+    `failed`, and a UserError or CellError holds the cell's error; `name` is what they call the notebook."""
     import nbformat  # seconds to import, as are these: only where something is executed
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
@@ -208,7 +208,7 @@ def _watched_kernel(ended: list[int]) -> type:
 
 
 def how_it_ended(code: int) -> str:
-    """What became of a kernel with this exit code (negative: a signal), and what the reason mostly is."""
+    """How a kernel with this exit code (negative: a signal) ended, and the usual reason."""
     number = -code if code < 0 else code - 128
     if number == getattr(signal, "SIGKILL", 9):
         return "its kernel was killed, most likely because the memory was not enough: smaller batches or pictures help"

@@ -116,7 +116,7 @@ def load_params(path: str | Path | None = None, changes: dict[str, object] | Non
 
 
 def notebook_params(names: dict[str, object]) -> Params:
-    """What a notebook works with: params.yaml, and over it the values of its parameters cell.
+    """The parameters of a notebook: params.yaml, overridden by the values of its parameters cell.
 
     names: the notebook's `globals()`. A global called as a key with its dots as underscores (`train_lr`) is that key's
     value, unless it is None or no plain value (a module that is called as a section). The working directory becomes

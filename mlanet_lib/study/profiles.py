@@ -71,8 +71,8 @@ def profile_names(root: str | Path) -> list[str]:
 def profile_text(name: str, root: str | Path) -> str:
     """The whole params.yaml of a profile: embedded's text, its bases' values and its own put in, comments kept.
 
-    A profile may change only what embedded has, except that it may name ablation variants of its own (a mapping whose
-    embedded keys are free). UserError for an unknown profile, base or key.
+    A profile may change only keys that embedded has, except that it may name ablation variants of its own (a mapping
+    whose embedded keys are free). UserError for an unknown profile, base or key.
     """
     folder = Path(root) / "profiles"
     layers = _layers(name, root)
@@ -114,7 +114,7 @@ def _put(target: dict, changes: dict, prefix: str) -> None:
 
 
 def check_keys(values: dict, root: str | Path) -> None:
-    """`check_forms` of params.yaml beside the embedded profile: what is misspelt is said before all else.
+    """`check_forms` of params.yaml beside the embedded profile: misspelt keys are reported before all other errors.
 
     Cheap, and without torch; `params.parse_params` checks types and ranges too. Nothing is checked where there are no
     profiles.

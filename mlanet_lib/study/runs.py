@@ -48,7 +48,7 @@ def plan(params: Params, run: str) -> list[Run]:
 
 
 def trained_networks(runs: Sequence[Run], model: MorphableModel) -> dict[int, MLANet]:
-    """Seed -> the best network of that run, in evaluation mode. UserError where a run left none."""
+    """Seed -> the best network of that run, in evaluation mode. UserError if a run left none."""
     return {run.seed: load_network(run.folder / "best.safetensors", model)[0] for run in runs}
 
 

@@ -2,8 +2,8 @@
 
 Two kinds. What moves or colours the *picture* moves its labels with it: shift, zoom and turn change landmarks,
 translation, rotation and light, a gain per colour channel changes the light. What spoils only the network's *input*
-(contrast, blur, noise, things laid over the face) leaves labels and the photometric target alone: it is to be
-seen through. Mirroring needs a face model that is symmetric (`mirror.py`).
+(contrast, blur, noise, things laid over the face) leaves labels and the photometric target alone, so that the network
+learns to ignore it. Mirroring needs a face model that is symmetric (`mirror.py`).
 """
 
 import math
@@ -41,12 +41,11 @@ _OCCLUDER = (2, 1, 1, 1, 1, 2, 3, 1, 1)
 class AugmentConfig:
     """Strengths; 0 switches a part off.
 
-    shift: largest shift, crop sides; zoom: largest |log| zoom; turn: largest turn in the picture, degrees; lying:
-    share of heads that are turned by anything up to 120 degrees instead; gain: standard deviation of the log
-    brightness; tint: the same per colour channel; contrast: largest |log| contrast;
-    blur: share of images that are blurred; noise: largest standard deviation of pixel noise; erase: share of images
-    with a rectangle pasted in; mirror: share of images that are mirrored; occlude: share of images before whose face
-    an ellipse or a band lies that holds real texture.
+    shift: largest shift, crop sides; zoom: largest |log| zoom; turn: largest turn in the picture, degrees; lying: share
+    of heads that are turned by anything up to 120 degrees instead; gain: standard deviation of the log brightness;
+    tint: the same per colour channel; contrast: largest |log| contrast; blur: share of images that are blurred; noise:
+    largest standard deviation of pixel noise; erase: share of images with a rectangle pasted in; mirror: share of
+    images that are mirrored; occlude: share of images in which a textured ellipse or band covers part of the face.
     """
 
     shift: Annotated[float, Range(0, 1)] = 0.04
@@ -67,13 +66,13 @@ class AugmentConfig:
 
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
-    """All the chance in the augmentation of `count` samples: uniform numbers in [0, 1), a row a sample, on the
-    generator's device. Rows are independent: a process may take those of its own samples."""
+    """The random numbers that augment `count` samples: uniform in [0, 1), one row for each sample, on the generator's
+    device. Rows are independent, so a process may take just those of its own samples."""
     return torch.cat([torch.rand(count, n, generator=generator, device=generator.device) for n in _DRAWS], 1)
 
 
 def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror | None = None) -> Batch:
-    """A new batch, augmented as its rows of `random_numbers` say, which lie on the batch's device.
+    """A new batch, augmented by its rows of `random_numbers`, which lie on the batch's device.
 
     mirror: of the face model that the labels belong to, needed where `config.mirror` is not 0.
     """
@@ -99,9 +98,9 @@ def augment(batch: Batch, config: AugmentConfig, numbers: Tensor, mirror: Mirror
 
 
 def _spoiled(rows: Tensor, config: AugmentConfig, chance: Chance) -> Tensor:
-    """Rows of images with what only the network's input gets.
+    """Rows of images after the changes that only the network's input gets.
 
-    By operations on two tensors, which are fast where one is broadcast; on three (lerp, addcmul) they are not.
+    Operations on two tensors are fast if one is broadcast; operations on three (lerp, addcmul) are not.
     """
     side, mean = rows.shape[1], rows.mean((1, 2), keepdim=True)
     contrast = torch.exp((chance.contrast * 2 - 1) * config.contrast)
@@ -145,13 +144,13 @@ def move(
     """Turn, zoom and shift pictures, x' = zoom T (x - 1/2) + 1/2 + shift, and their labels with them.
 
     images: (B, 3, S, S); landmarks: (B, 68, 2) in crop sides; shift: (B, 2) in crop sides; zoom: (B, 1); angle: (B,)
-    radians, clockwise, of the turn T about the centre. Borders are continued. Landmarks move exactly, and so do the
-    parameters with the turn, which is one of the camera about its axis. Then the translation moves so that the plane
-    z = 0 of the face does,
+    radians, clockwise, of the turn T about the centre. Borders are continued. Landmarks move exactly. So do the
+    parameters with the turn, which turns the camera about its axis. Shift and zoom move the translation such that they
+    are exact for the plane z = 0 of the face,
 
         t_z' = t_z / zoom,   t_xy' = t_xy + shift t_z' / focal
 
-    what lies off that plane by its depth over t_z less exactly (within 0.8 % of the crop in the test).
+    and less exact for points off that plane (within 0.8 % of the crop in the test).
     """
     cosine, sine = torch.cos(angle), torch.sin(angle)
     turn = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)  # (B, 2, 2), y down
@@ -227,7 +226,7 @@ def _noise_sheet(side: int, device: torch.device) -> Tensor:
 def _noise(place: Tensor, side: int) -> Tensor:
     """Rows of standard normal noise: squares of one sheet, each at its `place` (B, 2) in [0, 1).
 
-    Fresh numbers for each pixel took as long as all the rest of the augmentation.
+    Drawing fresh numbers for each pixel took as long as the rest of the augmentation.
     """
     sheet = _noise_sheet(side + _PLACES - 1, place.device)
     windows = sheet.unfold(0, side, 1).unfold(1, side, 1).permute(0, 1, 3, 4, 2)
@@ -245,11 +244,11 @@ def _rectangles(uniform: Tensor, chosen: Tensor, side: int) -> Tensor:
 
 
 def _occlude(rows: Tensor, uniform: Tensor, share: float) -> None:
-    """Lay an occluder over a `share` of images, in place, as their `uniform` (B, 13) in [0, 1) say.
+    """Lay an occluder over a `share` of images, in place, with random numbers `uniform` (B, 13) in [0, 1).
 
     An occluder is an ellipse or, in a third of the cases, a band, 0.08 to 0.45 of a side wide, turned by any angle,
-    with an edge from hard to 0.15 of a side soft. What it shows is a quarter of the image itself, upside down,
-    enlarged twice, its colours tinted and partly exchanged: real texture, and a process needs no sample but its own.
+    with an edge from hard to 0.15 of a side soft. It shows a quarter of the image itself, upside down, enlarged twice,
+    its colours tinted and partly exchanged: the texture is real, and a process needs only its own samples.
     """
     chosen = (uniform[:, -1] < share).nonzero()[:, 0]
     if not len(chosen):

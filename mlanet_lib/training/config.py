@@ -1,4 +1,4 @@
-"""What is trained, and how: the configuration of a training."""
+"""The configuration of a training."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +21,16 @@ class TrainConfig:
 
     steps, batch_size: samples seen = their product; a batch is that of all processes together. lr: highest learning
     rate of AdamW, reached after the share `warmup` of the steps, then a cosine down to `final_lr` of it. clip: largest
-    norm of the gradient. ema: decay of the averaged weights, which are the ones that are judged and kept (0 = none).
+    norm of the gradient. ema: decay of the averaged weights, which are validated and kept (0 = no averaging).
     validate_every: steps between validations and checkpoints (0 = once an epoch). kinds: the kinds of samples that are
-    used; labelled_share: of the labelled ones that keep their labels. vertices: points of the vertex loss.
-    hidden_weight: what a landmark that is not visible counts.
-    photometric_batch, photometric_size: photos rendered a step, and their side in px (0 photos = no photometric loss).
-    photometric_vertices: of the mesh that is rendered (`coarse`; 0 = all). precision: "float32", or "bfloat16" for the
-    network's forward pass; "auto": see `resolved_precision`. compile: torch.compile for the network, a wait at the
-    start for other kernels. processes: in how many `launch.fit_in_processes` trains on this machine (0 = one for each
-    GPU); it is no part of the fingerprint. More than there are cores, or GPUs, are refused unless the environment
-    variable MLANET_PROCESSES says the same number.
+    used; labelled_share: share of the labelled samples that keep their labels. vertices: points of the vertex loss.
+    hidden_weight: weight of a landmark that is not visible. photometric_batch, photometric_size: photos rendered a
+    step, and their side in px (0 photos = no photometric loss). photometric_vertices: of the mesh that is rendered
+    (`coarse`; 0 = all). precision: "float32", or "bfloat16" for the network's forward pass; "auto": see
+    `resolved_precision`. compile: use torch.compile for the network, which takes time at the start. processes: in how
+    many `launch.fit_in_processes` trains on this machine (0 = one for each GPU); it is no part of the fingerprint. More
+    processes than cores, or than GPUs, are refused unless the environment variable MLANET_PROCESSES holds the same
+    number.
 
     A number that is not finite or out of its range, and a kind or precision that is unknown, is a UserError.
     """
@@ -68,8 +68,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: how which network for which face model is trained, on the data of which folders (`TrainingData`),
-    into which folder its files go, and the seed of all that is random."""
+    """One training: its settings, the network, the face model, the folders of its data (`TrainingData`), the folder for
+    its results, and the random seed."""
 
     train: TrainConfig
     network: NetworkConfig
@@ -81,10 +81,10 @@ class Job:
 
 
 def resolved_precision(precision: str, device: str = "cpu") -> str:
-    """ "auto" as what this machine is faster with: "bfloat16" where it computes in it, else "float32".
+    """The precision that "auto" stands for on this machine: "bfloat16" if the processor supports it, else "float32".
 
-    A CPU without such instructions emulates them (the embedded study's steps took nearly twice as long on one). What is
-    resolved is part of a run's fingerprint: a run that goes on elsewhere with another one begins anew.
+    A CPU without such instructions emulates them (the embedded study's steps took nearly twice as long on one). The
+    result is part of a run's fingerprint, so a run does not resume on a machine where it differs.
     """
     if precision != "auto":
         return precision

@@ -29,11 +29,11 @@ _LABELS = (*FaceParameters.names(), *_POINTS)
 class Batch:
     """B samples: what the network sees, and what it is judged by.
 
-    images: (B, 3, S, S) in [0, 1], the input; target: the same without what only spoils the input; landmarks:
-    (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], what a point is worth;
+    images: (B, 3, S, S) in [0, 1], the input; target: the same without the changes that only the input gets; landmarks:
+    (B, 68, 2) in crop sides; visible: (B, 68) in [0, 1]; confidence: (B, 68) in [0, 1], the weight of a point;
     parameters: labels, meaningless in rows that are not labelled; kind: (B,) int64 on the CPU, a `Kind`; lit: (B,) bool
-    on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,) int64 on the CPU, whose
-    definition of the 68 points `landmarks` follow, as an index into `face_model.points.LABEL_SETS`.
+    on the CPU, labelled rows whose albedo and lighting are known too; points_set: (B,) int64 on the CPU, the definition
+    of the 68 points that `landmarks` follow, as an index into `face_model.points.LABEL_SETS`.
     """
 
     images: Tensor
@@ -53,8 +53,8 @@ class TrainingData:
 
     folder: where the two files lie, or folders with them; model: the face model that the labels must fit; side: the
     crops are resized to it, px; kinds: names of the kinds that are kept; device: where all of it is held;
-    labelled_share: of the labelled samples that stay so (the same ones each time), the others being unlabelled. What
-    is missing, unreadable or does not fit is a UserError.
+    labelled_share: of the labelled samples that stay so (the same ones each time), the others being unlabelled.
+    Missing, unreadable or unfitting data are a UserError.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Semi-supervised training of MLANet: one readable loop over labelled, landmarked and unlabelled samples.
 
-Everything random is a pure function of (seed, epoch) or (seed, step), so that a run that was stopped anywhere and
-resumed ends with the same weights, bit for bit on a CPU, as one that was not. Started in several processes
-(`processes.py`), it trains with the same batches, split over them.
+Everything random is a pure function of (seed, epoch) or (seed, step). So a run that was stopped and resumed ends with
+the same weights as an uninterrupted one, bit for bit on a CPU. Started in several processes (`processes.py`), it trains
+with the same batches, split over them.
 """
 
 import copy
@@ -45,7 +45,7 @@ AVERAGE_EVERY = 4  # steps between updates of the averaged weights, which would 
 
 @dataclass
 class FitResult:
-    """What a training left behind.
+    """The result of a training.
 
     history: one row per validation (mean losses since the last one, and `validate`'s figures); best: the row of the
     lowest validation NME; best_path: weights of that row; last_path: what to resume from; history_path: the rows as
@@ -74,21 +74,21 @@ def fit(
     resume: None starts anew; "auto" goes on from `last.safetensors` where its fingerprint (configuration, seed, data,
     face model, code) is this run's, and starts anew otherwise; a path must fit, else a UserError names what differs.
     `job.network.start`: the checkpoint whose weights a run that starts anew begins with (`begin_from`); its contents
-    are part of the fingerprint, and only the main process reads it.
-    max_steps: stop after this many steps in all, of a schedule that stays that of `job.train.steps`. A loss that is not
-    finite is a UserError naming the step and the term. device: as `Processes.join` takes it.
+    are part of the fingerprint, and only the main process reads it. max_steps: stop after this many steps in all; the
+    schedule stays that of `job.train.steps`. A loss that is not finite is a UserError naming the step and the term.
+    device: as `Processes.join` takes it.
 
-    Where several processes call this, started by `accelerate launch` or `torchrun`, they share each batch; all of them
-    return the same, and the first alone writes, prints and shows progress. The face model and the data must be the
-    same on all machines; a UserError in one process is raised in all.
+    If several processes call this, started by `accelerate launch` or `torchrun`, they share each batch and all return
+    the same. Only the first writes, prints and shows progress. The face model and the data must be the same on all
+    machines; a UserError in one process is raised in all.
     """
     return Trainer(job, resume, device).run(max_steps, progress)
 
 
 class Trainer:
-    """One run: it begins or resumes when it is made, then `run` steps, validates and saves.
+    """One training run. Making the object begins or resumes it; `run` then trains, validates and saves.
 
-    A subclass trains another network, or by other losses: see `architecture`, `build`, `losses` and `figures`.
+    To train another network, or with other losses, subclass this: see `architecture`, `build`, `losses` and `figures`.
     """
 
     def __init__(self, job: Job, resume: str | Path | None = "auto", device: str = "cpu") -> None:
@@ -116,11 +116,12 @@ class Trainer:
         self.autocast = torch.autocast(self.team.device.type, torch.bfloat16, enabled=bfloat16)
 
     def architecture(self) -> dict[str, Any]:
-        """What the checkpoint's header and the fingerprint say of the network."""
+        """The description of the network for the checkpoint's header and the fingerprint."""
         return asdict(self.job.network) | {"levels": list(self.job.network.levels)}
 
     def build(self, fresh: bool) -> nn.Module:
-        """The network, on the CPU, with its first weights; with any where not `fresh`, as others are laid over them."""
+        """The network, on the CPU, with its first weights; if not `fresh`, these may be anything, since they are
+        overwritten."""
         config = self.job.network
         network = MLANet(self.model, config, pretrained=config.pretrained and fresh and not config.start)
         if config.start and fresh:
@@ -145,7 +146,7 @@ class Trainer:
         return total(terms, config.weights), raw
 
     def figures(self) -> dict[str, float]:
-        """What the averaged network is worth on held-out samples; `val_nme` must be among it."""
+        """Errors of the averaged network on held-out samples; `val_nme` must be among them."""
         return validate(cast(MLANet, self.state.average), self.held_out, self.shape, self.team)
 
     def run(self, max_steps: int | None = None, progress: bool = True) -> FitResult:
@@ -191,7 +192,7 @@ class Trainer:
             update_average(state.average, state.network, state.step / AVERAGE_EVERY, config.ema**AVERAGE_EVERY)
 
     def _read_data(self) -> None:
-        """UserError where the data are wrong, or the training fits neither into the memory nor to the processes."""
+        """UserError if the data are wrong, or the training does not fit into the memory or the number of processes."""
         job, config, team, side = self.job, self.config, self.team, self.job.network.image_size
         self.data = TrainingData(job.train_folder, job.model, side, config.kinds, team.device, config.labelled_share)
         self.held_out = TrainingData(job.validation_folder, job.model, side, KINDS[:2], team.device)
@@ -217,7 +218,7 @@ class Trainer:
         }
 
     def _begin(self, resume: str | Path | None) -> None:
-        """Make the state: that of a checkpoint where one is resumed, else a new one."""
+        """Make the state: that of the checkpoint to resume, else a new one."""
         job, team = self.job, self.team
         found = team.from_main(lambda: start(resume, job.out_folder, self.fingerprint, job.model))
         with torch.random.fork_rng(devices=[]), team.agreeing():  # the caller's random state stays as it is
@@ -239,7 +240,7 @@ class Trainer:
         }
 
     def _rows(self) -> Tensor:
-        """The rows of the data that the next step is about."""
+        """The rows of the data for the next step."""
         epoch, place = divmod(self.state.step, self.epoch_steps)
         if epoch != self.order_epoch:
             self.order, self.order_epoch = visiting_order(self.data.kind, self.job.seed, epoch), epoch

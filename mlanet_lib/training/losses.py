@@ -1,8 +1,8 @@
 """The losses of semi-supervised training, each a small pure function that returns one scalar.
 
 Labelled samples are judged by their parameters, vertices and landmarks, landmarked ones by landmarks and picture,
-unlabelled ones by their picture alone, the last two with regularisers. The paper names the ingredients (3DMM
-parameters of public data, a differentiable renderer); the formulas and weights are the field's, hence an assumption.
+unlabelled ones by their picture alone. The last two also get regularisers. The paper names the ingredients (3DMM
+parameters of public data, a differentiable renderer). Formulas and weights are common ones, and an assumption.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ across the lids."""
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term counts in the sum; 0 leaves it out. In brackets the term's unit.
+    """The weight of each term in the sum; 0 leaves it out. In brackets the term's unit.
 
     Supervised: identity [sd^2], expression [activation^2], albedo [sd^2], rotation [1], translation [crop sides^2],
     lighting [irradiance^2], vertices [mm], landmarks, points and openings [crop sides]. Self-supervised: photometric
@@ -76,7 +76,7 @@ def rotation_loss(predicted: Tensor, truth: Tensor) -> Tensor:
 def translation_loss(predicted: FaceParameters, truth: FaceParameters) -> Tensor:
     """mean_b |c_b - c'_b|^2 with c = (f t_x / t_z, f t_y / t_z, log(t_z / f)): place and size in the picture.
 
-    In crop sides and as a log factor: depth and focal length may differ where the picture does not.
+    In crop sides and as a log factor, since different depths and focal lengths can give the same picture.
     """
     return (_framing(predicted) - _framing(truth)).square().sum(1).mean()
 
@@ -99,7 +99,7 @@ def landmark_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: floa
     """sum_bk w_bk (sqrt(|p_bk - t_bk|^2 + s^2) - s) / sum_bk w_bk: Charbonnier's robust distance.
 
     predicted, truth: (B, 68, 2) in crop sides; weights: (B, 68), lower for points that are not visible; scale: s, in
-    crop sides: quadratic below, linear above.
+    crop sides; the loss is quadratic below it and linear above.
     """
     distance = ((predicted - truth).square().sum(2) + scale**2).sqrt() - scale
     return (weights * distance).sum() / weights.sum().clamp_min(1e-6)
@@ -108,9 +108,9 @@ def landmark_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: floa
 def opening_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: float = 0.003) -> Tensor:
     """How far apart lips and lids are: `landmark_loss` of the vectors between the two points of each of `OPENINGS`.
 
-    Arguments as there; a pair counts as its less certain point does. A point's own error is mostly where the whole face
-    was put, beside which a closed mouth read half open is a small one, and yet the first that a person sees. After the
-    eye and lip closure losses of DECA (Feng et al. 2021) and EMOCA (Danecek et al. 2022).
+    Arguments as for `landmark_loss`; a pair has the weight of its less certain point. `landmark_loss` is mostly about
+    the place of the whole face. A closed mouth that is drawn half open adds little to it, though people notice that
+    first. After the eye and lip closure losses of DECA (Feng et al. 2021) and EMOCA (Danecek et al. 2022).
     """
     one, other = ([pair[k] for pair in OPENINGS] for k in (0, 1))
     apart, truly = (points[:, one] - points[:, other] for points in (predicted, truth))
@@ -118,15 +118,15 @@ def opening_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: float
 
 
 def opening_weights(weights: Tensor) -> Tensor:
-    """What each of `OPENINGS` counts, (B, 9), by its less certain point; weights: (B, 68)."""
+    """The weight of each of `OPENINGS`, (B, 9): that of its less certain point; weights: (B, 68)."""
     return weights[:, OPENINGS].amin(2)
 
 
 def photometric_loss(rendered: Tensor, image: Tensor, mask: Tensor, scale: float = 0.3) -> Tensor:
     """mean over the rendered mask of r / (1 + r / s), r = |I - I'|_2 over RGB (Deng et al. 2019 take r itself).
 
-    rendered, image: (B, 3, H, W) display-encoded in [0, 1]; mask: (B, 1, H, W), 1 where the face was drawn. A pixel
-    that is far off (an occluder, hair) pulls ever less beyond the scale s.
+    rendered, image: (B, 3, H, W) display-encoded in [0, 1]; mask: (B, 1, H, W), 1 where the face was drawn. The
+    farther a pixel is off beyond the scale s (an occluder, hair), the smaller is its gradient.
     """
     residual = ((rendered - image).square().sum(1, keepdim=True) + 1e-6).sqrt()
     return (mask * residual / (1 + residual / scale)).sum() / mask.sum().clamp_min(1.0)
@@ -153,9 +153,9 @@ def judged_rows(kind: Tensor, lit: Tensor, drawn: Tensor) -> dict[str, Tensor]:
 
 @dataclass(eq=False)
 class Comparison:
-    """What the network says of a batch beside what is known of it.
+    """A batch's predictions and its labels.
 
-    predicted: the parameters; points: (B, 136), the landmarks that the network says beside them (`MLANet.forward`);
+    predicted: the parameters; points: (B, 136), the network's auxiliary landmarks (`MLANet.forward`);
     shape, drawing: the sparse and the rendered face model; drawn: (B,) bool, the rows that are rendered (`drawn_rows`
     of the whole batch, where this is a part of it). What several terms need is computed once.
     """
@@ -200,7 +200,7 @@ def _vertices(seen: Comparison) -> Tensor:
 
 
 def _points(seen: Comparison) -> Judged:
-    """The network's own landmarks follow 3DDFA's definition: rows whose labels follow another one count nothing."""
+    """The network's own landmarks follow 3DDFA's definition: rows with labels of another one have weight 0."""
     _, truth, weights = seen.landmarks
     alike = on_device(seen.batch.points_set[seen.masks["pointed"]] == 0, weights.device)
     weights = weights * alike[:, None]
@@ -216,7 +216,7 @@ def _photometric(seen: Comparison) -> Judged:
 
 
 def _prior(name: str) -> Callable[[Comparison], Tensor]:
-    """mean_bk c_bk^2: keeps coefficients near the mean face where nothing else speaks."""
+    """mean_bk c_bk^2: keeps coefficients near the mean face where nothing else decides."""
     return lambda seen: getattr(seen.faces("free")[0], name).square().mean()
 
 
@@ -226,8 +226,8 @@ def _of(loss: Callable[[Tensor, Tensor], Tensor], name: str, group: str) -> Call
 
 
 class Term(NamedTuple):
-    """A loss term by name: the group of `judged_rows` that it is about, and its function, which gives the loss, and
-    with it what it is a mean over where that is not the rows."""
+    """A loss term by name: the group of `judged_rows` that it is about, and its function, which returns the loss, and
+    the amount that it is a mean over unless that is the rows."""
 
     name: str
     group: str

@@ -1,7 +1,7 @@
-"""How much memory a training takes, said before it begins: what cannot fit is refused, not killed half-way.
+"""An estimate of the memory that a training needs: one that cannot fit is refused at the start, not killed half-way.
 
-What works must never be refused: an estimate counts only what is surely needed, and is held against all the memory
-there is, not against what is free.
+A training that works must never be refused. So the estimate counts only what is surely needed, and is compared with all
+of the machine's memory, not with the free part.
 """
 
 from functools import lru_cache
@@ -52,7 +52,7 @@ def check_training(
 
 @lru_cache(maxsize=32)
 def picture_bytes(config: NetworkConfig) -> int:
-    """What a backbone keeps of one picture for its gradient, in float32; 0 where that cannot be said.
+    """Bytes that a backbone keeps of one picture for its gradient, in float32; 0 if unknown.
 
     The network is built and run on torch's device "meta", which computes shapes and holds nothing.
     """

@@ -34,8 +34,8 @@ def learning_rate(step: int, steps: int, highest: float, warmup: float, final: f
 def update_average(average: nn.Module, network: nn.Module, updates: float, decay: float) -> None:
     """average <- d average + (1 - d) network, parameters and batch statistics, d = min(decay, n / (n + 10)).
 
-    updates: n, how many there were before. The first ones count less than `decay` alone would let them, so that the
-    average is of use early.
+    updates: n, the number of earlier updates. The first weights are forgotten sooner than by `decay` alone, so that the
+    average is useful early.
     """
     weight = 1 - min(decay, updates / (updates + 10))
     kept, new = average.state_dict(), network.state_dict()

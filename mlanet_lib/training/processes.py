@@ -1,8 +1,8 @@
 """The processes that train one network together, on one machine or several, through Hugging Face accelerate.
 
-A step's batch is split over them by rows. What one process computes of it, a mean over some of its rows, is scaled so
-that the average over the processes is the mean over the whole batch: the same numbers, up to rounding, as in one
-process, but for batch norms on CPUs (`wrap`). Started alone, a process is one of one, and nothing here costs anything.
+A step's batch is split over them by rows. Each process computes means over its own rows and scales them such that their
+average over the processes is the mean over the whole batch. The numbers are those of one process up to rounding, except
+for batch norms on CPUs (`wrap`). Started alone, a process is one of one, and nothing here costs anything.
 """
 
 import os
@@ -39,7 +39,7 @@ class Processes:
         """The processes that `accelerate launch` or `torchrun` started, or this one alone.
 
         device: "auto" (a GPU of its own where there is one, else the CPU), "cpu", "cuda", and where the process is
-        alone "cuda:1". UserError for a device that is not to be had.
+        alone "cuda:1". UserError for a device that is not available.
         """
         count = int(os.environ.get("WORLD_SIZE", 1))
         if count > 1 and device not in ("auto", "cpu", "cuda"):
@@ -85,7 +85,8 @@ class Processes:
             raise UserError(text)
 
     def from_main(self, function: Callable[[], T]) -> T:
-        """What `function` returns in the main process, in all. The others wait; its UserError is raised in all."""
+        """Call `function` in the main process only and return its result in all. The others wait; its UserError is
+        raised in all."""
         result: list[Any] = [None]
         with self.agreeing():
             if self.main:
@@ -105,7 +106,7 @@ class Processes:
         return gather_object([value])
 
     def in_order(self, share: Tensor, count: int) -> Tensor:
-        """The (count, ...) rows of which every process has its `mine`, (about count / processes, ...)."""
+        """All (count, ...) rows in order, put together from the rows that each process holds by `mine`."""
         if self.count == 1:
             return share
         longest = -(-count // self.count)
@@ -124,7 +125,7 @@ class Processes:
                 torch.distributed.broadcast(value, 0)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """What to call in place of the network so that its gradients are averaged over the processes.
+        """A wrapped network to call instead, whose gradients are averaged over the processes.
 
         On GPUs batch norms take the statistics of the whole batch from then on, in training on CPUs those of the
         process's own rows. Parameters and the names of the state stay the network's own.
@@ -158,8 +159,8 @@ class Processes:
     def backward(self, loss: Tensor, outputs: dict[str, Tensor]) -> None:
         """Gradients of the loss, averaged over the processes.
 
-        outputs: all that the wrapped network gave. What this process's rows leave unused counts with a gradient of
-        zero: the others wait for it.
+        outputs: all that the wrapped network gave. Parameters that this process's rows do not use get a gradient of
+        zero, since the others wait for it.
         """
         if self.count == 1:
             loss.backward()

@@ -1,4 +1,4 @@
-"""What a training writes into its folder, how it finds there where to go on, and what else it may begin with."""
+"""The files of a training: what it writes, how it resumes from them, and other checkpoints that it may start from."""
 
 import csv
 import hashlib
@@ -55,7 +55,7 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
 
     def restore(self, saved: Saved) -> None:
-        """Take the state of a checkpoint; a UserError where it does not fit the network."""
+        """Take the state of a checkpoint; a UserError if it does not fit the network."""
         self.step, self.history, self.sums = (saved.metadata[name] for name in ("step", "history", "sums"))
         checkpoint.load_state(saved.path, self.network, saved.tensors, "network.")
         checkpoint.load_state(saved.path, self.average, saved.tensors, "ema.")
@@ -63,8 +63,8 @@ class State:
 
 
 def save(out: Path, record: dict[str, Any], state: State, valid: bool) -> None:
-    """Write the best weights, where these are (`valid`: they have just been judged), then the history, then what to
-    resume from. record: the metadata."""
+    """Write the best weights if the current ones are (`valid`: they have just been validated), then the history, then
+    the checkpoint to resume from. record: the metadata."""
     weights = state.average.state_dict()
     if valid and best_row(state.history) is state.history[-1]:
         checkpoint.save(out / BEST, {f"network.{name}": value for name, value in weights.items()}, record)
@@ -91,7 +91,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def start(resume: str | Path | None, out: Path, fingerprint: dict[str, Any], model: MorphableModel) -> Saved | None:
-    """The checkpoint to go on from, or None where the run starts anew (see `loop.fit`)."""
+    """The checkpoint to go on from, or None if the run starts anew (see `loop.fit`)."""
     if source := _resumable(resume, out, fingerprint, model):
         return Saved(source, *checkpoint.read(source))
     for name in (BEST, LAST, HISTORY):  # so that no file of an older run passes for this one's
@@ -124,10 +124,10 @@ def _resumable(resume: str | Path | None, out: Path, fingerprint: dict[str, Any]
 
 
 def start_digest(config: NetworkConfig, out: Path) -> str | None:
-    """sha256 of the file that `config.start` names, None where it names none.
+    """sha256 of the file that `config.start` names, None if it names none.
 
-    UserError where there is no such file, where it is no checkpoint or one of another architecture (the fields that
-    differ are named), and where it lies in `out`, whose files a run that starts anew deletes.
+    UserError if there is no such file, if it is no checkpoint or one of another architecture (the fields that differ
+    are named), or if it lies in `out`, whose files a new run deletes.
     """
     if config.start is None:
         return None
@@ -148,12 +148,13 @@ def start_digest(config: NetworkConfig, out: Path) -> str | None:
 
 
 def begin_from(network: MLANet, model: MorphableModel) -> None:
-    """Put the weights of `network.config.start` (its averaged ones where it has them) into a new network of `model`.
+    """Put the weights of `network.config.start` (the averaged ones if it has them) into a new network of `model`.
 
-    All that are there where they were trained with this face model, else the heads `OF_ONE_FACE_MODEL` stay as they
-    are. The neutral framing and the heads' scales stay the network's own: heads with other scales are converted, and
-    so are those of a weighted mean of the levels where the network concatenates them (`CONCATENATED`).
-    `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as `load_state`.
+    If the checkpoint was trained with this face model, all its weights are taken; else the heads `OF_ONE_FACE_MODEL`
+    keep their new weights. The neutral framing and the heads' scales stay the network's own: heads with other scales
+    are converted, and so are those of a weighted mean of the levels where the network concatenates them
+    (`CONCATENATED`). `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as
+    `load_state`.
     """
     path = Path(str(network.config.start))
     tensors, metadata = checkpoint.read(path)
@@ -175,7 +176,7 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
 
 
 def _rescaled_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
-    """The heads of `weights` with the network's scales, such that they say the same."""
+    """The heads of `weights`, converted to the network's scales; their predictions stay the same."""
     scales = weights.get("head_scale", torch.ones(len(network.sizes))).float() / network.head_scale
     factors = dict(zip(network.sizes, scales, strict=True))
     heads = {key: value for key, value in weights.items() if key.startswith("heads.")}

@@ -15,12 +15,11 @@ from mlanet_lib.training.processes import Processes
 def validate(network: MLANet, data: TrainingData, shape: SparseShape, team: Processes) -> dict[str, float]:
     """Figures of a network on labelled and landmarked samples, none of them augmented.
 
-    val_nme: mean over samples of the landmarks' NME, %, by the definition that each sample's labels follow, photos
-    alone where there are any (samples whose light nobody knows). Of the others, whose parameters are known and not
-    fitted (of the fitted ones, where there are no others): val_pose_mae, mean of pitch, yaw and roll, degrees;
-    val_vertices: mean distance in mm, turned but not translated; val_identity, val_albedo (sd) and val_expression
-    (activation): root mean square, albedo where it is known.
-    team: processes that share the samples; each of them returns the figures of all.
+    val_nme: mean over samples of the landmarks' NME, %, by the definition of each sample's labels, over photos (samples
+    without known light) if there are any. Of the others, whose parameters are known and not fitted (of the fitted ones,
+    where there are no others): val_pose_mae, mean of pitch, yaw and roll, degrees; val_vertices: mean distance in mm,
+    turned but not translated; val_identity, val_albedo (sd) and val_expression (activation): root mean square, albedo
+    where it is known. team: processes that share the samples; each of them returns the figures of all.
     """
     parts = []
     for rows in team.mine(torch.arange(len(data))).split(128):

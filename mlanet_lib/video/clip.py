@@ -42,7 +42,7 @@ class Clip:
     def open(cls, path: str | Path, fps: float | None = None) -> "Clip":
         """A video file that OpenCV can decode, or a folder of pictures; fps: instead of the file's (a folder: 25).
 
-        Raises UserError where there is no such file, it is no video or one whose codec cannot be read, or the folder
+        Raises UserError if there is no such file, it is no video or one whose codec cannot be read, or the folder
         holds no picture.
         """
         path = Path(path)
@@ -70,7 +70,7 @@ class Clip:
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """(time in seconds, picture (H, W, 3) uint8 RGB) of each frame; times rise strictly.
 
-        Raises UserError where a picture has another size than the first, and for a video that ends too soon.
+        Raises UserError if a picture has another size than the first, and for a video that ends too soon.
         """
         for time, frame in self._from_folder() if self.pictures else self._from_video():
             yield time, np.ascontiguousarray(np.rot90(frame, self.turns))
@@ -114,8 +114,8 @@ def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _address(path: Path) -> str:
-    """The file as FFmpeg must be told: absolute, since it takes what stands before a colon for a protocol. UserError
-    for a name that is not UTF-8, on which OpenCV crashes."""
+    """The file's address for FFmpeg: an absolute path, since it would read the text before a colon as a protocol.
+    UserError for a name that is not UTF-8, on which OpenCV crashes."""
     try:
         return os.path.abspath(path).encode().decode()
     except UnicodeEncodeError as error:
@@ -132,8 +132,8 @@ def _hush() -> None:
 def video_writer(path: Path, fps: float, width: int, height: int) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that appends frames (H, W, 3) uint8 RGB to an MPEG-4 file (.mp4); the file is read back at the end.
 
-    An odd width or height loses its last pixel (the codec's blocks). UserError where the file cannot be written, or
-    does not hold every frame (OpenCV says nothing of a full disk).
+    An odd width or height loses its last pixel (the codec's blocks). UserError if the file cannot be written, or
+    does not hold every frame (OpenCV does not report a full disk).
     """
     _hush()
     writer = cv2.VideoWriter(_address(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))

@@ -70,7 +70,7 @@ class ClipFace:
 
 
 class Frame(NamedTuple):
-    """What is known of a frame: its time in seconds, whether the detector was asked, and the faces."""
+    """A frame's time in seconds, whether the detector was asked, and the faces."""
 
     time: float
     looked: bool
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
 
 
 def predict_frames(clip: Clip, predictor: Predictor) -> list[Frame]:
-    """What detector and network say of every frame, in order. UserError for a clip that is damaged."""
+    """The results of detector and network for every frame, in order. UserError for a clip that is damaged."""
     tracker, frames = Tracker(predictor, clip.fps), []
     bar = tqdm(clip.frames(), "faces", clip.count or None, unit="frame", disable=not sys.stderr.isatty())
     for time, picture in bar:
@@ -107,7 +107,7 @@ def share(face: ClipFace, model: MorphableModel) -> ClipFace:
     """The same face with one identity, albedo and framing for the clip, its crops moved so that the shape fits.
 
     Identity and albedo are robust means over the frames; the translation within the crop is the frames' median. Each
-    crop is then moved and scaled (least squares) until the 68 points lie where the frame's own prediction had them.
+    crop is then moved and scaled such that the 68 points are nearest (least squares) to the frame's own prediction.
     """
     points = SparseShape(model, 0)
     old = face.parameters

@@ -1,4 +1,4 @@
-"""What a clip's faces are written as: a table of frames, the shared shape, and the clip with the faces drawn on it."""
+"""The files of a clip's faces: a table of frames, the shared shape, and the clip with the faces drawn on it."""
 
 import csv
 import json
@@ -87,7 +87,7 @@ def write_table(path: Path, faces: list[ClipFace], model: MorphableModel, width:
 
 
 def record(clip: Clip, faces: list[ClipFace], predictor: Predictor, frames: int) -> dict[str, Any]:
-    """What holds for the whole clip, JSON-able: each face's identity and albedo, the clip, weights, filter, units."""
+    """The values for the whole clip, JSON-able: each face's identity and albedo, the clip, weights, filter, units."""
     return {
         "generator": MARK,
         "clip": clip.path.resolve().name,

@@ -5,8 +5,8 @@ the speed, so that a still face does not tremble and a moving one does not trail
 
     x_i' = a x_i + (1 - a) x_{i-1}',    a = 1 / (1 + 1 / (2 pi f T)),    f = f_min + beta |v_i'|
 
-where v_i' is the same low pass, at 1 Hz, of v_i = (x_i - x_{i-1}') / T. Whoever has the whole clip runs it forwards and
-backwards and takes the mean: what one direction is late, the other is early (`both_ways`).
+where v_i' is the same low pass, at 1 Hz, of v_i = (x_i - x_{i-1}') / T. For a whole clip, the mean of a forward and a
+backward run has no delay, since one is late and the other early (`both_ways`).
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Faces followed through a clip: who is who, and where the next frame's crop lies.
+"""Follows faces through a clip: which face is which, and the crop for the next frame.
 
 A face's crop is 3DDFA's square about its landmarks of the frame before, as in training. The detector finds new faces,
-confirms the followed ones every DETECT_EVERY frames, and looks at every frame while one is lost. Between two looks
-nothing says that a face is really there: `confirmed` drops what the next look does not bear out.
+confirms the followed ones every DETECT_EVERY frames, and looks at every frame while one is lost. Between two
+detections a face might be gone: `confirmed` drops the rows in between if the next detection does not find it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -95,8 +95,8 @@ class Tracker:
             self.next += 1
 
     def _upright(self, frame: np.ndarray, detections: list[Detection], new: list[int]) -> list[int]:
-        """Those of the new faces that stand upright. A detector answers to others too, less sure of itself: where one
-        is not sure, it looks at the frame's turns as well."""
+        """The new faces that stand upright. The detector also finds turned faces, with lower scores: if a new face has
+        a low score, the quarter turns of the frame are searched too, and a face found there is dropped."""
         if all(detections[number].score >= SURELY_UPRIGHT for number in new):
             return new
         size = frame.shape[:2]
@@ -106,8 +106,10 @@ class Tracker:
 
 
 def upright(clip: Clip, detector: Detector) -> Clip:
-    """The clip turned as its faces stand: by the turn that has the highest sum of scores in the first `LOOKS` frames
-    with a face that are looked at; as it is where none of its first `SEARCHED` looks finds one."""
+    """The clip, turned by quarter turns until its faces stand upright.
+
+    Every `DETECT_EVERY`th frame is searched in all turns until `LOOKS` frames had a face; the turn with the highest sum
+    of scores is taken. If the first `SEARCHED` searches find no face, the clip stays unturned."""
     scores, looks = [0.0] * 4, 0
     for number, (_, frame) in enumerate(clip.frames()):
         if number % DETECT_EVERY == 0:
@@ -144,7 +146,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def _next_crop(landmarks: np.ndarray, last: Box, height: int, width: int) -> Box | None:
-    """The crop about the landmarks, or None where no face moves like that: out of the picture, or far in one frame."""
+    """The crop about the landmarks, or None if it left the picture or moved farther in a frame than faces can."""
     try:
         box = crop_box_from_landmarks(landmarks)
     except UserError:  # not finite, or all in one place
@@ -155,10 +157,10 @@ def _next_crop(landmarks: np.ndarray, last: Box, height: int, width: int) -> Box
 
 
 def confirmed(frames: Iterable[tuple[bool, list[Row]]]) -> Iterator[tuple[int, Row]]:
-    """(frame number, row) of the rows that a detection bears out; frames: was the detector asked, and the rows.
+    """(frame number, row) of the rows that a detection confirms; frames: was the detector asked, and the rows.
 
-    Rows between two looks wait for the later one. They are dropped where it misses their face and the face is not found
-    again within BLINK frames; what still waits at the clip's end is taken as it is.
+    Rows between two detections wait for the later one. They are dropped if it misses their face and the face is not
+    found again within BLINK frames. Rows that still wait at the end of the clip are kept.
     """
     waiting: dict[int, list[tuple[int, Row]]] = {}
     look = 0

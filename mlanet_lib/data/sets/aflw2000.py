@@ -11,9 +11,9 @@ Conventions of the labels, converted by the reader to those of `mlanet_lib.data.
 
 300W-LP has the same files but for `pt2d` (2, 68) in place of `pt3d_68`; `read_mat` takes either.
 
-Synthetic faces are written with the same fields. What only BFM gives (Shape_Para, Exp_Para, Tex_Para) is zero, so that
-readers of the real set run and find BFM's mean face; what only this project knows stands in fields named `mlanet_*`,
-which such readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
+Synthetic faces are written with the same fields. The coefficients of BFM (Shape_Para, Exp_Para, Tex_Para) are zero, so
+that readers of the real set work and find BFM's mean face. Further truth is in fields named `mlanet_*`, which such
+readers ignore: `mlanet_face_model` (fingerprint), `mlanet_identity`, `mlanet_expression`, `mlanet_occluded`.
 """
 
 from functools import partial

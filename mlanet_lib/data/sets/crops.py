@@ -5,9 +5,10 @@ relative depth, larger is nearer, or (N, 68, 2): points 0-16 then follow the con
 where it has them `landmarks21` (N, 21, 2) with `visible21` (N, 21), `yaw_degrees` (N,) and `agreement` (N,).
 
 From where the pixels are counted is not written down. Half a pixel of 120 is 0.6 % of a face, so it was measured, in x,
-where left and right must be alike over many faces: what a label's number is more than the place (first centre at 0.5),
-(a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of AFLW and 2,500 YouTube Faces
-frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal pictures laid upon each other.
+where many faces must be symmetric on average. The table shows by how much a label exceeds the true place (first centre
+at 0.5): (a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of AFLW and 2,500
+YouTube Faces frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal pictures laid upon
+each other.
 
 | field | (a) px | (b) px | taken as | expected |
 |---|---|---|---|---|
@@ -15,7 +16,7 @@ frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-fro
 | AFLW `landmarks21` | +0.08 +- 0.04 | +0.03 +- 0.05 | this project's own, 0.5 | 0 |
 | YouTube `landmarks68` | +0.76 +- 0.04 | +0.73 +- 0.08 | `ONE_BASED` (whole numbers), sure to 0.4 px | +0.5 |
 
-That y is counted as x is an assumption: nothing there is symmetric.
+y is assumed to be counted as x is; faces have no symmetry in y that could show it.
 
 `labels_ibug68.npz` may lie beside them: for some of the same pictures the 68 points as iBUG's labels define them, found
 by another predictor than those of `labels.npz`. `names` as there, `landmarks68` (N, 68, 2) counted as there, NaN where
@@ -110,13 +111,14 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
 def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[Sample]:
     """The samples that have iBUG's points, with these in place of their own.
 
-    Rows that hold a NaN or differ from 3DDFA's points by more than `disagreement` % are left out. A point is worth
+    Rows that hold a NaN or differ from 3DDFA's points by more than `disagreement` % are left out. The weight of a point
+    is
 
         1 / (1 + (spread / (SPREAD size))^2),    size = sqrt(w h) of the box around the row's points,
 
-    and one of the jaw (0-16) at most 0.1 where the head is turned by more than 12 degrees (`_yaw`), or nobody knows
-    how far: there it follows the contour of the face in the photo, not a line on the head. `nearness`, of 3DDFA's
-    points, is dropped.
+    and at most 0.1 for a point of the jaw (0-16) if the head is turned by more than 12 degrees (`_yaw`) or by an
+    unknown angle. Such a point follows the contour of the face in the photo, not a line on the head. `nearness`, of
+    3DDFA's points, is dropped.
     """
     points, spread, differ = read_ibug(path, [sample.name for sample in samples])
     known = np.isfinite(points).all((1, 2)) & np.isfinite(spread).all(1) & (differ <= disagreement)
@@ -141,7 +143,7 @@ def read_ibug(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _yaw(sample: Sample) -> float:
-    """How far a head is turned to either side, degrees, NaN where nothing says it.
+    """How far a head is turned to either side, degrees, NaN if unknown.
 
     By the two ends of the jaw where the points have depth, else by `yaw_degrees`. On 13,865 of AFLW's crops the first
     is within 1.0 degree of 3DDFA_V2's pose (median), `yaw_degrees`, which came with AFLW, within 4.7.
@@ -201,7 +203,7 @@ class Pictures:
             self.members[info.filename] = info
 
     def _check(self, info: zipfile.ZipInfo, end: int) -> None:
-        """UserError unless the directory says of a member what can be believed; the member itself is not read."""
+        """UserError unless the zip's directory entry of a member is plausible; the member itself is not read."""
         name = info.orig_filename  # `filename` is cut at a NUL
         for part in PurePosixPath(name).parts or ("",):
             check_name(part, f"{self.path}: member {name[:80]!r}: its part")

@@ -1,4 +1,4 @@
-"""A folder of any photos: no labels, but a detector says where the faces are."""
+"""A folder of any photos without labels; a detector finds the faces."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Detection(Protocol):
 
 
 class Detector(Protocol):
-    """What finds faces: `mlanet_lib.predictor.detector.Detector`."""
+    """A face detector, as `mlanet_lib.predictor.detector.Detector`."""
 
     def detect(self, photo: np.ndarray, /) -> Sequence[Detection]: ...
 

@@ -58,9 +58,9 @@ class Scan:
     """A mesh, points picked on it, and its colours.
 
     vertices: (P, 3) mm; faces: (F, 3) int64, none for a point cloud; landmarks: index among the 68 -> (3,) mm;
-    face_model: fingerprint of the model whose vertices these are, else None. Its colours: uv (F, 3, 2), one a corner,
-    v up, NaN where a face has none, with picture files in `textures`; or colours (P, 3) in [0, 1]; or None of these.
-    lacking: what its files say of its colours and cannot be had, so that it must not be drawn, "" for nothing. name,
+    face_model: fingerprint of the model whose vertices these are, else None. Its colours: uv (F, 3, 2), one a corner, v
+    up, NaN where a face has none, with picture files in `textures`; or colours (P, 3) in [0, 1]; or None of these.
+    lacking: what its files name as its colours but is missing, so that it must not be drawn; "" if nothing is. name,
     unit: of the file and of the lengths in it.
     """
 
@@ -91,7 +91,7 @@ def read_scan(
     unit: of the OBJ's lengths, "mm", "cm" or "m"; landmarks.json must name the same. texture: a picture for its UVs,
     else those that its material files name and that lie in its folder or below it. Another unit, unknown indices, no
     nose tip, fewer than three points, or whatever `parse_obj` refuses are UserErrors that name the file and the field.
-    A texture that is named and not there is said in `Scan.lacking`. Whether the unit is true is `check_size`'s.
+    A texture that is named but missing is noted in `Scan.lacking`. `check_size` tests whether the unit is right.
     """
     if unit not in UNITS:
         raise UserError(f"unknown unit {unit!r}: one of {', '.join(UNITS)}")
@@ -116,7 +116,8 @@ def read_scan(
 
 
 def _colours(path: Path, obj: Obj) -> tuple[tuple[Path, ...], np.ndarray | None, str]:
-    """Pictures for the UVs, vertex colours or None, and what keeps the scan from being drawn as its files say."""
+    """Pictures for the UVs, vertex colours or None, and the reason why the scan cannot be drawn as its files describe,
+    if any."""
     colours, wrong = (None, "") if obj.colours is None else shades(obj.colours)
     pictures, missing = textures(path, obj.libraries)
     if obj.uv is not None and missing:
@@ -129,10 +130,10 @@ def _colours(path: Path, obj: Obj) -> tuple[tuple[Path, ...], np.ndarray | None,
 
 
 def check_size(scan: Scan, model: MorphableModel) -> Scan:
-    """The scan itself, if it is of a head's size in the unit said, and its landmarks lie on it.
+    """Returns the scan if, in the given unit, it has the size of a head and its landmarks lie on it.
 
-    The model's mean face, mm, says how far apart the landmarks are on a head; the median over all pairs decides, so
-    that a misplaced point does not. A UserError says a measured distance and which unit it suggests.
+    The landmarks' distances are compared with those of the model's mean face in mm. The median over all pairs decides,
+    so that one misplaced point does not. A UserError names a measured distance and the unit that it suggests.
     """
     keys, mean, marks = _both_landmarks(scan, model)
     ratio = float(np.median(pdist(marks) / pdist(mean).clip(1e-6)))
@@ -166,7 +167,7 @@ def _both_landmarks(scan: Scan, model: MorphableModel) -> tuple[list[int], np.nd
 
 
 def _onto(scan: Scan, mean: np.ndarray, marks: np.ndarray) -> Similarity:
-    """What lays the mean face's points on the scan's."""
+    """The similarity that lays the mean face's points on the scan's."""
     try:
         return similarity(mean, marks)
     except ValueError as error:
@@ -201,11 +202,11 @@ def draw_views(
 ) -> list[View]:
     """Pictures of a scan at every pitch and yaw (degrees, 3DDFA's signs), drawn with the project's rasterizer.
 
-    The model's mean face says what frontal is, and where the face ends: its 68 points, laid on the scan by the scan's
-    landmarks, give the crop in the training convention (so the truth places the crop, and nothing else). lit: under a
-    lamp, for textures that hold albedo; else colours are drawn as they are, since most scans' textures hold their light
-    already. A scan without colours is a grey surface under the lamp. The background is grey. A scan without faces, or
-    with several textures, or lacking the colours that it should have, is a UserError.
+    The model's mean face, laid on the scan by the scan's landmarks, defines the frontal direction and gives the crop in
+    the training convention (so the truth is used to place the crop, and for nothing else). lit: under a lamp, for
+    textures that hold albedo; else colours are drawn as they are, since most scans' textures hold their light already.
+    A scan without colours is a grey surface under the lamp. The background is grey. A scan without faces, or with
+    several textures, or lacking the colours that it should have, is a UserError.
     """
     if scan.lacking:
         raise UserError(f"{scan.name}: {scan.lacking}")
@@ -223,8 +224,8 @@ def draw_views(
 def seen_from_outside(scan: Scan, model: MorphableModel) -> np.ndarray:
     """(P,) bool: points that some picture from yaw -90 to 90 and pitch -30 to 30 sees.
 
-    Cleaned-up scans have pockets behind lids and lips that no camera saw and no face model has; their points judge
-    nothing. A point is seen where it lies at most `BEHIND` behind the nearest surface.
+    Cleaned-up scans have pockets behind lids and lips that no camera saw and no face model has; their points are left
+    out. A point is seen where it lies at most `BEHIND` behind the nearest surface.
     """
     seen = torch.zeros(len(scan.vertices), dtype=torch.bool)
     for pose in _poses(scan, model, range(-90, 91, 15), (-30, 0, 30)):

@@ -6,13 +6,13 @@ photo itself and AFW_134212_1_1, ... are turned further, 5 degrees at a time. Th
 test on real files:
 
 - `pt2d` of a turned picture is the **original's**: equal to the bit, while the features have moved (by 8 px after the
-  first 5 degrees). It says roughly where the face is, and no more.
+  first 5 degrees). It shows only roughly where the face is.
 - `pt2d` of a mirrored photo is mirrored, x' = 451 - x, but **not reordered**: its first point is the last of the jaw.
 - its jaw follows the contour of the face in the picture, as 300-W annotates it, not a line on the surface.
 
 `landmarks/AFW/AFW_134212_1_0_pts.mat` holds `pts_2d` (jaw on the contour) and `pts_3d` (68, 2), the projected points of
-the fitted model, for every picture but the mirrored ones (theirs follow from it). That they are counted from 1, as
-`pt2d` is, is an assumption: no such file was at hand.
+the fitted model, for every picture but the mirrored ones (theirs follow from it). They are assumed to be counted from
+1, as `pt2d` is: no such file was at hand.
 """
 
 import re

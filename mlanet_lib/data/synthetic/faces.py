@@ -45,10 +45,10 @@ class SyntheticConfig:
     """How many faces, and of what kind.
 
     image_size: side of the training crops, px. train, validation: samples in the training arrays. test: faces in the
-    AFLW2000-3D layout (a third in each yaw bin) as photos of photo_size px. occluded: share with something before the
-    face. labelled, landmarked: shares of the training split that keep all labels, or only the 68 landmarks; the rest
-    keeps none (validation is fully labelled). images_per_person: crops a training identity appears in.
-    scans: subjects of the Florence layout. shift, scale: jitter of the crop, in crop sides and as a log factor.
+    AFLW2000-3D layout (a third in each yaw bin) as photos of photo_size px. occluded: share with something in front of
+    the face. labelled, landmarked: shares of the training split that keep all labels, or only the 68 landmarks; the
+    rest keeps none (validation is fully labelled). images_per_person: crops a training identity appears in. scans:
+    subjects of the Florence layout. shift, scale: jitter of the crop, in crop sides and as a log factor.
     """
 
     image_size: Annotated[int, Range(16, 10**6)] = 64
@@ -101,7 +101,7 @@ def sample_yaw(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def sample_expression(rng: np.random.Generator, names: list[str], count: int) -> np.ndarray:
-    """(count, Ke) activations in [0, 1]: a quarter neutral, else one to five, mostly with both sides alike."""
+    """(count, Ke) activations in [0, 1]: a quarter neutral, else one to five, mostly the same on both sides."""
     activations = np.zeros((count, len(names)), np.float32)
     for row in activations:
         if rng.random() > 0.25:
@@ -117,8 +117,8 @@ def sample_expression(rng: np.random.Generator, names: list[str], count: int) ->
 
 
 def sample_people(model: MorphableModel, rng: np.random.Generator, count: int) -> People:
-    """`count` people, standard normal, cut at 2.5 standard deviations, albedo at 2: nobody's skin that the default
-    face model learned from lies beyond."""
+    """`count` people, standard normal, cut at 2.5 standard deviations, albedo at 2, which covers all people whose skin
+    the default face model learned."""
     identity, albedo = (rng.standard_normal((count, n)) for n in (model.n_identity, model.n_albedo))
     return np.clip(identity, -2.5, 2.5), np.clip(albedo, -2.0, 2.0)
 
@@ -135,7 +135,7 @@ def sample_parameters(
     """Random expression, light, pitch, roll and framing around given people and yaws (B,) degrees.
 
     shift, scale: standard deviations of the framing's jitter. turn: (3, 3) from the model's frame to the one in which
-    the yaws are counted (default: the model's own); heads are held as they are without it.
+    the yaws are counted (default: the model's own); pitch is drawn about the same mean in the model's frame either way.
     """
     count = len(yaw)
     pitch, roll = np.clip(rng.normal(0, 12, count), -40, 40), np.clip(rng.normal(0, 12, count), -45, 45)
@@ -230,9 +230,8 @@ def write_split(
 ) -> Path:
     """Write one split for training, "train" or another; returns the folder.
 
-    Beside the fields of `arrays` the labels hold `person` (N,) int64 and `occluded` (N,), the share covered. What a
-    sample's kind does not know is not in the file: those rows are zero. `pool`: see `workers.worker_pool`; the result
-    does not depend on it.
+    Beside the fields of `arrays` the labels hold `person` (N,) int64 and `occluded` (N,), the share covered. Labels
+    that a sample's kind does not have are zero. `pool`: see `workers.worker_pool`; the result does not depend on it.
     """
     rng, folder, training = stream(seed, split), Path(folder), split == "train"
     people = sample_people(model, rng, -(-count // config.images_per_person) if training else count)

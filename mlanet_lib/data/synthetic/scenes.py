@@ -1,4 +1,4 @@
-"""What stands around a synthetic face: procedural backgrounds, hair, occluders, light.
+"""The surroundings of a synthetic face: procedural backgrounds, hair, occluders, light.
 
 Everything is a function of a `numpy.random.Generator`, so a split is a function of its seed. Pictures are uint8
 arrays (size, size, 3); masks are float arrays (size, size) in [0, 1], 1 where the thing covers the picture. Points are
@@ -127,8 +127,8 @@ def occluder(rng: np.random.Generator, size: int, landmarks: np.ndarray) -> tupl
 def light(rng: np.random.Generator, batch: int) -> torch.Tensor:
     """Random lighting (batch, 9, 3): ambient light and two distant lamps, each a little tinted.
 
-    Lamps come from the front and from above more often than not. What faces the lamps shows about 0.6 to 1.3 times its
-    albedo.
+    Lamps come from the front and from above more often than not. A surface that faces the lamps has about 0.6 to 1.3
+    times its albedo.
     """
     strength = rng.uniform(0.25, 0.85, (batch, 1))
     tint = 1 + rng.normal(0, 0.06, (3, batch, 1, 3))
@@ -142,7 +142,7 @@ def light(rng: np.random.Generator, batch: int) -> torch.Tensor:
 
 
 def sensor(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """What a camera adds: a little blur, noise, contrast and brightness; (H, W, 3) uint8 -> the same."""
+    """The effects of a camera: a little blur, noise, contrast and brightness; (H, W, 3) uint8 -> the same."""
     if rng.random() < 0.4:
         radius = rng.uniform(0.2, 1.0) * len(picture) / 100
         picture = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))

@@ -1,7 +1,7 @@
 """Benchmark sets of synthetic faces in the published layouts, so that one evaluator serves them and the real ones.
 
-They stand in for AFLW2000-3D and MICC Florence where those are not at hand. Their numbers say how well a network
-learned *this* face model; they are not AFLW2000-3D's or Florence's, and nothing may call them so.
+They stand in for AFLW2000-3D and MICC Florence where those are not at hand. Their numbers show how well a network
+learned *this* face model. They are not results on AFLW2000-3D or Florence and must not be called so.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -130,8 +130,8 @@ def generate(
 ) -> dict[str, Path]:
     """Write everything that the embedded study needs: training and validation arrays, and both benchmark sets.
 
-    workers: processes (default: one a core, unless there is little to draw). What `config` wants none of is left out.
-    Returns the folders: train, validation, aflw2000, florence.
+    workers: processes (default: one a core, unless there is little to draw). Parts of which `config` asks for none are
+    left out. Returns the folders: train, validation, aflw2000, florence.
     """
     workers = workers or (cores() if config.train >= WORTH_A_POOL else 1)
     faces.check_size(config, workers)

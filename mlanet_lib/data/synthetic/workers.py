@@ -20,7 +20,7 @@ def worker_pool(model: MorphableModel, workers: int) -> Iterator[ProcessPoolExec
     """A pool for `run_tasks`: None for one worker, that is, this process.
 
     Each worker computes with one thread: whole batches side by side are faster than threads within small operations.
-    Workers end when this process does, however it ends. More of them than cores: see `limits.check_processes`.
+    Workers end with this process, however it ends. For more workers than cores see `limits.check_processes`.
     """
     check_processes(workers, cores(), "workers", "cores")
     if workers <= 1:
@@ -66,7 +66,7 @@ def _start_worker(model: MorphableModel) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone: if that was killed, it would wait for work for ever."""
+    """Ends this process when the one that started it is gone; otherwise it would wait for work for ever."""
     if parent := parent_process():
         parent.join()
     os._exit(1)

@@ -1,7 +1,8 @@
 """The files of the Basel Face Model 2009 that are read here: what is in a folder, what is missing, what is wrong.
 
 The model itself (Paysan et al. 2009) has no expressions and comes under a licence form. 3DDFA (Zhu et al. 2016) added
-them, on a mesh of 53,215 vertices; the labels of 300W-LP and AFLW2000-3D speak of that model, in one of two shapes:
+them, on a mesh of 53,215 vertices; the labels of 300W-LP and AFLW2000-3D refer to that model. Its files come in two
+shapes:
 
 - `3ddfa`: `Model_Shape.mat` and `Model_Exp.mat` (or `Model_Expression.mat`)
 - `original_3ddfa`: the same before its MATLAB script ran: `01_MorphableModel.mat`, `model_info.mat`, `Model_Exp.mat`
@@ -102,7 +103,7 @@ def missing(shape: str, parts: dict[str, Path]) -> list[str]:
 
 
 def wrong(part: str, path: Path) -> str | None:
-    """What is wrong with a file in the role of a part, without loading it; None where nothing shows."""
+    """The problem of a file as a given part, found without loading it; None if there is none."""
     try:
         present = mat_fields(path)
     except (OSError, ValueError, struct.error, zlib.error) as error:

@@ -23,7 +23,7 @@ _SMALLEST, _LARGEST = 80.0, 500.0  # height of a face or head, mm
 
 
 def identify(path: str | Path) -> str | None:
-    """Says in a few lines which shape of BFM 2009 a file or folder holds, what is missing and what is wrong; None where
+    """Says in a few lines which shape of BFM 2009 a file or folder holds, what is missing and what is wrong; None if
     nothing has to do with BFM. A path that is not there is a UserError."""
     parts = files.parts_of(path)
     shape = files.shape_of(parts)

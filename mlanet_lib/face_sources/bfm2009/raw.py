@@ -1,6 +1,6 @@
 """3DDFA's shape model in its raw units, and the reading of the arrays in BFM 2009's files.
 
-The labels of 300W-LP and AFLW2000-3D speak of this model: it makes their meshes (Zhu et al. 2016).
+The labels of 300W-LP and AFLW2000-3D hold coefficients of this model (Zhu et al. 2016).
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class BfmFit:
 
 @dataclass(frozen=True, eq=False)
 class RawBfm:
-    """3DDFA's shape model in its raw units, in which 300W-LP's and AFLW2000-3D's `Shape_Para` and `Exp_Para` speak.
+    """3DDFA's shape model in its raw units, those of `Shape_Para` and `Exp_Para` in 300W-LP and AFLW2000-3D.
 
     mean (V, 3), shape_basis (V, 3, 199), expression_basis (V, 3, 29): micrometres, float32, V = 53,215; shape_sigma
     (199,), expression_sigma (29,): standard deviations of the raw coefficients; faces (F, 3) and landmarks (68,), from
-    0. texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None where unknown.
+    0. texture: mean RGB (V, 3) in [0, 1] and its basis per standard deviation (V, 3, Kt), either None if unknown.
     """
 
     mean: np.ndarray
@@ -104,9 +104,9 @@ class RawBfm:
         return fit.shape / self.shape_sigma, fit.expression / self.expression_sigma
 
     def correspondence(self, model: MorphableModel) -> np.ndarray | None:
-        """For each vertex of a face model the vertex of this one that it is, (V,) int64; None where it is not known.
+        """(V,) int64: for each vertex of a face model the corresponding vertex of this one; None if unknown.
 
-        Known is this mesh itself: recognised by its size and its 68 vertices.
+        It is known only for this very mesh, recognised by its size and its 68 vertices.
         """
         points = model.landmark_index[:, 0].cpu().numpy()
         same = not model.points_between and len(self.mean) == model.n_vertices
@@ -148,7 +148,7 @@ def _texture(still: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray | Non
 
 
 def columns(basis: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """A stored basis (3V, K), vertex by vertex, as (V, 3, K) float32; a mean (3V, 1) alike."""
+    """A stored basis (3V, K), vertex by vertex, as (V, 3, K) float32; a mean (3V, 1) in the same way."""
     if basis.ndim != 2 or len(basis) % 3:
         raise UserError(f"{path}: field '{name}' has shape {basis.shape}, not (3 V, modes)")
     return np.ascontiguousarray(basis, np.float32).reshape(-1, 3, basis.shape[1])

@@ -2,9 +2,9 @@
 
 `build` makes it from its two sources. Identity modes are ICT-FaceKit's. Their unit is a standard deviation of people:
 14 proportions of 42 people's faces, measured by hand, vary 1.07 times as much as those of random faces of the model
-(benchmarks/place_london_points.py). The mean face is that of these people: the published neutral head is nobody's
-mean. Mouths are closed (`closing`). The frame is turned so that people who look straight into the camera have a pitch
-of 0 in the mean."""
+(benchmarks/place_london_points.py). The mean face is that of these people, since the published neutral head is not a
+mean of people. Mouths are closed (`closing`). The frame is turned so that people who look straight into the camera have
+a mean pitch of 0."""
 
 import csv
 from dataclasses import dataclass
@@ -100,8 +100,8 @@ def build(ict: str | Path, london_set: str | Path) -> MorphableModel:
 
 
 def points(name: str) -> Points:
-    """The points of a label set ("3ddfa", "ibug" or "london") in points.csv. Their vertices are of the skin, which the
-    published head and the built one count alike. A set that is not there is a ValueError."""
+    """The points of a label set ("3ddfa", "ibug" or "london") in points.csv. They lie on the skin, whose vertices have
+    the same numbers in the published head and in the built one. A set that is not there is a ValueError."""
     lines = (files(__package__) / "points.csv").read_text(encoding="utf-8").splitlines()
     rows = [row for row in csv.DictReader(line for line in lines if not line.startswith("#")) if row["set"] == name]
     if not rows:
@@ -116,7 +116,7 @@ def fit_people(marks: np.ndarray, at: Points, mean: np.ndarray, identity: np.nda
     """Pose, identity and expression of people from their points, `marks` (P, N, 2) pixels, y down; mean (V, 3) mm, its
     own mirror image, and modes (V, 3, K). The prior is `NOISE` against one standard deviation of identity.
 
-    The mean face moves to the people's, but for what photos do not tell: its size, and whatever is not symmetric.
+    The mean face moves to the people's mean, but keeps its size, which photos do not show, and stays symmetric.
     """
     basis = np.concatenate([at.of(identity), at.of(expression)], 2)
     count, ridge = identity.shape[2], np.full(basis.shape[2], NOISE)

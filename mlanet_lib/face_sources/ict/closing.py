@@ -1,4 +1,5 @@
-"""The neutral mouth closed, for everybody, and lids that shut: lips and lids of the mean face and of the modes."""
+"""Closes the neutral mouth of all faces, and makes blinks shut the lids: lips and lids of the mean face and the
+modes."""
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ OVERLAP = 0.2
 def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (V, 3) mm and identity modes (V, 3, K) with the lips together.
 
-    jaw_open: (V, 3) mm, the mode that opens the jaw: what it moves by more than half of its most is the lower lip's
-    side. skin: the first so many vertices are the skin. Both lips give way alike, half the distance each, less the
-    farther they are from where they meet.
+    jaw_open: (V, 3) mm, the mode that opens the jaw: vertices that it moves by more than half of its maximum belong to
+    the lower lip. skin: the number of skin vertices, which come first. Each lip moves by half the distance, and
+    vertices farther from where the lips meet move less.
     """
     drop = -jaw_open[:skin, 1]
     lower = drop > 0.5 * drop.max()
@@ -35,7 +36,8 @@ def closed(mean: np.ndarray, identity: np.ndarray, jaw_open: np.ndarray, skin: i
 def _nearer(
     mean: np.ndarray, identity: np.ndarray, pairs: np.ndarray, lower: np.ndarray, skin: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One round: what the lips are apart at the pairs (N, 2) of vertices, upper and lower, is taken from both."""
+    """One round: removes the distance of the lips at the pairs (N, 2) of upper and lower vertices, half on each
+    side."""
     middle = mean[pairs].mean(1)
     fields = np.concatenate([mean[:, 1, None], identity[:, 1]], 1)
     apart = fields[pairs[:, 0]] - fields[pairs[:, 1]]
@@ -55,8 +57,8 @@ def shut(mean: np.ndarray, blinks: np.ndarray, faces: np.ndarray, eyeballs: np.n
     """The least factor, in steps of 0.05, with which the blinks' modes hide the eyeballs of the mean face from the
     front.
 
-    mean: (V, 3) mm; blinks: (V, 3), the sum of both eyes' modes; faces: (F, 3); eyeballs: (V,) bool. Where twice the
-    published blink does not do, ValueError.
+    mean: (V, 3) mm; blinks: (V, 3), the sum of both eyes' modes; faces: (F, 3); eyeballs: (V,) bool. ValueError if
+    twice the published blink is not enough.
     """
     for factor in np.arange(1.0, 2.01, 0.05):
         x, y, z = (mean + factor * blinks).T

@@ -1,4 +1,4 @@
-"""Colours of what the skin leaves open: eyes from the same photographs, teeth, gums and sockets in one colour each."""
+"""Colours of all parts but the skin: eyes from the same photographs; teeth, gums and sockets in one colour each."""
 
 import numpy as np
 

@@ -81,7 +81,7 @@ def read(source: str | Path) -> Published:
 
 
 def identify(path: str | Path) -> str | None:
-    """One line that says what an ICT-FaceKit folder or archive holds or lacks; None where it is nothing of ICT's."""
+    """One line that says what an ICT-FaceKit folder or archive holds or lacks; None if it is nothing of ICT's."""
     try:
         found = read(path)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Downloading what the project may use but does not contain: pinned, checked against known hashes, kept in a cache."""
+"""Downloads of files that are not part of the project: pinned, checked against known hashes, kept in a cache."""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def fetch(title: str, url: str, hashes: Mapping[str, str], folder: Path) -> Path
     """Bring the files `url + name` into `folder`, with a progress bar; returns `folder`.
 
     hashes: name -> sha256. Files that are there and whole are not fetched again, so that an interrupted download goes
-    on. What cannot be fetched or is not the known file is a UserError, and is not kept.
+    on. A file that cannot be fetched or has another hash is a UserError, and is not kept.
     """
     pooch.get_logger().setLevel("WARNING")
     store = pooch.create(path=folder, base_url=url, registry={n: f"sha256:{h}" for n, h in hashes.items()})

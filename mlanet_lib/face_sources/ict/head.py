@@ -1,7 +1,8 @@
 """The head of the default face model, cut of ICT-FaceKit's published mesh: skin, eyeballs, teeth, gums, sockets.
 
-Skin, ears and neck keep all of their published vertices; what one hardly sees (sockets, gums, teeth, the eyeballs'
-backs) is thinned to a tenth or a third. Shells that a film renderer draws transparent, and the eyelashes, are left out.
+Skin, ears and neck keep all of their published vertices; parts that are hardly seen (sockets, gums, teeth, the
+eyeballs' backs) are thinned to a tenth or a third. Shells that a film renderer draws transparent, and the eyelashes,
+are left out.
 """
 
 from typing import NamedTuple

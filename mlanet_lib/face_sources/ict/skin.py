@@ -3,14 +3,15 @@
 Studio photos of people, each with a fitted mesh, share one light. With I_p(v) the colour that photo p shows at vertex
 v, n_p(v) its normal and Y the nine spherical harmonics,
 
-    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n),   l from bare skin (cheeks, forehead, nose) of all photos at
-    once,
+    I_p(v) = a_p(v) E(n_p(v)),   E(n) = sum_k l_k Y_k(n)
 
-so that what changes with the normal alike in all faces is light, and the rest is skin: the usual assumption of shape
-from shading, since an albedo that follows the normal cannot be told from light. l is grey: colour is the skin's.
-Colours are taken where the surface faces the camera, lies between hairline and jaw, is not hair over bare skin and no
-highlight; left and right are joined; what no photo shows is filled by the smoothest continuation (harmonic on the
-mesh) towards the person's own tone. Modes are principal components over the people, in standard deviations."""
+The light l is fitted to the bare skin (cheeks, forehead, nose) of all photos at once. Whatever changes with the normal
+in the same way in all faces counts as light, the rest as skin. This is the usual assumption of shape from shading: an
+albedo that follows the normal cannot be told apart from light. l is grey, so all colour belongs to the skin.
+
+Colours are read where the surface faces the camera between hairline and jaw, except in hair and highlights. Left and
+right are averaged. Parts that no photo shows continue the face as smoothly as possible (harmonic on the mesh) towards
+the person's own tone. Modes are principal components over the people, in standard deviations."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,19 +33,20 @@ from mlanet_lib.rasterizer import rasterize
 MODES = 36
 """Of the skin; the eyes add two of the iris."""
 TONES, WITHIN = 2, 2.0
-"""The first modes, tone and hue, are as wide as it takes to have everybody within so many standard deviations: their
-distribution is far from normal, and a prior must not pull very dark or very light skin to the middle."""
+"""The first TONES modes (tone and hue) are scaled until all people lie within WITHIN standard deviations. Tones are not
+normally distributed, and without this a prior would pull very dark or very light skin towards the middle."""
 LUMA = np.array([0.299, 0.587, 0.114])
 BLUR = 0.9
 """Standard deviation, px, of the blur before colours are read: a vertex stands for about 3 x 3 px of the photo."""
 HAIR_MARGIN = (8.0, 26.0)
-"""Nearer to the hairline and to the sides of the face than the first, px, nothing is taken; beyond the second, all."""
+"""px from the hairline and the sides of the face: nothing is read below the first, everything beyond the second."""
 HAIR, HIGHLIGHT = -0.35, 0.12
-"""Logarithms of luma against the person's tone, after what is usual at the place: darker is hair, brighter shine."""
+"""Log of luma relative to the person's tone and to what is usual at that place: below the first is hair, above the
+second a highlight."""
 LIGHT_ROUNDS = 6
-"""Of finding the light and what it says of the tones, by turns."""
+"""How often the light and the tones are estimated in turn."""
 SMOOTH, PULL = 0.02, 2e-4
-"""What differences along edges, and from the person's tone, cost beside an observation at full weight."""
+"""Cost of differences along edges, and from the person's tone, where an observation at full weight has 1."""
 
 
 class Fitted(NamedTuple):
@@ -109,7 +111,7 @@ def _observe(fitted: Fitted, number: int, count: int) -> tuple[np.ndarray, np.nd
 
 
 def _visible(camera: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(V,) bool: whether a vertex lies in the picture and nothing of the head is before it."""
+    """(V,) bool: whether a vertex lies in the picture and no part of the head covers it."""
     depth = camera[:, 2].max() - camera[:, 2] + 1
     screen = np.column_stack([camera[:, 0], -camera[:, 1], depth])
     drawn = rasterize(torch.from_numpy(screen[None]).float(), torch.from_numpy(faces), *size).depth[0].numpy()
@@ -133,7 +135,7 @@ def _areas(fitted: Fitted, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unlit(observed: Observed, bare: np.ndarray, cheek: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Albedo (P, S, 3) where the light that all photos share is taken out, and each person's tone (P, 3), the cheek's.
+    """Albedo (P, S, 3), without the light that all photos share, and each person's tone (P, 3), read on the cheeks.
 
     E is 1 in the mean over the cheeks: albedo has the level that photos have there.
     """
@@ -189,8 +191,8 @@ def completed(
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:
-    """(P,) with mean 1: what each person counts, so that all groups count alike, few people or many. Who names two
-    groups ("east_asian/white") belongs half to each."""
+    """(P,) with mean 1: each person's weight, such that all groups have the same weight however many people they
+    have. A person of two groups ("east_asian/white") belongs half to each."""
     names = [str(group).split("/") for group in groups]
     size = {name: sum((name in own) / len(own) for own in names) for own in names for name in own}
     weights = np.array([np.mean([1 / size[name] for name in own]) for own in names])

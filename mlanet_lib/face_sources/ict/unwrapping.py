@@ -2,10 +2,10 @@
 it.
 
 The published map has the face in one square without a fold, and scalp, nape and the rest elsewhere, which would put a
-seam around the face. Here scalp and nape fill a frame around that square. They are a band, closed around the head,
-from the face's border to the end of the neck: it is unrolled into a straight strip, harmonically (mean value
-coordinates, Floater 2003), the strip is bent around the square, and folds that the bending leaves are opened. So the
-skin has no seam at all; what is squeezed is the back of the head."""
+seam around the face. Here scalp and nape fill a frame around that square. They are a band, closed around the head, from
+the face's border to the end of the neck: it is unrolled into a straight strip, harmonically (mean value coordinates,
+Floater 2003), the strip is bent around the square, and folds that the bending leaves are opened. So the skin has no
+seam at all; only the back of the head is squeezed."""
 
 from typing import TypeVar
 

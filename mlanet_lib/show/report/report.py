@@ -1,7 +1,7 @@
 """The study's report: one HTML file from the stages' results. Every number stands beside its protocol.
 
-What a result does not hold is said to be not run; nothing is filled in. A stand-in is never called by the name of the
-data set whose layout it has. The words are in `report.html`.
+Missing results are marked "not run"; nothing is filled in. A stand-in is never called by the name of the data set whose
+layout it has. The words are in `report.html`.
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def _rows(inputs: Inputs) -> dict[str, list[tables.Row]]:
 
 
 def _charts(inputs: Inputs) -> dict[str, Figure | None]:
-    """The report's charts by name, None where there is nothing to draw."""
+    """The report's charts by name, None if there is nothing to draw."""
     aflw, images, gallery, history = inputs.aflw2000, inputs.images, inputs.gallery, inputs.history
     made: dict[str, Figure | None] = defaultdict(lambda: None)
     if aflw:

@@ -139,7 +139,7 @@ def published_tables(aflw: Mapping | None) -> list[Published]:
 
 
 def _ours(aflw: Mapping, measure: str) -> dict[str, float] | None:
-    """This run's figures for a measure of AFLW2000-3D: the bins and the mean; None where it has none."""
+    """This run's figures for a measure of AFLW2000-3D: the bins and the mean; None if it has none."""
     if measure == "sparse_nme":
         return {key: aflw["sparse_nme"][key] for key in YAW_BINS} | {"mean": aflw["sparse_nme"]["balanced_mean"]}
     if measure == "pose_mae" and aflw.get("pose_mae"):
