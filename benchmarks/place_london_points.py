@@ -101,7 +101,7 @@ def main(source: Path, folder: Path) -> None:
     goal = np.stack([photos.points[:, list(numbers)].mean(1) for numbers in START.values()], 1)
     goal = np.concatenate([goal, photos.points[:, ears]], 1) * [1, -1]
     worth = np.tile(np.repeat([1.0, 0.5], [len(START), len(ears)]), (len(goal), 1))
-    pose, found, _ = fit_points(mean[vertices], basis[vertices], goal, worth, 1e-3 * ridge / build.NOISE, 25)
+    pose, found, *_ = fit_points(mean[vertices], basis[vertices], goal, worth, 1e-3 * ridge / build.NOISE, 25)
     for _ in range(ROUNDS):
         placed = np.stack(
             [
@@ -118,7 +118,7 @@ def main(source: Path, folder: Path) -> None:
             index[used == number], weights[used == number] = vertex, (1, 0, 0)
         at = build.Points(index, weights, used, counts[used])
         marks, worth = photos.points[:, used] * [1, -1], np.tile(at.counts, (len(photos.points), 1))
-        pose, found, fitted = fit_points(at.of(mean), at.of(basis), marks, worth, ridge, 25)
+        pose, found, fitted, _ = fit_points(at.of(mean), at.of(basis), marks, worth, ridge, 25)
     for number, corners, weight in zip(used, index, weights, strict=True):
         print(
             ",".join(["london", str(number), *map(str, corners), *(f"{w:.5f}" for w in weight), f"{counts[number]:g}"])

@@ -47,7 +47,7 @@ def correct(
     points, annotated = np.stack(estimated), np.stack(annotated21)
     believed = [samples[row].confidence for row in rows]
     weights = np.stack([np.ones(68) if confidence is None else confidence for confidence in believed])
-    settings = FitSettings(ridge, focal=DEFAULT_FOCAL, labels=labels)
+    settings = FitSettings(ridge, 8, focal=DEFAULT_FOCAL, labels=labels)
     before = fit_landmarks(model, points, weights, settings, progress=True)
     goal, certain = blended(points, weights, annotated, before.pose, worth)
     after = fit_landmarks(model, goal, certain, settings, progress=True)

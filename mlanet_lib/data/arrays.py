@@ -6,10 +6,13 @@
 - `landmarks` (N, 68, 2) in crop sides, and `visible` (N, 68) in [0, 1];
 - `confidence` (N, 68) in [0, 1], the weight of a landmark (without the field: 1);
 - `points_set` (N,), by whose definition the landmarks are, an index into `LABEL_SETS` (without the field: 3DDFA's);
+- `person` (N,), a number for each person of this folder, -1: nobody's (without the field: -1);
 - the fields of `FaceParameters`. Labelled rows know pose and shape; albedo and lighting may be NaN (a fit to landmarks
-  says nothing of them). Where no row is labelled, the parameters may be left out.
+  says nothing of them). Where no row is labelled, the parameters may be left out;
+- `known` (N, Ki + Ke) in [0, 1], the share of each identity and expression coefficient that the labels tell (a fit to
+  landmarks shrinks what they do not tell to the mean; without the field: 1).
 
-Further fields (`names`, `person`, `occluded`) are for people to look at.
+Further fields (`names`, `occluded`) are for people to look at.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +45,7 @@ LABELLED, LANDMARKED, UNLABELLED = Kind
 KINDS = tuple(kind.name.lower() for kind in Kind)
 IMAGES, LABELS = "images.npy", "labels.npz"
 _LANDMARKS: dict[str, tuple[int, ...]] = {"landmarks": (68, 2), "visible": (68,), "confidence": (68,)}
-_SHAPES = _LANDMARKS | {"kind": (), "points_set": (), "focal": ()}
+_SHAPES = _LANDMARKS | {"kind": (), "points_set": (), "person": (), "focal": ()}
 _SHAPES |= {"rotation": (3, 3), "translation": (3,), "lighting": (9, 3)}
 
 
@@ -64,6 +67,7 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     labels = read_npz(path, "file of training labels")
     labels.setdefault("confidence", np.ones((count, 68), np.float32))
     labels.setdefault("points_set", np.zeros(count, np.int64))
+    labels.setdefault("person", np.full(count, -1))
     for name in ("kind", "landmarks", "visible"):
         if name not in labels:
             raise UserError(f"{path}: no field '{name}'")
@@ -93,6 +97,9 @@ def read_for(folder: Path, model: MorphableModel) -> tuple[np.ndarray, dict[str,
         if labels[name].shape != shape:
             fits = f"{len(images)} crops and the face model '{model.name}' need {shape}"
             raise UserError(f"{path}: field '{name}' has shape {labels[name].shape}, but {fits}")
+    told = (len(images), model.n_identity + model.n_expression)
+    labels.setdefault("known", np.ones(told, np.float32))
+    check_rows(path, labels, len(images), {"known": told[1:]})
     for name in (*_LANDMARKS, *(name for name in FaceParameters.names() if name not in ("albedo", "lighting"))):
         needed = kind <= (LANDMARKED if name in _LANDMARKS else LABELLED)
         if not np.isfinite(labels[name][needed]).all():

@@ -4,7 +4,7 @@ Decoding and cropping are done once; a training then takes its batches from memo
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,13 +28,14 @@ def pack(
     workers: int = 2,
     progress: bool = True,
     points: str = "3ddfa",
+    person: Callable[[str], str] = str,
 ) -> Path:
     """Cut every sample's `crop()` out of its photo, `size` px a side, and write the arrays; returns the folder.
 
     images.npy: black where a crop leaves the photo. labels.npz: `names` (N,) and the fields of `arrays` but for those
     of `FaceParameters`, which no data set knows. `points`: whose definition the landmarks follow, one of `LABEL_SETS`.
     `visible` and `confidence` are 1 if the data set does not have them. Rows without landmarks have NaN there and 0 in
-    these two.
+    these two. `person`: a function of a sample's name, which tells whose pictures are whose (`person` (N,)).
 
     workers: threads (Pillow decodes without Python's lock). A sample that cannot be read or cropped is left out, and
     the first few such are named on stderr; UserError if none is left. Rows keep the order of the samples. A failure
@@ -61,7 +62,9 @@ def pack(
             why = f"; the first of {len(broken)}: {broken[0]}" if broken else ""
             raise UserError(f"{folder}: no sample to pack{why}")
         columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        writer.finish(columns | {"points_set": np.full(len(rows), LABEL_SETS.index(points), np.int64)})
+        columns["points_set"] = np.full(len(rows), LABEL_SETS.index(points), np.int64)
+        columns["person"] = np.unique([person(name) for name in columns["names"].tolist()], return_inverse=True)[1]
+        writer.finish(columns)
     if broken:
         shown = "".join(f"\n  {error}" for error in broken[:_SHOWN])
         print(f"packing left out {len(broken)} of {len(samples)} samples:{shown}", file=sys.stderr)

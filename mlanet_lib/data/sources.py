@@ -19,6 +19,7 @@ from mlanet_lib.data import annotations, arrays, packing
 from mlanet_lib.data.arrays import KINDS, LABELLED, LANDMARKED
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
+from mlanet_lib.data.studio import skin_and_light
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -32,6 +33,9 @@ from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.renderer import landmarks_visible
 
 LABELS = ("none", "landmarks", "fit", "bfm")
+LIGHTS = ("each", "one")
+ITERATIONS = 8
+"""Of a fit to landmarks that makes labels: its points then move by less than 0.01 % of the face."""
 _POSITIVE = Range(0, 1e6, above=True)
 
 
@@ -51,7 +55,9 @@ class Source:
     (`annotations.correct`; 0: no correction). ridge: of the fits, see `mlanet_lib.face_model.fitting`. validation:
     share of the photos held out; agreement: crops whose estimated and hand-annotated points differ by more than
     this many % are left out; limit: the first so many samples; leave_out: names of samples that are not used
-    (doubles of benchmark photos: `mlanet data check` finds them).
+    (doubles of benchmark photos: `mlanet data check` finds them). light: "each" photo has its own, or "one": all were
+    taken in the same light, so that fits get albedo and lighting, too (`data.studio`). repeat: how often an epoch of the
+    training sees each photo.
     """
 
     layout: str
@@ -66,9 +72,11 @@ class Source:
     ridge: Annotated[float, _POSITIVE] = 1e-3
     limit: Annotated[int, COUNT] | None = None
     leave_out: tuple[str, ...] = ()
+    light: str = "each"
+    repeat: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
-        for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS)):
+        for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
         if self.points != "3ddfa" and self.layout != "crops":
@@ -114,9 +122,15 @@ def read(source: Source, detector: photos.Detector | None = None) -> list[Sample
 
 def held_out(source: Source, name: str, seed: int) -> bool:
     """Whether a photo is kept for validation: a function of its name, so that more data moves nothing. All pictures
-    that 300W-LP made of one photo, and all numbered frames of a clip (NAME_12.jpg), go the same way."""
-    photo = w300lp.original(name) if source.layout == "300w_lp" else re.sub(r"_\d+$", "", Path(name).stem)
+    that 300W-LP made of one photo, and all of one `person`, go the same way."""
+    photo = w300lp.original(name) if source.layout == "300w_lp" else person(name)
     return zlib.crc32(f"{seed}/{photo}".encode()) < source.validation * 2**32
+
+
+def person(name: str) -> str:
+    """Who is in a picture, by its name: the numbered frames of a clip (NAME_12.jpg) and the moods of a portrait
+    (NAME_neutral.jpg, NAME_smiling.jpg) show one person, NAME; any other picture somebody of its own."""
+    return re.sub(r"_(\d+|neutral|smiling)$", "", Path(name).stem)
 
 
 def prepare(
@@ -147,9 +161,11 @@ def prepare(
             part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
             if not part:
                 continue
+            if split == "train":
+                part = part * source.repeat
             if source.labels == "none":
                 part = [replace(s, landmarks=None, box=s.crop()) for s in part]
-            packed = packing.pack(part, Path(folder) / split / name, size, points=source.points)
+            packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
             if source.labels in ("fit", "bfm"):
                 add_fits(packed, model, source, part, raw)
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
@@ -182,26 +198,32 @@ def add_fits(
 
     The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
     NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
-    lighting stay unknown.
+    lighting stay unknown unless the photos share one light.
     """
-    _, labels = arrays.read(folder)
+    images, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
     if not len(rows):
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
-    settings = FitSettings(source.ridge, focal=DEFAULT_FOCAL, labels=source.points)
+    settings = FitSettings(source.ridge, ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
     fit = fit_landmarks(model, points, weights, settings, known, progress=True)
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
+    unknown = ["albedo", "lighting"]
+    if source.light == "one" and len(chosen):
+        albedo, lighting = skin_and_light(model, parameters, images[chosen])
+        parameters, unknown = parameters.replace(albedo=albedo, lighting=lighting), []
     labels["kind"][chosen] = LABELLED
     for name, value in parameters.as_tensors().items():
         labels[name] = np.full((len(labels["kind"]), *value.shape[1:]), np.nan, np.float32)
-        if name not in ("albedo", "lighting"):
+        if name not in unknown:
             labels[name][chosen] = value.numpy()
     labels["focal"][:] = DEFAULT_FOCAL
+    labels["known"] = np.ones((len(labels["kind"]), fit.known.shape[1]), np.float32)
+    labels["known"][chosen] = fit.known[good]
     for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch"):
         at = slice(start, start + 32)
         labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()

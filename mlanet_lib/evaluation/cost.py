@@ -32,9 +32,8 @@ def costs(
         for config, network in networks.items():
             with FlopCounterMode(display=False) as counter:
                 network.encode(pictures[config][:1])
-            training_alone = sum(p.numel() for p in network.points.parameters())
             found[config] = {
-                "parameters": sum(p.numel() for p in network.parameters()) - training_alone,
+                "parameters": sum(p.numel() for p in network.parameters()),
                 "gmacs": counter.get_total_flops() / 2e9,
             }
         for _ in range(rounds + 1):  # the first one warms up

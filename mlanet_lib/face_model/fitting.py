@@ -35,12 +35,14 @@ _CENTRE = np.array([0.5, -0.5])  # of a picture of side 1, y up
 class LandmarkFit(NamedTuple):
     """Fits of N faces. pose: s, R, o above (`ScaledOrthographic`; its plane is y-up: a picture's y, negated); identity:
     (N, Ki) and expression: (N, Ke), standard deviations and activations; points: (N, 68, 2), the fitted points, y down;
-    focal: of the camera, or None."""
+    known: (N, Ki + Ke) in [0, 1], how much of a coefficient the points tell (`fit_points`), 1 where it was
+    given; focal: of the camera, or None."""
 
     pose: ScaledOrthographic
     identity: np.ndarray
     expression: np.ndarray
     points: np.ndarray
+    known: np.ndarray
     focal: float | None
 
     def parameters(self, model: MorphableModel) -> FaceParameters:
@@ -114,10 +116,12 @@ def fit_landmarks(
         goal = points[at] * [1, -1]
         blocks.append(fit_points(shapes[at], basis, goal, weights[at], ridge, settings.iterations, settings.focal))
     pose = ScaledOrthographic(*(np.concatenate(column) for column in zip(*(b[0] for b in blocks), strict=True)))
-    found, fitted = (np.concatenate([b[k] for b in blocks]) for k in (1, 2))
-    known = found if coefficients is None else np.asarray(coefficients, np.float64)
-    identity, expression = np.split(known, [model.n_identity], 1)
-    return LandmarkFit(pose, identity, expression, fitted * [1, -1], settings.focal)
+    found, fitted, known = (np.concatenate([b[k] for b in blocks]) for k in (1, 2, 3))
+    if coefficients is not None:
+        found = np.asarray(coefficients, np.float64)
+        known = np.ones_like(found)
+    identity, expression = np.split(found, [model.n_identity], 1)
+    return LandmarkFit(pose, identity, expression, fitted * [1, -1], known, settings.focal)
 
 
 def landmark_basis(model: MorphableModel, labels: str = "3ddfa") -> tuple[np.ndarray, np.ndarray]:
@@ -157,15 +161,19 @@ def fit_points(
     ridge: float | np.ndarray,
     iterations: int = 15,
     focal: float | None = None,
-) -> tuple[ScaledOrthographic, np.ndarray, np.ndarray]:
-    """Pose and coefficients (N, M) for any K points of a shape, and the fitted points (N, K, 2), y up.
+) -> tuple[ScaledOrthographic, np.ndarray, np.ndarray, np.ndarray]:
+    """Pose and coefficients (N, M) for any K points of a shape, the fitted points (N, K, 2), y up, and how much of each
+    coefficient the points tell (N, M).
 
     mean: (K, 3) mm, or (N, K, 3) one for each; basis: (K, 3, M); goal: (N, K, 2), y up; weights: (N, K); ridge: one, or
     (M,) one for each coefficient; the rest as in `FitSettings`.
 
     Gauss-Newton: with J the derivative of q by the unknowns (`TURN`, `SCALE`, `OFFSET`, `MODES`), both weighted by
     sqrt(w) / size, D the ridge on the coefficients c and nearly nothing on the pose, each step d solves
-    (J^T J + D) d = J^T (p - q) - D c. No step turns or scales by more than 0.5.
+    (J^T J + D) d = J^T (p - q) - D c. No step turns or scales by more than 0.5. The
+    posterior covariance of the unknowns is (J^T J + D)^-1 in units in which the ridge is a prior's inverse variance; so
+    1 - D_m (J^T J + D)^-1_mm is the share of a coefficient's prior variance that the points take away: the fit finds
+    about that share of the true coefficient, the rest is the prior's pull to the mean.
     """
     count, modes = len(goal), basis.shape[2]
     size = np.sqrt(np.ptp(goal, axis=1).prod(1))
@@ -188,7 +196,9 @@ def fit_points(
             pose.offset + step[:, OFFSET] * size[:, None],
         )
         coefficients = coefficients + step[:, MODES]
-    return pose, coefficients, _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)[0]
+    spread = np.linalg.inv(transposed @ jacobian + penalty).diagonal(axis1=1, axis2=2)[:, MODES]
+    fitted = _project(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), focal)[0]
+    return pose, coefficients, fitted, (1 - ridge * spread).clip(0, 1)
 
 
 def _project(

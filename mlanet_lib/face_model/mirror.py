@@ -64,6 +64,12 @@ class Mirror:
             maps[name] = torch.from_numpy(matrix.T.copy()).to(model.mean)
         return cls(maps, torch.from_numpy(landmark_twins()).to(model.mean.device))
 
+    def known(self, shares: Tensor) -> Tensor:
+        """(B, Ki + Ke) shares of the variance of identity and expression coefficients, of the mirrored faces."""
+        identity, expression = shares.split([len(self.maps["identity"]), len(self.maps["expression"])], 1)
+        parts = identity @ self.maps["identity"].square(), expression @ self.maps["expression"].square()
+        return torch.cat(parts, 1).clamp(0, 1)
+
     def parameters(self, parameters: FaceParameters) -> FaceParameters:
         """The parameters of the mirrored photos, x -> width - x."""
         turned = ((1.0, -1.0, -1.0), (-1.0, 1.0, 1.0), (-1.0, 1.0, 1.0))  # S R S, S = diag(-1, 1, 1)

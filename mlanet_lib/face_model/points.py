@@ -3,6 +3,8 @@
 import numpy as np
 
 N_LANDMARKS = 68
+JAW = 17
+"""The first so many of the 68 points are the jaw's."""
 LABEL_SETS = ("3ddfa", "ibug")
 """Definitions of the 68 points, by who labels photos so: 3DDFA's (300W-LP, AFLW2000-3D: the jaw stays on the surface of
 the head) and iBUG's (300-W: placed by hand in the picture; the jaw follows the outline)."""

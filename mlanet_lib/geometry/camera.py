@@ -66,6 +66,20 @@ def rotation_6d_to_matrix(six: Tensor) -> Tensor:
     return torch.stack([first, second, torch.linalg.cross(first, second)], -1)
 
 
+def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) from rotation vectors (..., 3), axis times angle in radians, by Rodrigues' formula.
+
+    R = I + sin(a) / a K + (1 - cos(a)) / a^2 K^2 with K x = vector x x; smooth at the angle a = 0.
+    """
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    half = (vector.square().sum(-1)[..., None, None] / 4 + 1e-12).sqrt()
+    sinc = torch.sin(half) / half
+    once, twice = sinc * torch.cos(half), sinc.square() / 2
+    return torch.eye(3, dtype=vector.dtype, device=vector.device) + once * cross + twice * (cross @ cross)
+
+
 def flip(points: Tensor) -> Tensor:
     """(..., 3) points or directions between the y-up frame and the camera's axes (its own inverse)."""
     return points * constant(_FLIP, points)

@@ -3,6 +3,7 @@
     timm backbone (strides 4, 8, 16, 32) -> attention at each chosen level -> hierarchical fusion (coarse gates fine)
     -> pooled per level -> one linear head per parameter group, which weighs the levels by learned weights (fusion
        "hierarchical") or reads them side by side ("hierarchical_concatenate")
+    -> feedback: features of the finer levels where the face's points were drawn move them to where they are
 
 The paper's backbone, attention, fusion and heads are not known. This network is an assumption of the project, and each
 choice in it is a field of `NetworkConfig` that the ablation can vary.
@@ -21,6 +22,8 @@ from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL, rotation_6d_to_matrix
 from mlanet_lib.limits import FieldError, Range, check_fields
 from mlanet_lib.network.attention import ATTENTION_KINDS, FUSION_KINDS, CoarseGate, energy_map, level_attention
+from mlanet_lib.network.feedback import Feedback
+from mlanet_lib.network.pretrained import load_backbone, normalisation
 from mlanet_lib.parameters import FaceParameters
 
 HEAD_INIT = 1e-5
@@ -45,11 +48,11 @@ of a ResNet-10-T at 64 px on real photos end at a validation NME of 5.35 % with 
 class NetworkConfig:
     """The choices that make a network, each one an assumption (the paper's are not known).
 
-    backbone: a timm name; pretrained: start from timm's ImageNet weights if they are available; levels: which of 1..4
+    backbone: a timm name; pretrained: start from ImageNet weights if they are available; levels: which of 1..4
     (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is trained
     on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to (1 = global
-    average); focal: the camera's, in picture widths; start: a checkpoint that a training begins with
-    (`resume.begin_from`; making a network does not read it).
+    average); feedback: steps of `Feedback` behind the heads; focal: the camera's, in picture widths; start: a
+    checkpoint that a training begins with (`resume.begin_from`; making a network does not read it).
     """
 
     backbone: str = "resnet18"
@@ -60,6 +63,7 @@ class NetworkConfig:
     image_size: Annotated[int, Range(8, 10**6)] = 96
     width: Annotated[int, Range(1, 10**5)] = 64
     pool: Annotated[int, Range(1, 10**4)] = 4
+    feedback: Annotated[int, Range(0, 8)] = 0
     focal: Annotated[float, Range(0, 1000, above=True)] = DEFAULT_FOCAL
     start: str | None = None
 
@@ -97,6 +101,7 @@ class MLANet(nn.Module):
     def __init__(self, model: MorphableModel, config: NetworkConfig | None = None, **options: Any) -> None:
         super().__init__()
         self.config = dataclasses.replace(config or NetworkConfig(), **options)
+        self._frozen: list[nn.Module] = []
         self.backbone, self.pretrained_weights = make_backbone(self.config)
         width, pool = self.config.width, self.config.pool
         channels = self.backbone.feature_info.channels()
@@ -119,13 +124,14 @@ class MLANet(nn.Module):
         read = width * pool**2 * (count if self.side_by_side else 1)
         self.heads = nn.ModuleDict({name: nn.Linear(read, size) for name, size in self.sizes.items()})
         logits = torch.zeros(len(self.sizes), count)
-        self.points = nn.Linear(channels[-1], 2 * 68)  # for the training alone
+        read_at_points = width * min(2, count)
+        self.feedback = nn.ModuleList(Feedback(model, read_at_points) for _ in range(self.config.feedback))
         if count > 1 and not self.side_by_side:
             self.level_logits = nn.Parameter(logits)
         else:  # one level's weight is 1 whatever its logit, and of concatenated levels the heads read all
             self.register_buffer("level_logits", logits)
         neutral = FaceParameters.neutral(model, 1, focal=self.config.focal)
-        mean, std = (self.backbone.pretrained_cfg.get(key, 0.5) for key in ("mean", "std"))
+        mean, std = normalisation(self.backbone)
         self.register_buffer("pixel_mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("neutral_translation", neutral.translation[0].detach().float().cpu())
@@ -133,10 +139,29 @@ class MLANet(nn.Module):
         scale = torch.tensor([HEAD_SCALE[name] for name in self.sizes])
         self.register_buffer("head_scale", scale / count**0.5 if self.side_by_side else scale)
         self.register_buffer("neutral_rotation", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
-        heads: list[Any] = [*(self.heads[name] for name in self.sizes), self.points]
+        heads: list[Any] = list(self.heads.values())
         for head in heads:
             nn.init.normal_(head.weight, std=HEAD_INIT)
             nn.init.zeros_(head.bias)
+
+    def freeze(self, levels: int) -> None:
+        """Keep the backbone up to its first so many levels as it is from now on: weights and batch statistics."""
+        ends = [info["module"] for info in self.backbone.feature_info.get_dicts()][:levels]
+        names = [name for name, _ in self.backbone.named_parameters()]
+        parts = [name for name in names if ends and f".{ends[-1]}." in f".{name}"]
+        last = names.index(parts[-1]) if parts else -1
+        self._frozen = []
+        for name in names[: last + 1]:
+            module = self.backbone.get_submodule(name.rpartition(".")[0])
+            self._frozen.append(module.requires_grad_(False))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MLANet":
+        """As of any module; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def level_features(self, images: Tensor) -> list[Tensor]:
         """(B, width, H/stride, W/stride) per level, fine to coarse, after attention and fusion."""
@@ -152,33 +177,48 @@ class MLANet(nn.Module):
         return levels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The heads' scaled outputs by group, (B, size): differences from the mean face, all zero at the start.
+        """The tensors of `FaceParameters` by name, the mean face at the start; of B images (B, 3, H, W) in [0, 1].
 
-        In training also "points", (B, 136): the 68 landmarks as an auxiliary head regresses them from the coarsest
-        level's mean without a face model, from the crop's centre, in crop sides. They teach the backbone faster than
-        parameters do (3DDFA_V2, Guo et al. 2020, regularises its training so); nothing else reads them.
+        In training, if there is feedback, also what its steps saw, (B, steps, 68, 2) in crop sides, of the points of
+        `Feedback`: "early", where they were drawn before each step, and "points", where the step says that they are.
         """
-        features = self._features(images)
-        grids = [F.adaptive_avg_pool2d(level, self.config.pool).flatten(1) for level in self._attended(features)]
+        levels = self._attended(self._features(images))
+        with torch.autocast(images.device.type, enabled=False):
+            found = self.face_parameters(self._heads(levels))
+            early, points = [], []
+            for k, step in enumerate(self.feedback, 1):
+                found, drawn, seen = step(self._read_by(k, levels), found)
+                early.append(drawn)
+                points.append(seen)
+            outputs = found.as_tensors()
+            if self.training and early:
+                outputs |= {"early": torch.stack(early, 1), "points": torch.stack(points, 1)}
+        return outputs
+
+    def _read_by(self, step: int, levels: list[Tensor]) -> list[Tensor]:
+        """The two levels that a step of feedback reads, or as many as there are: each step finer ones, the last the
+        finest."""
+        first = min(self.config.feedback - step, max(0, len(levels) - 2))
+        return levels[first : first + 2]
+
+    def _heads(self, levels: list[Tensor]) -> dict[str, Tensor]:
+        """The heads' scaled outputs by group, (B, size): differences from the mean face, all zero at the start."""
+        grids = [F.adaptive_avg_pool2d(level, self.config.pool).flatten(1) for level in levels]
         # without this normalisation a level could shout down another whatever the weights that are reported
         pooled = torch.stack([F.layer_norm(grid.float(), grid.shape[1:]) for grid in grids], 1)
         weights = self.level_logits.softmax(1)
-        with torch.autocast(images.device.type, enabled=False):
-            raw = {
-                name: self.head_scale[k]
-                * head(pooled.flatten(1) if self.side_by_side else torch.einsum("l,bld->bd", weights[k], pooled))
-                for k, (name, head) in enumerate(self.heads.items())
-            }
-            if self.training:
-                raw["points"] = self.points(features[-1].float().mean((2, 3)))
-        return raw
+        return {
+            name: self.head_scale[k]
+            * head(pooled.flatten(1) if self.side_by_side else torch.einsum("l,bld->bd", weights[k], pooled))
+            for k, (name, head) in enumerate(self.heads.items())
+        }
 
     def encode(self, images: Tensor) -> FaceParameters:
-        """images (B, 3, H, W) in [0, 1], a square crop around the face -> its parameters (`face_parameters`)."""
-        return self.face_parameters(self(images))
+        """images (B, 3, H, W) in [0, 1], a square crop around the face -> its parameters."""
+        return FaceParameters.from_tensors(self(images))
 
     def face_parameters(self, raw: dict[str, Tensor]) -> FaceParameters:
-        """The parameters of B faces from the heads' raw outputs by group, (B, size) each, as `forward` returns them.
+        """The parameters of B faces from the heads' raw outputs by group, (B, size) each.
 
         identity, expression, albedo: the heads' outputs, unchanged. rotation: Gram-Schmidt (Zhou et al. 2019) of the
         identity's 6D form plus the output. lighting: white ambient light plus the output. Translation is predicted as
@@ -223,7 +263,7 @@ class MLANet(nn.Module):
 
 
 def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
-    """timm's feature extractor that returns the chosen levels, and where its weights came from.
+    """timm's feature extractor that returns the chosen levels, and where its weights came from (`load_backbone`).
 
     With random weights, norms that timm starts at zero (the last of each ResNet block) start at 0.1, so that the branch
     before them has a gradient from the first step on.
@@ -233,13 +273,11 @@ def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
     options, reason = backbone_options(config), ""
     if config.pretrained:
         try:
-            backbone: Any = timm.create_model(config.backbone, pretrained=True, **options)
-            tag = backbone.pretrained_cfg.get("tag") or "default"
-            return backbone, f"ImageNet weights of timm, {config.backbone}.{tag}"
+            return load_backbone(config.backbone, options)
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             print(f"no pretrained weights for {config.backbone}, random ones instead: {reason}", flush=True)
-    backbone = timm.create_model(config.backbone, **options)
+    backbone: Any = timm.create_model(config.backbone, **options)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
             nn.init.constant_(module.weight, 0.1)

@@ -64,6 +64,13 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def weak(self) -> "AugmentConfig":
+        """The same without what spoils only the input, but for a little blur and noise: the statistics of the pictures
+        that the network will see."""
+        return replace(
+            self, contrast=0.0, blur=self.blur / 3, noise=self.noise / 3, erase=0.0, occlude=self.occlude / 3
+        )
+
 
 def random_numbers(count: int, generator: torch.Generator) -> Tensor:
     """The random numbers that augment `count` samples: uniform in [0, 1), one row for each sample, on the generator's
@@ -132,6 +139,7 @@ def _mirrored(batch: Batch, chosen: Tensor, mirror: Mirror) -> Batch:
         landmarks=pick(points, batch.landmarks),
         visible=pick(batch.visible[:, mirror.twins], batch.visible),
         confidence=pick(batch.confidence[:, mirror.twins], batch.confidence),
+        known=pick(mirror.known(batch.known), batch.known),
         parameters=FaceParameters.from_tensors(
             {name: pick(getattr(flipped, name), value) for name, value in batch.parameters.as_tensors().items()}
         ),

@@ -24,13 +24,14 @@ class TrainConfig:
     norm of the gradient. ema: decay of the averaged weights, which are validated and kept (0 = no averaging).
     validate_every: steps between validations and checkpoints (0 = once an epoch). kinds: the kinds of samples that are
     used; labelled_share: share of the labelled samples that keep their labels. vertices: points of the vertex loss.
-    hidden_weight: weight of a landmark that is not visible. photometric_batch, photometric_size: photos rendered a
+    hidden_weight: weight of a landmark that is not visible. frozen: the backbone up to
+    its first so many levels stays as it was (`MLANet.freeze`). photometric_batch, photometric_size: photos rendered a
     step, and their side in px (0 photos = no photometric loss). photometric_vertices: of the mesh that is rendered
     (`coarse`; 0 = all). precision: "float32", or "bfloat16" for the network's forward pass; "auto": see
     `resolved_precision`. compile: use torch.compile for the network, which takes time at the start. processes: in how
     many `launch.fit_in_processes` trains on this machine (0 = one for each GPU); it is no part of the fingerprint. More
     processes than cores, or than GPUs, are refused unless the environment variable MLANET_PROCESSES holds the same
-    number.
+    number. weak_end: share of the steps, at the end, with weak augmentation (`AugmentConfig.weak`).
 
     A number that is not finite or out of its range, and a kind or precision that is unknown, is a UserError.
     """
@@ -48,6 +49,7 @@ class TrainConfig:
     labelled_share: Annotated[float, SHARE] = 1.0
     vertices: Annotated[int, COUNT] = 200
     hidden_weight: Annotated[float, SHARE] = 0.5
+    frozen: Annotated[int, Range(0, 4)] = 0
     photometric_batch: Annotated[int, COUNT_OR_NONE] = 8
     photometric_size: Annotated[int, COUNT] = 48
     photometric_vertices: Annotated[int, COUNT_OR_NONE] = 4000
@@ -55,6 +57,7 @@ class TrainConfig:
     compile: bool = False
     processes: Annotated[int, COUNT_OR_NONE] = 1
     weights: LossWeights = field(default_factory=LossWeights)
+    weak_end: Annotated[float, SHARE] = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

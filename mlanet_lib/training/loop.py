@@ -22,6 +22,7 @@ from mlanet_lib.face_model.coarse import coarse
 from mlanet_lib.face_model.mirror import Mirror
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.network import MLANet, checkpoint
+from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.training.augmentation import augment, random_numbers
 from mlanet_lib.training.config import Job, resolved_precision
 from mlanet_lib.training.data import KINDS, Batch, TrainingData, visiting_order
@@ -126,6 +127,7 @@ class Trainer:
         network = MLANet(self.model, config, pretrained=config.pretrained and fresh and not config.start)
         if config.start and fresh:
             begin_from(network, self.model)
+        network.freeze(self.config.frozen)
         return network
 
     def losses(self, rows: Tensor, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -133,17 +135,18 @@ class Trainer:
 
         rows: of the data, those of the whole batch; batch: this process's share of them, augmented.
         """
-        team, config, network = self.team, self.config, cast(MLANet, self.state.network)
+        team, config = self.team, self.config
         with self.autocast:
-            raw = self.call(batch.images)
-            predicted = network.face_parameters(raw)
+            outputs = self.call(batch.images)
+        predicted = FaceParameters.from_tensors(outputs)
         drawn = drawn_rows(self.data.lit[rows], config)
-        seen = Comparison(predicted, raw["points"], batch, team.mine(drawn), self.shape, self.drawing, config)
+        seen = Comparison(predicted, outputs, batch, team.mine(drawn), self.shape, self.drawing, config)
         terms, amounts = semi_supervised_terms(seen)
         if team.count > 1:
-            whole = judged_rows(self.data.kind[rows], self.data.lit[rows], drawn)
-            terms = team.whole_batch(terms, amounts, [term.name for term in present_terms(whole, config)])
-        return total(terms, config.weights), raw
+            whole = judged_rows(self.data.kind[rows], self.data.lit[rows], self.data.shaped[rows], drawn)
+            present = present_terms(whole, config, outputs)
+            terms = team.whole_batch(terms, amounts, [term.name for term in present])
+        return total(terms, config.weights), outputs
 
     def figures(self) -> dict[str, float]:
         """Errors of the averaged network on held-out samples; `val_nme` must be among them."""
@@ -177,7 +180,9 @@ class Trainer:
         state, team, config = self.state, self.team, self.config
         rows = self._rows()
         numbers = random_numbers(self.batch_size, generator(self.job.seed, state.step, team.device))
-        batch = augment(self.data.batch(team.mine(rows)), config.augment, team.mine(numbers), self.mirror)
+        weak = state.step >= (1 - config.weak_end) * config.steps
+        strengths = config.augment.weak() if weak else config.augment
+        batch = augment(self.data.batch(team.mine(rows)), strengths, team.mine(numbers), self.mirror)
         self.lr = learning_rate(state.step, config.steps, config.lr, config.warmup, config.final_lr)
         for group in state.optimizer.param_groups:
             group["lr"] = self.lr
@@ -243,7 +248,7 @@ class Trainer:
         """The rows of the data for the next step."""
         epoch, place = divmod(self.state.step, self.epoch_steps)
         if epoch != self.order_epoch:
-            self.order, self.order_epoch = visiting_order(self.data.kind, self.job.seed, epoch), epoch
+            self.order, self.order_epoch = visiting_order(self.data.kind, self.data.person, self.job.seed, epoch), epoch
         return self.order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _is_valid(self) -> bool:

@@ -5,7 +5,7 @@ unlabelled ones by their picture alone. The last two also get regularisers. The 
 parameters of public data, a differentiable renderer). Formulas and weights are common ones, and an assumption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.points import JAW
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.geometry.device import constant, on_device
 from mlanet_lib.geometry.lighting import REFLECTED
@@ -38,9 +39,9 @@ class LossWeights:
     """The weight of each term in the sum; 0 leaves it out. In brackets the term's unit.
 
     Supervised: identity [sd^2], expression [activation^2], albedo [sd^2], rotation [1], translation [crop sides^2],
-    lighting [irradiance^2], vertices [mm], landmarks, points and openings [crop sides]. Self-supervised: photometric
-    [RGB norm]. Regularisers, on samples without parameter labels: prior_identity [sd^2], prior_expression
-    [activation^2], prior_albedo [sd^2], prior_light [radiance^2].
+    lighting [irradiance^2], vertices [mm], landmarks, early, points and openings [crop sides], same_person [1].
+    Self-supervised: photometric [RGB norm]. Regularisers, on samples without parameter labels: prior_identity [sd^2],
+    prior_expression [activation^2], prior_albedo [sd^2], prior_light [radiance^2].
     """
 
     identity: Annotated[float, WEIGHT] = 0.1
@@ -51,7 +52,9 @@ class LossWeights:
     lighting: Annotated[float, WEIGHT] = 0.5
     vertices: Annotated[float, WEIGHT] = 0.1
     landmarks: Annotated[float, WEIGHT] = 20.0
+    early: Annotated[float, WEIGHT] = 10.0
     points: Annotated[float, WEIGHT] = 20.0
+    same_person: Annotated[float, WEIGHT] = 0.0
     openings: Annotated[float, WEIGHT] = 5.0
     photometric: Annotated[float, WEIGHT] = 1.0
     prior_identity: Annotated[float, WEIGHT] = 0.01
@@ -66,6 +69,16 @@ class LossWeights:
 def coefficient_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     """mean_bk (p_bk - t_bk)^2: (B, K) each, in standard deviations (identity, albedo) or activations (expression)."""
     return (predicted - truth).square().mean()
+
+
+def told_loss(predicted: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """mean_bk (w_bk p_bk - t_bk)^2: (B, K) each, of labels t that tell the share w of each coefficient, in [0, 1].
+
+    A fit to points finds about the share w of a true coefficient (`face_model.fitting`), the rest is its prior's pull
+    to the mean. So the truth itself costs nothing here, while without w it would cost, and where a label tells nothing,
+    nothing is asked. With w = 1 it is `coefficient_loss`.
+    """
+    return (known * predicted - truth).square().mean()
 
 
 def rotation_loss(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -95,7 +108,7 @@ def vertex_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     return (predicted - truth).square().sum(2).clamp_min(1e-12).sqrt().mean()
 
 
-def landmark_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: float = 0.01) -> Tensor:
+def landmark_loss(predicted: Tensor, truth: Tensor, weights: Tensor, scale: float = 0.005) -> Tensor:
     """sum_bk w_bk (sqrt(|p_bk - t_bk|^2 + s^2) - s) / sum_bk w_bk: Charbonnier's robust distance.
 
     predicted, truth: (B, 68, 2) in crop sides; weights: (B, 68), lower for points that are not visible; scale: s, in
@@ -132,6 +145,21 @@ def photometric_loss(rendered: Tensor, image: Tensor, mask: Tensor, scale: float
     return (mask * residual / (1 + residual / scale)).sum() / mask.sum().clamp_min(1.0)
 
 
+def same_person_loss(codes: Tensor, person: Tensor) -> Tensor:
+    """Within over between: the mean squared distance of two pictures of one person over that of different people.
+
+    codes: (B, K) identity or albedo; person: (B,), -1: somebody of their own. It has no unit, so that it cannot be made
+    smaller by giving all people the same face, as a plain distance within a person can. RingNet (Sanyal et al. 2019)
+    and DECA (Feng et al. 2021) say the same by a margin, and by exchanging codes. 0 where no two rows are of a person.
+    """
+    same = (person[:, None] == person) & (person >= 0)
+    away = ~torch.eye(len(person), dtype=torch.bool, device=person.device)
+    distance = (codes[:, None] - codes).square().mean(2)
+    if not (same & away).any() or same.all():
+        return codes.sum() * 0
+    return distance[same & away].mean() / distance[~same & away].mean().clamp_min(1e-6)
+
+
 def light_prior_loss(lighting: Tensor) -> Tensor:
     """mean (L - mean_rgb L)^2 of (B, 9, 3): keeps light near white (Deng et al. 2019's gamma loss)."""
     return (lighting - lighting.mean(2, keepdim=True)).square().mean()
@@ -144,24 +172,33 @@ def drawn_rows(lit: Tensor, config: "TrainConfig") -> Tensor:
     return ~lit & ((~lit).cumsum(0) <= count)
 
 
-def judged_rows(kind: Tensor, lit: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-    """The groups of samples that terms are about, (B,) bool on the CPU: labelled ones, those of them whose albedo and
-    lighting are known, those with landmarks, those without all labels, and those that are rendered."""
+def judged_rows(kind: Tensor, lit: Tensor, shaped: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+    """The groups of samples that terms are about, (B,) bool on the CPU: all, labelled ones, those of them whose albedo
+    and lighting are known, and those whose whole shape is, those with landmarks, those without all labels, and those
+    that are rendered."""
     labelled, pointed = kind == Kind.LABELLED, kind <= Kind.LANDMARKED
-    return {"labelled": labelled, "lit": labelled & lit, "pointed": pointed, "free": ~lit, "drawn": drawn}
+    return {
+        "all": kind >= 0,
+        "labelled": labelled,
+        "lit": labelled & lit,
+        "shaped": labelled & shaped,
+        "pointed": pointed,
+        "free": ~lit,
+        "drawn": drawn,
+    }
 
 
 @dataclass(eq=False)
 class Comparison:
     """A batch's predictions and its labels.
 
-    predicted: the parameters; points: (B, 136), the network's auxiliary landmarks (`MLANet.forward`);
+    predicted: the parameters; outputs: all that the network gave (`MLANet.forward`);
     shape, drawing: the sparse and the rendered face model; drawn: (B,) bool, the rows that are rendered (`drawn_rows`
     of the whole batch, where this is a part of it). What several terms need is computed once.
     """
 
     predicted: FaceParameters
-    points: Tensor
+    outputs: dict[str, Tensor]
     batch: Batch
     drawn: Tensor
     shape: SparseShape
@@ -170,7 +207,7 @@ class Comparison:
     _faces: dict[str, tuple[FaceParameters, FaceParameters]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.masks = judged_rows(self.batch.kind, self.batch.lit, self.drawn)
+        self.masks = judged_rows(self.batch.kind, self.batch.lit, self.batch.shaped, self.drawn)
         self.turned = self.shape.turned(self.predicted)
 
     def rows(self, group: str) -> Tensor:
@@ -193,19 +230,55 @@ class Comparison:
         found = self.shape.landmarks(self.turned, self.predicted, batch.points_set)[rows]
         return found, batch.landmarks[rows], weights
 
+    @cached_property
+    def feedback(self) -> tuple[Tensor, Tensor]:
+        """True places (n, 68, 2) of the points of `Feedback` (jaw by 3DDFA's definition, the rest by iBUG's) in the
+        rows that have landmarks, and what they count (n, 68).
+
+        Landmarks of 3DDFA's definition say where the face is; the points of feedback are then those of the labelled
+        parameters, if there are any. Points that the labels do not have count nothing.
+        """
+        batch, rows = self.batch, self.rows("pointed")
+        _, truth, weights = self.landmarks
+        if self.shape.first["ibug"] == self.shape.first["3ddfa"]:
+            return truth, weights
+        turned = self.shape.turned(batch.parameters)
+        jaw, rest = (self.shape.landmarks(turned, batch.parameters, name) for name in ("3ddfa", "ibug"))
+        fitted = torch.cat([jaw[:, :JAW], rest[:, JAW:]], 1)[rows]
+        there = self.masks["pointed"]
+        ours = on_device(batch.points_set[there] == 0, truth.device)[:, None]
+        whole = ours & on_device(batch.kind[there] == Kind.LABELLED, truth.device)[:, None]
+        is_jaw = torch.arange(truth.shape[1], device=truth.device) < JAW
+        return torch.where(whole[..., None], fitted, truth), weights * (whole | (is_jaw == ours))
+
+
+def _told(name: str) -> Callable[[Comparison], Tensor]:
+    def loss(seen: Comparison) -> Tensor:
+        predicted, truth = (getattr(side, name) for side in seen.faces("labelled"))
+        known = seen.batch.known[seen.rows("labelled")]
+        first = seen.predicted.identity.shape[1]
+        return told_loss(predicted, truth, known[:, :first] if name == "identity" else known[:, first:])
+
+    return loss
+
 
 def _vertices(seen: Comparison) -> Tensor:
-    found, truth = seen.shape.vertices(seen.turned), seen.shape.turned(seen.faces("labelled")[1])
-    return vertex_loss(found[seen.rows("labelled")], seen.shape.vertices(truth))
+    """Of rows whose shape is known and not fitted to 68 points, which say little of the rest of the mesh."""
+    found, truth = seen.shape.vertices(seen.turned), seen.shape.turned(seen.faces("shaped")[1])
+    return vertex_loss(found[seen.rows("shaped")], seen.shape.vertices(truth))
 
 
-def _points(seen: Comparison) -> Judged:
-    """The network's own landmarks follow 3DDFA's definition: rows with labels of another one have weight 0."""
-    _, truth, weights = seen.landmarks
-    alike = on_device(seen.batch.points_set[seen.masks["pointed"]] == 0, weights.device)
-    weights = weights * alike[:, None]
-    found = 0.5 + seen.points[seen.rows("pointed")].unflatten(1, (68, 2))
-    return landmark_loss(found, truth, weights), weights
+def _of_feedback(name: str) -> Callable[[Comparison], Judged]:
+    """The mean over the steps of feedback of `landmark_loss` of what they saw, "points" or "early"."""
+
+    def loss(seen: Comparison) -> Judged:
+        truth, weights = seen.feedback
+        found = seen.outputs[name][seen.rows("pointed")]
+        steps = found.shape[1]
+        every, counts = truth.repeat_interleave(steps, 0), weights.repeat_interleave(steps, 0)
+        return landmark_loss(found.flatten(0, 1), every, counts), weights
+
+    return loss
 
 
 def _photometric(seen: Comparison) -> Judged:
@@ -213,6 +286,12 @@ def _photometric(seen: Comparison) -> Judged:
     drawing = render_face(seen.drawing, seen.predicted[rows], seen.config.photometric_size)
     photo = F.interpolate(seen.batch.target[rows], size=drawing.image.shape[-2:], mode="area")
     return photometric_loss(drawing.image, photo, drawing.mask), drawing.mask
+
+
+def _same_person(seen: Comparison) -> Tensor:
+    person = on_device(seen.batch.person, seen.predicted.identity.device)
+    of = [same_person_loss(getattr(seen.predicted, name), person) for name in ("identity", "albedo")]
+    return torch.stack(of).mean()
 
 
 def _prior(name: str) -> Callable[[Comparison], Tensor]:
@@ -235,32 +314,37 @@ class Term(NamedTuple):
 
 
 TERMS = (
-    Term("identity", "labelled", _of(coefficient_loss, "identity", "labelled")),
-    Term("expression", "labelled", _of(coefficient_loss, "expression", "labelled")),
+    Term("identity", "labelled", _told("identity")),
+    Term("expression", "labelled", _told("expression")),
     Term("rotation", "labelled", _of(rotation_loss, "rotation", "labelled")),
     Term("translation", "labelled", lambda seen: translation_loss(*seen.faces("labelled"))),
     Term("albedo", "lit", _of(coefficient_loss, "albedo", "lit")),
     Term("lighting", "lit", _of(lighting_loss, "lighting", "lit")),
-    Term("vertices", "labelled", _vertices),
+    Term("vertices", "shaped", _vertices),
     Term("landmarks", "pointed", lambda seen: (landmark_loss(*seen.landmarks), seen.landmarks[2])),
-    Term("points", "pointed", _points),
+    Term("early", "pointed", _of_feedback("early")),
+    Term("points", "pointed", _of_feedback("points")),
     Term("openings", "pointed", lambda seen: (opening_loss(*seen.landmarks), opening_weights(seen.landmarks[2]))),
+    Term("same_person", "all", _same_person),
     Term("prior_identity", "free", _prior("identity")),
     Term("prior_expression", "free", _prior("expression")),
     Term("prior_albedo", "free", _prior("albedo")),
     Term("prior_light", "free", lambda seen: light_prior_loss(seen.faces("free")[0].lighting)),
     Term("photometric", "drawn", _photometric),
 )
-SKIPPED = ("points", "openings")
+SKIPPED = ("early", "points", "openings", "same_person")
 """Terms that are not computed where their weight is 0; the others are, as curves to look at."""
+OF_FEEDBACK = ("early", "points")
+"""Terms about what steps of feedback see: outputs of the network under the same names, if it has such steps."""
 
 
-def present_terms(masks: dict[str, Tensor], config: "TrainConfig") -> list[Term]:
-    """The terms of a batch with these `judged_rows`: labelled rows are judged by parameters, vertices and landmarks,
-    landmarked ones by landmarks, photo and regularisers, unlabelled ones by photo and regularisers; labelled ones whose
-    albedo and lighting are not known by photo and regularisers, too."""
+def present_terms(masks: dict[str, Tensor], config: "TrainConfig", outputs: Collection[str]) -> list[Term]:
+    """The terms of a batch with these `judged_rows` and these outputs of the network: labelled rows are judged by
+    parameters, vertices and landmarks, landmarked ones by landmarks, photo and regularisers, unlabelled ones by photo
+    and regularisers; labelled ones whose albedo and lighting are not known by photo and regularisers, too."""
     wanted = [term for term in TERMS if term.name not in SKIPPED or getattr(config.weights, term.name)]
-    return [term for term in wanted if masks[term.group].any()]
+    there = [term for term in wanted if term.name not in OF_FEEDBACK or term.name in outputs]
+    return [term for term in there if masks[term.group].any()]
 
 
 def semi_supervised_terms(seen: Comparison) -> tuple[dict[str, Tensor], dict[str, int | Tensor]]:
@@ -271,7 +355,7 @@ def semi_supervised_terms(seen: Comparison) -> tuple[dict[str, Tensor], dict[str
     """
     terms: dict[str, Tensor] = {}
     amounts: dict[str, int | Tensor] = {}
-    for name, group, function in present_terms(seen.masks, seen.config):
+    for name, group, function in present_terms(seen.masks, seen.config, seen.outputs):
         result = function(seen)
         terms[name], amounts[name] = result if isinstance(result, tuple) else (result, int(seen.masks[group].sum()))
     return terms, amounts

@@ -38,6 +38,7 @@ import numpy as np
 from mlanet_lib.data.arrays import check_rows
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model.points import JAW
 from mlanet_lib.files.atomic import check_name
 from mlanet_lib.files.folders import once
 from mlanet_lib.files.npz import read_npz
@@ -45,7 +46,6 @@ from mlanet_lib.files.pictures import decode_image
 from mlanet_lib.geometry.crops import ONE_BASED, ZERO_BASED, from_index
 
 HALF_BASED = 0.5
-JAW = 17
 IBUG_LABELS = "labels_ibug68.npz"
 DISAGREEMENT = 6.0
 """% of the face: iBUG's estimates that lie further from 3DDFA's are left out. Looked at: below it they are nearly
@@ -54,6 +54,10 @@ SPREAD = 0.0125
 """Share of the face's size: an estimated point whose spread it is counts half."""
 TURNED, CONTOUR_JAW = 12.0, 0.1
 """Degrees of yaw beyond which a jaw on the picture's contour is no longer the model's, and what it counts then."""
+FEATURES = slice(36, 68)
+"""Eyes and lips."""
+ALONE, BESIDE = 0.6, 0.15
+"""What 3DDFA's estimates of these count where no other labels have them, and beside iBUG's."""
 LARGEST_PICTURE, LARGEST_LABELS = 2**26, 2**28
 """Bytes that a member of `images.zip`, and all of `labels.npz`, may claim to unpack to."""
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
@@ -87,6 +91,7 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
     columns = {"landmarks": from_index(landmarks, ZERO_BASED if depth else ONE_BASED)}
     if depth:
         columns["nearness"] = -labels["landmarks68"][..., 2].astype(np.float64)
+        columns["confidence"] = _of_modes(folder, names, disagreement)
     else:
         columns["confidence"] = np.tile(np.where(np.arange(68) < JAW, 0.0, 1.0), (count, 1))
     if "landmarks21" in labels:
@@ -106,6 +111,17 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
     if points == "ibug" and depth:
         raise UserError(f"{folder}: no {IBUG_LABELS}, and labels.npz holds 3DDFA's points (points with depth)")
     return samples
+
+
+def _of_modes(folder: Path, names: list[str], disagreement: float) -> np.ndarray:
+    """(N, 68) weights of 3DDFA's estimates. They come from few modes: all eyes are nearly equally open, and closed
+    mouths count as some mm open. So points of eyes and lips count less, least where iBUG's labels have them, too."""
+    weights = np.ones((len(names), 68))
+    weights[:, FEATURES] = ALONE
+    if (folder / IBUG_LABELS).is_file():
+        points, _, differ = read_ibug(folder / IBUG_LABELS, names)
+        weights[np.ix_(np.isfinite(points).all((1, 2)) & (differ <= disagreement), range(FEATURES.start, 68))] = BESIDE
+    return weights
 
 
 def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[Sample]:

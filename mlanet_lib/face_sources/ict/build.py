@@ -124,7 +124,7 @@ def fit_people(marks: np.ndarray, at: Points, mean: np.ndarray, identity: np.nda
     goal, counts = marks[:, at.number] * [1, -1], np.tile(at.counts, (len(marks), 1))
     twin, size = cKDTree(mean).query(mean * [-1, 1, 1])[1], at.of(mean).std(0).mean()
     for number in range(ROUNDS):
-        pose, found, _ = fit_points(at.of(mean), basis, goal, counts, ridge, iterations=20)
+        pose, found, *_ = fit_points(at.of(mean), basis, goal, counts, ridge, iterations=20)
         if number < ROUNDS - 1:
             moved = mean + identity @ found[:, :count].mean(0)
             moved = 0.5 * (moved + moved[twin] * [-1, 1, 1])

@@ -1,0 +1,161 @@
+"""Feedback: look where the face has been drawn, and move it to where it is in the photo.
+
+A network that regresses a face from pooled features knows well what kind of face it sees, and less well where its lids
+and lips lie. So the first estimate's points are projected into the finer levels, the features there say how far each
+point lies from its place in the photo and how sure that is, and the parameters follow by one damped Gauss-Newton step
+
+    minimise  sum_k w_k |J_k d - o_k|^2 + sum_m ridge_m d_m^2
+
+over the change d of pose, identity and expression. o_k (crop sides) and w_k are the network's, J_k is the derivative of
+the projected point (`FaceParameters` give it in closed form), and ridge_m, one for each unknown, is learned. So the
+mesh can go where the points go, and what the points do not say stays with the first estimate. Features at the drawn
+mesh are PyMAF's idea (Zhang et al. 2021, arXiv:2103.16507), which regresses the change instead; learned residuals
+in a Gauss-Newton step are BA-Net's (Tang & Tan 2019, arXiv:1806.04807). An assumption of this project, not the paper's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.points import JAW
+from mlanet_lib.geometry.camera import flip, project, rotation_vector_to_matrix, to_camera
+from mlanet_lib.parameters import FaceParameters
+
+READ, HIDDEN = 24, 256
+"""Numbers that are read at each point, and hidden units behind all points' numbers."""
+OFFSET, SURE = 0.05, 4.0
+"""What a head's output is multiplied with to be an offset in crop sides, and the largest |log| weight of a point."""
+RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 1e-5, "expression": 1e-4}
+"""First ridge of each unknown, crop sides^2 per unit^2 (radians; crop sides and log size; standard deviations;
+activations): about those of the fits that label photos."""
+EXPORT_ROUNDS = 60
+"""Conjugate-gradient rounds in place of the exact solution in an exported graph, whose formats cannot hold one."""
+
+
+class Feedback(nn.Module):
+    """One step of feedback, with features of some levels. model: whose points are projected: the jaw where 3DDFA's
+    labels have it, on the head's surface, the rest where iBUG's have it; channels: of all the levels together."""
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, model: MorphableModel, channels: int) -> None:
+        super().__init__()
+        mean, *bases = (
+            torch.cat([model.landmarks(field[None], "3ddfa")[0, :JAW], model.landmarks(field[None], "ibug")[0, JAW:]])
+            for field in (model.mean, model.identity_basis, model.expression_basis)
+        )
+        self.register_buffer("mean", mean.detach().float().cpu(), persistent=False)
+        self.register_buffer("basis", torch.cat(bases, 2).detach().float().cpu(), persistent=False)
+        count = len(mean)
+        self.read = nn.Linear(channels, READ)
+        self.mix = nn.Linear(count * (READ + 2) + 9, HIDDEN)
+        self.say = nn.Linear(HIDDEN, 3 * count)
+        nn.init.normal_(self.say.weight, std=1e-3)
+        nn.init.zeros_(self.say.bias)
+        sizes = {"turn": 3, "frame": 3, "identity": model.n_identity, "expression": model.n_expression}
+        self.log_ridge = nn.Parameter(torch.cat([torch.full((sizes[name],), RIDGE[name]).log() for name in sizes]))
+
+    def forward(self, levels: list[Tensor], face: FaceParameters) -> tuple[FaceParameters, Tensor, Tensor]:
+        """levels: (B, C, h, w) each, of the crop; face: an estimate.
+
+        Returns the moved estimate, where the points of the first one are drawn, and where the network sees them,
+        (B, 68, 2) each, in crop sides. Gradients do not flow through where it looked.
+        """
+        coefficients = torch.cat([face.identity, face.expression], 1)
+        shape = self.mean + (coefficients @ self.basis.flatten(0, 1).T).unflatten(1, self.mean.shape)
+        turned = to_camera(shape, face.rotation, torch.zeros_like(face.translation))
+        drawn = project(turned + face.translation[:, None], face.focal, 1, 1)[..., :2]
+        here = FaceParameters.from_tensors({name: value.detach() for name, value in face.as_tensors().items()})
+        offset, sure = self._look(levels, drawn.detach(), here.rotation)
+        change = self._solve(self._derivative(turned.detach(), here), offset, sure)
+        turn, frame, identity, expression = change.split([3, 3, face.identity.shape[1], face.expression.shape[1]], 1)
+        return _moved(face, turn, frame, identity, expression), drawn, drawn.detach() + offset
+
+    def _look(self, levels: list[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (B, 68, 2) and weights (B, 68) from the features at places (B, 68, 2)."""
+        grid = (2 * places - 1)[:, :, None].clamp(-1.5, 1.5)
+        seen = [F.grid_sample(level.float(), grid, align_corners=False)[..., 0].mT for level in levels]
+        found = F.layer_norm(F.silu(self.read(torch.cat(seen, 2))), (READ,))
+        middle = places - places.mean(1, keepdim=True)
+        mixed = F.silu(self.mix(torch.cat([found.flatten(1), 4 * middle.flatten(1), rotation.flatten(1)], 1)))
+        said = self.say(mixed).unflatten(1, (-1, 3))
+        return OFFSET * said[..., :2], torch.exp(SURE * torch.tanh(said[..., 2] / SURE))
+
+    def _derivative(self, turned: Tensor, face: FaceParameters) -> Tensor:
+        """(B, 68, 2, 6 + M): the points' places in the picture by a turn about the camera's axes (radians), the offset
+        u, v and log scale s of `MLANet.face_parameters`, and the coefficients; turned: (B, 68, 3) before translation"""
+        place = turned + face.translation[:, None]
+        zero, (x, y, z) = torch.zeros_like(turned[..., 0]), turned.unbind(2)
+        turns = torch.stack([zero, z, -y, -z, zero, x, y, -x, zero], 2).unflatten(2, (3, 3))  # column i: e_i x point
+        depth, nothing = face.translation[:, 2] / face.focal, torch.zeros_like(face.focal)
+        frame = torch.stack([depth, nothing, nothing, depth, nothing, nothing], 1).unflatten(1, (3, 2))
+        frame = torch.cat([frame, -face.translation[..., None]], 2)[:, None].expand(-1, turned.shape[1], -1, -1)
+        modes = torch.einsum("bij,kjm->bkim", flip(face.rotation.mT).mT, self.basis)
+        moved = torch.cat([turns, frame, modes], 3)
+        across = (place[..., :2] / place[..., 2:])[..., None]
+        return (face.focal[:, None] / place[..., 2])[..., None, None] * (moved[:, :, :2] - across * moved[:, :, 2:])
+
+    def _solve(self, derivative: Tensor, offset: Tensor, sure: Tensor) -> Tensor:
+        """(B, 6 + M): the step."""
+        weighted = (derivative * sure[..., None, None]).flatten(1, 2)
+        ridge = self.log_ridge.exp()
+        matrix = weighted.mT @ derivative.flatten(1, 2)
+        right = weighted.mT @ offset.flatten(1)[..., None]
+        # in units in which the ridge is 1, so that single precision is enough
+        scale = ridge.rsqrt()
+        matrix = scale[:, None] * matrix * scale + torch.eye(len(scale), device=scale.device)
+        right = scale[:, None] * right
+        if torch.compiler.is_exporting():
+            return scale * _conjugate_gradients(matrix, right)[..., 0]
+        return scale * _PositiveSolve.apply(matrix, right)[..., 0]
+
+
+def _moved(face: FaceParameters, turn: Tensor, frame: Tensor, identity: Tensor, expression: Tensor) -> FaceParameters:
+    """A face turned about the camera's axes (B, 3), radians, reframed (B, 3) and with changed coefficients."""
+    depth = face.translation[:, 2:] * torch.exp(-frame[:, 2:].clamp(-1, 1))
+    place = (face.translation[:, :2] / face.translation[:, 2:] + frame[:, :2] / face.focal[:, None]) * depth
+    return face.replace(
+        rotation=rotation_vector_to_matrix(flip(turn)) @ face.rotation,
+        translation=torch.cat([place, depth], 1),
+        identity=face.identity + identity,
+        expression=face.expression + expression,
+    )
+
+
+class _PositiveSolve(torch.autograd.Function):
+    """x (B, N, 1) of M x = b, M (B, N, N) symmetric and positive definite, by Cholesky. Its gradient is one more
+    solution with the same factor, where that through the factor's own steps takes four times as long. `torch.linalg.
+    solve` would do the same by LU, but torch 2.15's fails for several matrices in several threads (with MKL on AMD)."""
+
+    @staticmethod
+    def forward(context: Any, matrix: Tensor, right: Tensor) -> Tensor:
+        factor = torch.linalg.cholesky(matrix)
+        found = torch.cholesky_solve(right, factor)
+        context.save_for_backward(factor, found)
+        return found
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        factor, found = context.saved_tensors
+        right = torch.cholesky_solve(gradient, factor)
+        return -right @ found.mT, right
+
+
+def _conjugate_gradients(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution (B, N, 1) of `matrix` (B, N, N), symmetric and positive definite, for `right` (B, N, 1)."""
+    found, residual = torch.zeros_like(right), right
+    scale = torch.diagonal(matrix, dim1=1, dim2=2)[..., None]
+    along = residual / scale
+    energy = (residual * along).sum(1, keepdim=True)
+    for _ in range(EXPORT_ROUNDS):
+        image = matrix @ along
+        length = energy / (along * image).sum(1, keepdim=True).clamp_min(1e-20)
+        found, residual = found + length * along, residual - length * image
+        conditioned = residual / scale
+        before, energy = energy, (residual * conditioned).sum(1, keepdim=True)
+        along = conditioned + energy / before.clamp_min(1e-20) * along
+    return found
