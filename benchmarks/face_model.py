@@ -84,7 +84,9 @@ def fit_shapes(model: MorphableModel, portraits: london.Portraits) -> FaceParame
     counts = np.tile(at.counts, (len(goal), 1))
     mean = at.of(field["mean"].astype(np.float64))
     pose, found, fitted, known = fit_points(mean, at.of(basis), goal, counts, ridge, 25, DEFAULT_FOCAL)
-    return LandmarkFit(pose, found[:, :count], found[:, count:], fitted * [1, -1], known, DEFAULT_FOCAL).parameters(model)
+    return LandmarkFit(pose, found[:, :count], found[:, count:], fitted * [1, -1], known, DEFAULT_FOCAL).parameters(
+        model
+    )
 
 
 def seen_in(model: MorphableModel, portraits: london.Portraits, faces: FaceParameters, photos: list) -> skin.Observed:

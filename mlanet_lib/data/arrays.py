@@ -12,7 +12,7 @@
 - `known` (N, Ki + Ke) in [0, 1], the share of each identity and expression coefficient that the labels tell (a fit to
   landmarks shrinks what they do not tell to the mean; without the field: 1).
 
-Further fields (`names`, `occluded`) are for people to look at.
+Further fields: `names` and `occluded` are for people to look at, `rotation_bfm` (N, 3, 3) is for fits (NaN: unknown).
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ KINDS = tuple(kind.name.lower() for kind in Kind)
 IMAGES, LABELS = "images.npy", "labels.npz"
 _LANDMARKS: dict[str, tuple[int, ...]] = {"landmarks": (68, 2), "visible": (68,), "confidence": (68,)}
 _SHAPES = _LANDMARKS | {"kind": (), "points_set": (), "person": (), "focal": ()}
-_SHAPES |= {"rotation": (3, 3), "translation": (3,), "lighting": (9, 3)}
+_SHAPES |= {"rotation_bfm": (3, 3), "rotation": (3, 3), "translation": (3,), "lighting": (9, 3)}
 
 
 def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

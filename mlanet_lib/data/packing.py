@@ -81,7 +81,9 @@ def _crop(sample: Sample, size: int) -> tuple[np.ndarray, dict] | UserError:
     known = sample.landmarks is not None
     ones = np.full(68, float(known))
     landmarks = np.full((68, 2), np.nan) if sample.landmarks is None else to_crop(sample.landmarks, box)
+    unknown = np.full((3, 3), np.nan)
     return image, {
+        "rotation_bfm": np.float32(unknown if sample.rotation is None else sample.rotation),
         "names": sample.name,
         "kind": arrays.LANDMARKED if known else arrays.UNLABELLED,
         "landmarks": np.float32(landmarks),

@@ -47,7 +47,8 @@ class Sample:
 
     visible: (68,) bool. confidence: (68,) in [0, 1], how reliable a landmark is; 0: it is not a point of the face model
     (a point of the jaw on the photo's contour). agreement: mean distance of estimated and hand-annotated points, % of
-    the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. bfm: a fit of BFM. truth: of a synthetic face.
+    the face. pose_degrees: (3,) pitch, yaw, roll, 3DDFA's signs. rotation: (3, 3) in BFM's
+    frame, as another system estimates it. bfm: a fit of BFM. truth: of a synthetic face.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Sample:
     confidence: np.ndarray | None = None
     agreement: float | None = None
     pose_degrees: np.ndarray | None = None
+    rotation: np.ndarray | None = None
     bfm: BfmFit | None = None
     truth: SyntheticTruth | None = None
 

@@ -54,9 +54,9 @@ class Source:
     of a hand-annotated point (AFLW's 21), where an estimated one has 1, in correcting the latter
     (`annotations.correct`; 0: no correction). ridge: of the fits, see `mlanet_lib.face_model.fitting`. validation:
     share of the photos held out; agreement: crops whose estimated and hand-annotated points differ by more than
-    this many % are left out; limit: the first so many samples; leave_out: names of samples that are not used
-    (doubles of benchmark photos: `mlanet data check` finds them). light: "each" photo has its own, or "one": all were
-    taken in the same light, so that fits get albedo and lighting, too (`data.studio`). repeat: how often an epoch of the
+    this many % are left out; limit: the first so many samples; leave_out: names of samples that are not used (doubles
+    of benchmark photos: `mlanet data check` finds them). light: "each" photo has its own, or "one": all were taken in
+    the same light, so that fits get albedo and lighting, too (`data.studio`). repeat: how often an epoch of the
     training sees each photo.
     """
 
@@ -207,7 +207,7 @@ def add_fits(
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
     settings = FitSettings(source.ridge, ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
-    fit = fit_landmarks(model, points, weights, settings, known, progress=True)
+    fit = fit_landmarks(model, points, weights, settings, known, True, _known_turns(labels, rows, model))
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
@@ -228,6 +228,14 @@ def add_fits(
         at = slice(start, start + 32)
         labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
     arrays.write_labels(folder, labels)
+
+
+def _known_turns(labels: dict[str, np.ndarray], rows: np.ndarray, model: MorphableModel) -> np.ndarray | None:
+    """(n, 3, 3) rotations of the face model that another system's poses are, if it has all of them; else None."""
+    poses = labels.get("rotation_bfm")
+    if poses is None or not np.isfinite(poses[rows]).all():
+        return None
+    return poses[rows].astype(np.float64) @ model.bfm_rotation.double().numpy().T
 
 
 def _coefficients(raw: RawBfm, model: MorphableModel, samples: list[Sample], names: np.ndarray) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from mlanet_lib.face_model.model import MorphableModel
@@ -26,6 +27,8 @@ from mlanet_lib.parameters import FaceParameters
 EXPRESSION_VARIANCE = 0.1
 """Of an activation (ARKit's, in [0, 1]) in photos of all kinds: most are 0, few 1. The ridge of expressions is divided
 by it; a model whose expressions are counted in standard deviations (BFM's) has 1."""
+TURN_ERROR = 3.0
+"""Degrees, about each axis, that a rotation known from elsewhere is uncertain by."""
 BLOCK = 256  # samples fitted at once: bounds memory
 TURN, SCALE, OFFSET, MODES = slice(0, 3), 3, slice(4, 6), slice(6, None)
 """Columns of the unknowns: a rotation vector, the log of the scale, the offset in face sizes, the coefficients."""
@@ -71,13 +74,15 @@ class FitSettings:
     """How a face model is fitted. ridge, variance: of a point's noise and of activations, where the model's expressions
     are ARKit's (`ridge` and EXPRESSION_VARIANCE above). iterations: of Gauss-Newton. focal: None for scaled
     orthography, in any pixels; else the camera's in picture widths, and the points are in picture widths too, [0, 1]
-    inside. labels: the definition that the landmarks follow, one of `face_model.points.LABEL_SETS`."""
+    inside. labels: the definition that the landmarks follow, one of `face_model.points.LABEL_SETS`. turn: standard
+    deviation of known rotations about each axis, degrees."""
 
     ridge: float = 1e-4
     iterations: int = 15
     focal: float | None = None
     labels: str = "3ddfa"
     variance: float = EXPRESSION_VARIANCE
+    turn: float = TURN_ERROR
 
 
 _USUAL = FitSettings()
@@ -90,12 +95,14 @@ def fit_landmarks(
     settings: FitSettings = _USUAL,
     coefficients: np.ndarray | None = None,
     progress: bool = False,
+    rotations: np.ndarray | None = None,
 ) -> LandmarkFit:
     """Fit pose, identity and expression to landmarks (N, 68, 2), y down; weights: (N, 68) >= 0.
 
-    coefficients: (N, Ki + Ke) if the shapes are known; then only the pose is fitted. Starts from the mean shape's best
-    orthographic pose, then Gauss-Newton on everything at once. The fitted landmarks follow the same definition as the
-    given ones. Landmarks that are not finite or span no box are a ValueError.
+    coefficients: (N, Ki + Ke) if the shapes are known; then only the pose is fitted. rotations: (N, 3, 3), what another
+    source says of them, uncertain by `settings.turn`: nearly frontal points hardly tell a turn from a shape. Starts
+    from the mean shape's best orthographic pose, then Gauss-Newton on everything at once. The fitted landmarks follow
+    the same definition as the given ones. Landmarks that are not finite or span no box are a ValueError.
     """
     points = np.asarray(points, np.float64)
     size = np.sqrt(np.ptp(points, axis=1).prod(1))
@@ -110,11 +117,15 @@ def fit_landmarks(
     ridge = np.full(basis.shape[2], float(settings.ridge))
     if coefficients is None and "jawOpen" in model.expression_names:
         ridge[model.n_identity :] /= settings.variance
+    hold = settings.ridge / np.deg2rad(settings.turn) ** 2
     blocks = []
     for i in tqdm(range(0, len(points), BLOCK), "fitting", unit="block", disable=not progress):
         at = slice(i, i + BLOCK)
         goal = points[at] * [1, -1]
-        blocks.append(fit_points(shapes[at], basis, goal, weights[at], ridge, settings.iterations, settings.focal))
+        known_turns = None if rotations is None else (rotations[at], hold)
+        blocks.append(
+            fit_points(shapes[at], basis, goal, weights[at], ridge, settings.iterations, settings.focal, known_turns)
+        )
     pose = ScaledOrthographic(*(np.concatenate(column) for column in zip(*(b[0] for b in blocks), strict=True)))
     found, fitted, known = (np.concatenate([b[k] for b in blocks]) for k in (1, 2, 3))
     if coefficients is not None:
@@ -161,12 +172,14 @@ def fit_points(
     ridge: float | np.ndarray,
     iterations: int = 15,
     focal: float | None = None,
+    known_turns: tuple[np.ndarray, float] | None = None,
 ) -> tuple[ScaledOrthographic, np.ndarray, np.ndarray, np.ndarray]:
     """Pose and coefficients (N, M) for any K points of a shape, the fitted points (N, K, 2), y up, and how much of each
     coefficient the points tell (N, M).
 
     mean: (K, 3) mm, or (N, K, 3) one for each; basis: (K, 3, M); goal: (N, K, 2), y up; weights: (N, K); ridge: one, or
-    (M,) one for each coefficient; the rest as in `FitSettings`.
+    (M,) one for each coefficient; known_turns: rotations (N, 3, 3) and the ridge that pulls the pose to them, in the
+    first sum's unit per radian^2; the rest as in `FitSettings`.
 
     Gauss-Newton: with J the derivative of q by the unknowns (`TURN`, `SCALE`, `OFFSET`, `MODES`), both weighted by
     sqrt(w) / size, D the ridge on the coefficients c and nearly nothing on the pose, each step d solves
@@ -181,13 +194,16 @@ def fit_points(
     coefficients = np.zeros((count, modes))
     root = (np.sqrt(weights) / size[:, None])[..., None]
     ridge = np.broadcast_to(ridge, modes)
-    penalty = np.diag(np.concatenate([np.full(6, 1e-9), ridge]))
+    goals, hold = known_turns or (None, 1e-9)
+    penalty = np.diag(np.concatenate([np.full(3, hold), np.full(3, 1e-9), ridge]))
     for _ in range(iterations):
         fitted, jacobian = _derivative(pose, mean + np.einsum("kcm,nm->nkc", basis, coefficients), basis, size, focal)
         jacobian = (jacobian * root[..., None]).reshape(count, -1, 6 + modes)
         transposed = np.swapaxes(jacobian, 1, 2)
         gradient = transposed @ ((goal - fitted) * root).reshape(count, -1, 1)
         gradient[:, MODES, 0] -= ridge * coefficients
+        if goals is not None:
+            gradient[:, TURN, 0] += hold * Rotation.from_matrix(goals @ np.swapaxes(pose.rotation, 1, 2)).as_rotvec()
         step = np.linalg.solve(transposed @ jacobian + penalty, gradient)[..., 0]
         step *= np.minimum(1, 0.5 / np.abs(step[:, : SCALE + 1]).max(1).clip(1e-12))[:, None]
         pose = ScaledOrthographic(

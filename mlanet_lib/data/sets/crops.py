@@ -22,6 +22,8 @@ y is assumed to be counted as x is; faces have no symmetry in y that could show 
 by another predictor than those of `labels.npz`. `names` as there, `landmarks68` (N, 68, 2) counted as there, NaN where
 there are none; `spread` (N, 68) px, how far the points of several starts lie from their median; `disagreement` (N,), %
 of the face, how far they are from those of `labels.npz`.
+`pose_3ddfa_v2.npz` may lie beside them, too: `names` as there, `rotation` (N, 3, 3), 3DDFA_V2's poses in BFM's frame,
+y up.
 """
 
 import math
@@ -47,6 +49,7 @@ from mlanet_lib.geometry.crops import ONE_BASED, ZERO_BASED, from_index
 
 HALF_BASED = 0.5
 IBUG_LABELS = "labels_ibug68.npz"
+POSES = "pose_3ddfa_v2.npz"
 DISAGREEMENT = 6.0
 """% of the face: iBUG's estimates that lie further from 3DDFA's are left out. Looked at: below it they are nearly
 always right up to a yaw of 25 degrees, and usually up to 40."""
@@ -102,6 +105,8 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
         columns["pose_degrees"] = np.stack([np.full(count, np.nan), yaw, np.full(count, np.nan)], -1)
     if "agreement" in labels:
         columns["agreement"] = labels["agreement"].astype(np.float64)
+    if (folder / POSES).is_file():
+        columns["rotation"] = _read_poses(folder / POSES, names)
     samples = [
         Sample(name, partial(pictures.image, name), **dict(zip(columns, row, strict=True)))
         for name, *row in zip(names, *columns.values(), strict=True)
@@ -156,6 +161,18 @@ def read_ibug(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.
     check_rows(path, fields, len(names), _IBUG_SHAPES, "fiu")
     points, spread, differ = (fields[name].astype(np.float64) for name in _IBUG_SHAPES)
     return from_index(points, ZERO_BASED), spread, differ
+
+
+def _read_poses(path: Path, names: list[str]) -> np.ndarray:
+    """(N, 3, 3) rotations of the crops `names`."""
+    fields = _fields(path, ("names", "rotation"))
+    if fields["names"].tolist() != names:
+        raise UserError(f"{path}: field 'names' lists other pictures than labels.npz")
+    check_rows(path, fields, len(names), {"rotation": (3, 3)}, "f")
+    rotation = fields["rotation"].astype(np.float64)
+    if not np.allclose(rotation @ np.swapaxes(rotation, 1, 2), np.eye(3), atol=1e-3):
+        raise UserError(f"{path}: field 'rotation' holds matrices that are no rotations")
+    return rotation
 
 
 def _yaw(sample: Sample) -> float:
