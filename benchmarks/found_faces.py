@@ -15,6 +15,7 @@ the script with PYTHONPATH at the older version and --save first. Same boxes: me
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,7 +139,7 @@ def main() -> None:
             "AFLW2000-3D, small and one large": collages(photos, True),
         }
     if options.crops:
-        crops = [Scene(photo, crop[None]) for photo, crop in labelled(options.crops)][:1000]
+        crops = [Scene(photo, crop[None]) for photo, crop in itertools.islice(labelled(options.crops), 1000)]
         sets |= {"AFLW crops, small": collages(crops, False), "AFLW crops, small and one large": collages(crops, True)}
     if options.london:
         sets["London at 1350 px"] = london(options.london, finder)

@@ -96,7 +96,7 @@ class Detector:
             return []  # the small copy is the photo
         scale = 2.0 if side < THUMBNAIL else min(1.0, longest / side)
         size = tuple(max(1, round(side * scale)) for side in photo.shape[1::-1])
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
         copy = cv2.resize(photo, size, interpolation=how) if scale != 1 else photo
         # a face that fills its photo has too little around it for YuNet
         frame = max(size) // 4 if longest == COARSE_SIDE else 16
