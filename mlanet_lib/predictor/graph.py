@@ -92,6 +92,7 @@ class _Outputs(nn.Module):
 def write_graph(network: MLANet, path: Path) -> None:
     """Write the graph of a network, in evaluation mode and on the CPU, for any number of images; atomically."""
     import onnx
+    import onnxscript
 
     size = network.config.image_size
     exported = torch.onnx.export(
@@ -105,21 +106,26 @@ def write_graph(network: MLANet, path: Path) -> None:
         output_names=list(network.sizes),
         opset_version=OPSET,
         dynamic_shapes={"images": {0: "batch"}},
-        optimize=False,  # it would fold tensors into others: the checkpoint's names would be lost
+        optimize=False,  # it would fold tensors into others
         verbose=False,
     )
-    model = cast(torch.onnx.ONNXProgram, exported).model_proto
+    written = cast(torch.onnx.ONNXProgram, exported).model
+    own = [value for name, value in written.graph.initializers.items() if name in _tensors(network)]
+    for value in own:  # inputs, while the graph is simplified: their values go into nothing else
+        del written.graph.initializers[value.name]
+        written.graph.inputs.append(value)
+        value.const_value = None
+    onnxscript.optimizer.optimize(written)
+    model = onnxscript.ir.to_proto(written)
     used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    own = _tensors(network)
-    for tensor in kept:
-        if tensor.name in own:
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="checkpoint")
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    del model.graph.value_info[:]
+    tensors = [value for value in model.graph.input if value.name != "images"]
+    del model.graph.input[1:], model.graph.value_info[:]
+    for value in (value for value in tensors if value.name in used):
+        kind = value.type.tensor_type
+        tensor = model.graph.initializer.add(name=value.name, data_type=kind.elem_type)
+        tensor.dims.extend(side.dim_value for side in kind.shape.dim)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="checkpoint")
     for node in model.graph.node:  # the tracer's notes
         del node.metadata_props[:]
     model.metadata_props.add(key="fingerprint", value=fingerprint(network))
