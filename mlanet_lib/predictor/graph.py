@@ -110,9 +110,9 @@ def write_graph(network: MLANet, path: Path) -> None:
         verbose=False,
     )
     written = cast(torch.onnx.ONNXProgram, exported).model
-    own = [value for name, value in written.graph.initializers.items() if name in _tensors(network)]
-    for value in own:  # inputs, while the graph is simplified: their values go into nothing else
-        del written.graph.initializers[value.name]
+    own = {name: value for name, value in written.graph.initializers.items() if name in _tensors(network)}
+    for name, value in own.items():  # inputs, while the graph is simplified: their values go into nothing else
+        del written.graph.initializers[name]
         written.graph.inputs.append(value)
         value.const_value = None
     onnxscript.optimizer.optimize(written)
