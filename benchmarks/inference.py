@@ -1,10 +1,12 @@
 """How long a face takes with the trained weights: network alone, photo to landmarks, photo to mesh, mesh to file.
 
-    python benchmarks/inference.py [--quick] [--weights W] [--photo FILE] [--peer-ms MS]
+    python benchmarks/inference.py [--quick] [--weights W] [--photo FILE]
 
-Milliseconds a face, medians after a warm-up, at 1 and 32 faces and 1 and 2 threads; the ways of one block take turns,
-so that a busy machine slows all alike. The photo has 450 px and is in memory: --photo, else noise (no detector's row).
---peer-ms: a published system's network alone at one face and 2 threads, e.g. 3DDFA_V2 mb05 in PyTorch at 120 px.
+Milliseconds a face, the least (a busy machine only adds) and in brackets the median, after a warm-up, at 1 and 32 faces
+and 1 and 2 threads; the ways of one block take turns. Photos have 450 px and are in memory: --photo, else noise; but
+the last row begins with a JPEG file of --photo, enlarged to 1350 px, and the detector. The network is run as torch's
+modules and, as `Predictor.load` does it, as the graph that was shipped with it; beside it the network of 3DDFA_V2 (Guo
+et al. 2020, mb05: MobileNet at half width, 120 px, 62 parameters) with random weights, both ways.
 """
 
 import argparse
@@ -19,21 +21,23 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
+from torch import nn
 
 from mlanet_lib.drawing.textures import albedo_texture, cut
 from mlanet_lib.files.pictures import read_photo
 from mlanet_lib.geometry.crops import Box
 from mlanet_lib.predictor import Predictor
-from mlanet_lib.predictor.encoder_export import export_encoder
+from mlanet_lib.predictor.engine import session
+from mlanet_lib.predictor.graph import GraphNetwork, find_graph
 from mlanet_lib.predictor.mesh_files import write_glb
+from mlanet_lib.predictor.weights import shipped_folder
 
-SIDE = 450
-PEER = ("eager", 1, 2)
-"""The row, faces and threads that --peer-ms is compared with."""
+SIDE, WHOLE, PEER_SIZE = 450, 1350, 120
+COLUMNS = [(faces, threads) for threads in (1, 2) for faces in (1, 32)]
 
 
-def medians(ways: dict[str, Callable], seconds: float) -> dict[str, float]:
-    """Median milliseconds of a call of each way, in turns, for about so many seconds each."""
+def timed(ways: dict[str, Callable], seconds: float) -> dict[str, tuple[float, float]]:
+    """Least and median milliseconds of a call of each way, in turns, for about so many seconds each."""
     times = {name: [] for name in ways}
     for way in ways.values():
         way(), way()
@@ -43,32 +47,45 @@ def medians(ways: dict[str, Callable], seconds: float) -> dict[str, float]:
             start = time.perf_counter()
             way()
             times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * float(np.median(values)) for name, values in times.items()}
+    return {name: (1e3 * min(values), 1e3 * float(np.median(values))) for name, values in times.items()}
 
 
-def network_ways(predictor: Predictor, onnx: Path, faces: int, threads: int) -> dict[str, Callable]:
-    """The network alone, crops in, parameters out: the predictor's layout is channels_last, "eager" is torch's own."""
-    size = predictor.image_size
-    images = torch.rand(faces, 3, size, size, generator=torch.Generator().manual_seed(0))
+def peer() -> nn.Module:
+    """The network of 3DDFA_V2's mb05: MobileNet (Howard et al. 2017) at half width, without its weights."""
+
+    def block(inside: int, outside: int, stride: int) -> nn.Sequential:
+        layers = [nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False), nn.BatchNorm2d(inside), nn.ReLU()]
+        layers += [nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    widths = [16, 32, 64, 64, 128, 128, *6 * [256], 512, 512]
+    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
+    blocks = [block(a, b, stride) for a, b, stride in zip(widths[:-1], widths[1:], strides, strict=True)]
+    first = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 62)).eval()
+
+
+def export(network: nn.Module, path: Path) -> Path:
+    """Write the peer's network as an ONNX file for any number of images; returns the path."""
+    sizes = {"input": {0: torch.export.Dim("batch")}}
+    images = (torch.rand(2, 3, PEER_SIZE, PEER_SIZE),)
+    torch.onnx.export(network, images, path, input_names=["images"], dynamic_shapes=sizes, verbose=False)
+    return path
+
+
+def network_ways(predictor: Predictor, other: nn.Module, onnx: Path, faces: int, threads: int) -> dict[str, Callable]:
+    """The network alone, crops in, parameters out; "modules" have torch's own layout."""
+    images, others = (torch.rand(faces, 3, size, size) for size in (predictor.image_size, PEER_SIZE))
     plain = copy.deepcopy(predictor.network).to(memory_format=torch.contiguous_format)
-    last, arrays = images.contiguous(memory_format=torch.channels_last), {"images": images.numpy()}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-
-    def bfloat16():
-        with torch.autocast("cpu", torch.bfloat16):
-            predictor.network.encode(last)
-
-    return {
-        "eager": lambda: plain.encode(images),
-        "channels_last": lambda: predictor.network.encode(last),
-        "channels_last, bfloat16": bfloat16,
-        "onnxruntime, with landmarks": lambda: session.run(None, arrays),
-    }
+    last, arrays = images.contiguous(memory_format=torch.channels_last), {"images": others.numpy()}
+    theirs, encoder = session(onnx, threads=threads), predictor.encoder
+    ways = {"modules": lambda: plain.encode(images), "modules, channels_last": lambda: predictor.network.encode(last)}
+    if isinstance(encoder, GraphNetwork):
+        ways["graph, the default"] = lambda: encoder.encode(images)
+    return ways | {"3DDFA_V2's, modules": lambda: other(others), "3DDFA_V2's, ONNX": lambda: theirs.run(None, arrays)}
 
 
-def photo_ways(predictor: Predictor, photo: np.ndarray, faces: int, detect: bool) -> dict[str, Callable]:
+def photo_ways(predictor: Predictor, photo: np.ndarray, faces: int) -> dict[str, Callable]:
     """From a photo in memory: landmarks, vertices of the mesh, and the overlay of the mesh (of one face)."""
     side = 0.55 * SIDE
     boxes = [Box(0.2 * SIDE + k, 0.2 * SIDE + k, side, side) for k in range(faces)]
@@ -81,8 +98,6 @@ def photo_ways(predictor: Predictor, photo: np.ndarray, faces: int, detect: bool
     ways = {"photo -> landmarks, box given": lambda: predictor.faces(photo, boxes), "photo -> vertices": vertices}
     if faces == 1:
         ways["photo -> overlay"] = lambda: predictor.overlay(photo, predictor.faces(photo, boxes)[0])
-        if detect:
-            ways["photo -> landmarks, with detector"] = lambda: predictor.faces(photo)
     return ways
 
 
@@ -104,11 +119,29 @@ def mesh_ways(predictor: Predictor, photo: np.ndarray, folder: Path) -> dict[str
     }
 
 
-def portrait(path: Path | None) -> np.ndarray:
-    """(450, 450, 3) uint8: the photo, or noise (the detector then has nothing to find)."""
+def portrait(path: Path | None, side: int = SIDE) -> np.ndarray:
+    """(side, side, 3) uint8: the photo, or noise (the detector then has nothing to find)."""
     if path is None:
-        return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(read_photo(path)).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+        return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(read_photo(path)).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def rows_of(predictor: Predictor, photo: np.ndarray, whole: Path | None, seconds: float, scratch: Path) -> dict:
+    """Row -> (faces, threads) -> least and median milliseconds a face."""
+    table: dict[str, dict] = {}
+    folders = [Path(predictor.path).parent, shipped_folder()]
+    other = peer()
+    onnx = export(other, scratch / "peer.onnx")
+    for faces, threads in COLUMNS:
+        torch.set_num_threads(threads)
+        predictor.encoder = find_graph(predictor.network, folders) or predictor.network  # with so many threads
+        blocks = [network_ways(predictor, other, onnx, faces, threads), photo_ways(predictor, photo, faces)]
+        blocks += [mesh_ways(predictor, photo, scratch)] if faces == 1 else []
+        if whole and (faces, threads) == (1, 2):
+            blocks.append({f"JPEG of {WHOLE} px -> faces": lambda: predictor.faces(whole)})
+        for name, (least, median) in (row for block in blocks for row in timed(block, seconds).items()):
+            table.setdefault(name, {})[faces, threads] = least / faces, median / faces
+    return table
 
 
 @torch.no_grad()
@@ -117,34 +150,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of a second a figure instead of two")
     parser.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
     parser.add_argument("--photo", type=Path, metavar="FILE", help="a portrait, for the row with the detector")
-    parser.add_argument("--peer-ms", type=float, metavar="MS", help="a peer's network, one face, 2 threads")
     options = parser.parse_args()
-    seconds = 0.25 if options.quick else 2.0
     predictor, photo = Predictor.load(options.weights), portrait(options.photo)
-    detect = options.photo is not None and len(predictor.faces(photo)) > 0
-    columns = [(faces, threads) for threads in (1, 2) for faces in (1, 32)]
-    table: dict[str, dict] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        onnx = Path(scratch) / "encoder.onnx"
-        export_encoder(predictor.network, predictor.model, onnx)
-        for faces, threads in columns:
-            torch.set_num_threads(threads)
-            blocks = [network_ways(predictor, onnx, faces, threads), photo_ways(predictor, photo, faces, detect)]
-            blocks += [mesh_ways(predictor, photo, Path(scratch))] if faces == 1 else []
-            for name, value in (row for block in blocks for row in medians(block, seconds).items()):
-                table.setdefault(name, {})[faces, threads] = value / faces
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "photo.jpg" if options.photo else None
+        if whole:
+            Image.fromarray(portrait(options.photo, WHOLE)).save(whole, quality=92)
+        table = rows_of(predictor, photo, whole, 0.25 if options.quick else 2.0, Path(folder))
     config = predictor.network.config
     print(f"{predictor.weights}, {config.backbone} at {config.image_size} px, {predictor.model.n_vertices:,} vertices")
     print(f"{platform.machine()}, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}; ms a face")
-    heads = [f"{faces} x, {threads} thr" for faces, threads in columns]
-    print(f"{'':36}" + "".join(f"{head:>16}" for head in heads))
+    print(f"{'':32}" + "".join(f"{f'{faces} x, {threads} thr':>18}" for faces, threads in COLUMNS))
     for name, row in table.items():
-        print(f"{name:36}" + "".join(f"{row[key]:16.2f}" if key in row else f"{'':16}" for key in columns))
-    if options.peer_ms:
-        name, *key = PEER
-        own = {way: table[way][tuple(key)] for way in (name, "channels_last", "onnxruntime, with landmarks")}
-        ratios = ", ".join(f"{way} {value / options.peer_ms:.2f}" for way, value in own.items())
-        print(f"network alone over the peer's {options.peer_ms:.2f} ms (1 face, 2 threads): {ratios}")
+        cells = (f"{row[key][0]:.2f} ({row[key][1]:.2f})" if key in row else "" for key in COLUMNS)
+        print(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def _project_data(params: "Params") -> "list[Found]":
     from mlanet_lib.data_check.layouts import BENCHMARK, TRAINING, find_sets
     from mlanet_lib.face_model import MorphableModel
     from mlanet_lib.predictor.weights import find_weights
+    from mlanet_lib.predictor.yunet import detector_file
 
     path = Path(params.face_model.path)
     if not path.is_file():
@@ -88,8 +89,9 @@ def _project_data(params: "Params") -> "list[Found]":
             raise UserError(f"{place} is not here: put the data of source {name} there (docs/data.md)")
         else:
             print(f"{name}: {place} is not here yet (dvc repro makes it, or you put it there)")
-    try:
-        found += find_sets(find_weights(Path.cwd()))
-    except UserError as error:
-        print(f"weights: {error}")
+    for name, file in (("weights", lambda: find_weights(Path.cwd())), ("face detector", detector_file)):
+        try:
+            found += find_sets(file())
+        except UserError as error:
+            print(f"{name}: {error}")
     return found

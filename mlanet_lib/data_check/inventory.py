@@ -21,6 +21,7 @@ from mlanet_lib.files.pictures import read_image
 from mlanet_lib.geometry.crops import Box
 from mlanet_lib.network import checkpoint
 from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.predictor import yunet
 
 UNRELIABLE = 9.0
 """Disagreement of estimated and annotated points, %, above which training leaves a crop out."""
@@ -78,7 +79,7 @@ def entries(found: Found) -> tuple[list[Entry], list[str]]:
 
 
 def describe(found: Found) -> list[str]:
-    """What a face model, a scan or a file of weights holds, in lines; UserError if it cannot be used."""
+    """What a face model, a scan or weights hold, the detector's too, in lines; UserError if they cannot be used."""
     path = found.path
     if found.layout == "face_model":
         model = MorphableModel.load(path)
@@ -87,6 +88,9 @@ def describe(found: Found) -> list[str]:
     if found.layout == "weights":
         metadata = checkpoint.read(path)[1]
         return [f"for face model {metadata['face_model']['name']}, step {metadata['step']:,}"]
+    if found.layout == "detector":
+        yunet.checked(path)
+        return ["YuNet, as it was published"]
     if found.layout == "scan":
         vertices, faces = obj.read_obj(path)
         size = " x ".join(f"{side:.4g}" for side in np.ptp(vertices, axis=0))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mlanet_lib.data.sets.w300lp import PARTS
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.pictures import PICTURES
+from mlanet_lib.predictor.yunet import YUNET_FILE
 
 TRAINING, BENCHMARK, OTHER = "training", "benchmark", "-"
 LAYOUTS = {
@@ -22,6 +23,7 @@ LAYOUTS = {
     "bfm2009": ("BFM", OTHER),
     "scan": ("single scan", OTHER),
     "weights": ("weights", OTHER),
+    "detector": ("face detector", OTHER),
 }
 """Layout -> (its title, what it is for unless the parameters say otherwise)."""
 _WHOLE = ("crops", "arrays", "300w_lp", "florence", "ict_facekit")  # nothing else is looked for below these
@@ -93,6 +95,8 @@ def _file_layout(path: Path) -> str | None:
         return "scan"
     if suffix == ".safetensors":
         return "weights"
+    if name == YUNET_FILE:
+        return "detector"
     if name.startswith("facexmodel") and name.endswith((".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")):
         return "ict_facekit"
     if name in _BFM:

@@ -1,5 +1,6 @@
-"""From a photo to faces, and from faces to files: `predictor` does the former with `detector` and `weights`,
-`mesh_files` and `glb` the latter, `encoder_export` writes the network alone.
+"""From a photo to faces, and from faces to files: `predictor` does the former with `detector` (which asks `yunet`),
+`weights` and `graph`, `mesh_files` and `glb` the latter, `encoder_export` writes the network alone. `engine` runs the
+graphs of `yunet` and `graph`.
 
 `Predictor` and `Face` are loaded when they are asked for, so that the detector alone does not import the network.
 """

@@ -1,25 +1,11 @@
-"""Faces in a photo: YuNet through OpenCV, and the step from its boxes to the crop that the network was trained on.
+"""Faces in a photo, and the step from the detector's boxes to the crop that the network was trained on."""
 
-YuNet (Wu, Peng, Yu: A Tiny Millisecond-level Face Detector, 2023) gives boxes, scores and five points. Its weights ship
-with the project's (`weights/`); the environment variable MLANET_MODELS names another folder for them.
-"""
-
-import hashlib
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
-from mlanet_lib.errors import UserError
-from mlanet_lib.files.project import library_root
-
-if TYPE_CHECKING:
-    import cv2
-
-YUNET_FILE = "face_detection_yunet_2023mar.onnx"
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+from mlanet_lib.predictor.yunet import YuNet
 
 # From the detector's box to the training crop (square on the larger side of the 68-point box, times sqrt(2)): measured
 # by benchmarks/detector.py on the 4,348 faces that YuNet found in 4,377 AFLW crops (68 points, all poses), checked on
@@ -29,9 +15,12 @@ YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 # The benchmark's photos were not looked at.
 YUNET_CROP = {"down": 0.126, "nose": -0.09, "side": 1.29}
 
-SCORE = 0.6  # the least of a face
-LONGEST_SIDE = 1024  # YuNet was trained on faces of about 10 to 300 px; bigger photos are reduced to this
-FINEST_SIDE = 2048  # and to this for the small faces: 15 px of it are 45 px of a photo of 6,000
+# YuNet was trained on faces of about 10 to 300 px. A photo is looked at in copies of at most so many pixels:
+COARSE_SIDE = 320  # for faces that fill a good part of it
+MIDDLE_SIDE = 1024  # for smaller ones
+FINEST_SIDE = 3072  # for the smallest: 15 px of it are 30 px of a photo of 6,000
+SMALL = 1 / 8  # a face that is smaller than this part of the photo's longer side may have smaller ones around it
+THUMBNAIL = 200  # a photo of fewer pixels is enlarged twice
 # YuNet also answers to sideways and upside-down faces, with wrong points and a lower score: at most 0.91 on 242 photos,
 # where the upright score was the highest of the four every time. Above this an upright photo is taken as such.
 SURELY_UPRIGHT = 0.92
@@ -68,65 +57,55 @@ class Detector:
 
     kind = "yunet"
 
-    def __init__(self, engine: "cv2.FaceDetectorYN"):
-        self.engine = engine
+    def __init__(self, network: YuNet):
+        self.network = network
 
     @classmethod
     def load(cls) -> "Detector":
-        """YuNet from MLANET_MODELS or the project's weights. UserError if the file is not there, or is another."""
-        import cv2
-
-        path = _yunet_path()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns about its own engine
-        return cls(cv2.FaceDetectorYN.create(str(path), "", (640, 640), SCORE, 0.3, 5000))
+        """With the weights of `YuNet.load`, and its UserErrors."""
+        return cls(YuNet.load())
 
     def detect(self, photo: np.ndarray, thorough: bool = True) -> list[Detection]:
         """Faces of an RGB uint8 photo (H,W,3), largest (box area times score) first; none: an empty list.
 
-        With `thorough`, a photo of more than `LONGEST_SIDE` pixels is looked at once more with up to `FINEST_SIDE`, for
-        the small faces in it; and where no face is found, or one that is not surely upright, in its three quarter turns
-        too. At each place the detection with the highest score is kept, so that faces of one photo may be turned
-        differently.
+        The photo is looked at in a small copy and in one of `MIDDLE_SIDE` pixels. With `thorough`, it is looked at once
+        more with up to `FINEST_SIDE` if the small copy shows no face or a small one, or the larger copy more faces; and
+        if no face is found, or one that is not surely upright, in its three quarter turns too. At each place the
+        detection with the highest score is kept, so that faces of one photo may be turned differently.
         """
-        found = self._detect_turned(photo, 0, LONGEST_SIDE)
-        if thorough and max(photo.shape[:2]) > LONGEST_SIDE:
-            found = _merged(found, self._detect_turned(photo, 0, FINEST_SIDE), *photo.shape[:2])
-        if thorough and min((face.score for face in found), default=0.0) < SURELY_UPRIGHT:
-            for turns in (1, 3, 2):
-                found = _merged(found, self._detect_turned(photo, turns, LONGEST_SIDE), *photo.shape[:2])
+        size = photo.shape[:2]
+        small = SMALL * max(size)
+        coarse = self._look(photo, 0, COARSE_SIDE)
+        found = _merged(coarse, self._look(photo, 0, MIDDLE_SIDE), *size)
+        least = min((max(face.box[2:]) for face in coarse), default=0)
+        if thorough and max(size) > MIDDLE_SIDE and (least < small or len(found) > len(coarse)):
+            found = _merged(found, self._look(photo, 0, FINEST_SIDE), *size)
+        unsure = [max(face.box[2:]) for face in found if face.score < SURELY_UPRIGHT]
+        if thorough and (unsure or not found):
+            sides = [COARSE_SIDE, MIDDLE_SIDE] if min(unsure, default=0) < small else [COARSE_SIDE]
+            for turns, side in itertools.product((1, 3, 2), sides):
+                found = _merged(found, self._look(photo, turns, side), *size)
         return sorted(found, key=lambda face: -face.box[2] * face.box[3] * face.score)
 
-    def _detect_turned(self, photo: np.ndarray, turns: int, longest: int) -> list[Detection]:
-        """The upright faces of the photo after so many quarter turns, reduced to `longest` pixels."""
+    def _look(self, photo: np.ndarray, turns: int, longest: int) -> list[Detection]:
+        """The upright faces of the photo after so many quarter turns, in a copy reduced to `longest` pixels."""
         import cv2
 
-        scale = min(1.0, longest / max(photo.shape[:2]))
+        side = max(photo.shape[:2])
+        if longest > COARSE_SIDE and side <= COARSE_SIDE:
+            return []  # the small copy is the photo
+        scale = 2.0 if side < THUMBNAIL else min(1.0, longest / side)
         size = tuple(max(1, round(side * scale)) for side in photo.shape[1::-1])
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
+        how = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+        copy = cv2.resize(photo, size, interpolation=how) if scale != 1 else photo
+        # a face that fills its photo has too little around it for YuNet
+        frame = max(size) // 4 if longest == COARSE_SIDE else 16
+        found = self.network(np.rot90(copy, turns), frame)
         zoom = np.array(photo.shape[1::-1]) / np.array(size)
         zoom = zoom if turns % 2 == 0 else zoom[::-1]
-        found = self._detect_upright(np.ascontiguousarray(np.rot90(small, turns)))
         return [
-            replace(face, box=face.box * np.tile(zoom, 2), points=face.points * zoom, turns=turns) for face in found
-        ]
-
-    def _detect_upright(self, photo: np.ndarray) -> list[Detection]:
-        import cv2
-
-        # A face that fills its photo, or a thumbnail, has too little around it for YuNet: a grey frame helps.
-        height, width = photo.shape[:2]
-        frame = max(height, width) // 4
-        zoom = 2 if max(height, width) < 200 else 1
-        framed = cv2.copyMakeBorder(photo, frame, frame, frame, frame, cv2.BORDER_CONSTANT, value=(127, 127, 127))
-        framed = cv2.resize(framed, None, fx=zoom, fy=zoom) if zoom > 1 else framed
-        self.engine.setInputSize(framed.shape[1::-1])
-        _, rows = self.engine.detect(cv2.cvtColor(framed, cv2.COLOR_RGB2BGR))
-        rows = np.zeros((0, 15)) if rows is None else rows.astype(float)
-        boxes = rows[:, :4] / zoom - [frame, frame, 0, 0]
-        points = rows[:, 4:14].reshape(-1, 5, 2) / zoom - frame
-        return [
-            Detection(box, float(min(score, 1.0)), five)
-            for box, five, score in zip(boxes, points, rows[:, 14], strict=True)
+            Detection(box * np.tile(zoom, 2), float(min(score, 1.0)), points * zoom, turns)
+            for box, points, score in zip(*found, strict=True)
         ]
 
 
@@ -153,14 +132,3 @@ def turn_points(points: np.ndarray, turns: int, height: int, width: int) -> np.n
     x, y = points[..., 0], points[..., 1]
     turned = {0: (x, y), 1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}[turns % 4]
     return np.stack(turned, -1)
-
-
-def _yunet_path() -> Path:
-    """YuNet's weights, their content checked; UserError that says how to get them."""
-    folder = os.environ.get("MLANET_MODELS")
-    path = (Path(folder) if folder else library_root() / "weights") / YUNET_FILE
-    if not path.is_file():
-        raise UserError(f"the face detector's weights are not here ({path}): run dvc pull weights.dvc")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != YUNET_SHA256:
-        raise UserError(f"{path} was altered (its sha256 differs): run dvc pull --force weights.dvc")
-    return path

@@ -96,7 +96,7 @@ def export_encoder(network: MLANet, model: MorphableModel, path: str | Path, wei
     metadata in the extra file metadata.json).
 
     network: on any device, in any mode, and left as it is; model: its face model, on the CPU; weights: their name.
-    Raises UserError for another suffix, where onnx or onnxscript is not installed, and where `path` cannot be written.
+    Raises UserError for another suffix, where onnxscript is not installed, and where `path` cannot be written.
     """
     path = Path(path)
     check_target(path)
@@ -128,7 +128,5 @@ def check_target(path: Path) -> None:
     """UserError unless an encoder can be written under this name with what is installed."""
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"{path}: an encoder is written as .onnx or .pt2")
-    if path.suffix == ".onnx":
-        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(f"{path}: writing .onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    if path.suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
+        raise UserError(f"{path}: writing .onnx needs onnxscript: pip install onnxscript")

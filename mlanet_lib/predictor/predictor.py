@@ -21,7 +21,8 @@ from mlanet_lib.network import checkpoint
 from mlanet_lib.network.mlanet import MLANet
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor.detector import Detection, Detector, turn_points
-from mlanet_lib.predictor.weights import find_face_model, named_weights
+from mlanet_lib.predictor.graph import GraphNetwork, find_graph
+from mlanet_lib.predictor.weights import find_face_model, named_weights, shipped_folder
 
 AXES = ("pitch", "yaw", "roll")
 UNITS = {
@@ -70,7 +71,8 @@ class Predictor:
     """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`.
 
     mirrored: average the predictions for each crop and its mirror image: half as fast, and more accurate. It needs a
-    symmetric face model (UserError).
+    symmetric face model (UserError). encoder: what runs the network in place of its own modules (`GraphNetwork`, which
+    `load` finds on a CPU; see `graph`); the results agree to rounding.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Predictor:
         path: Path | None = None,
         device: str | torch.device = "cpu",
         mirrored: bool = False,
+        encoder: GraphNetwork | None = None,
     ):
+        self.encoder = encoder or network
         self.network, self.model, self.metadata, self.path = network, model, metadata, path
         self.device = torch.device(device)
         self.image_size = network.config.image_size
@@ -112,7 +116,9 @@ class Predictor:
         network, metadata = checkpoint.load_network(path, model, device)
         # convolutions on the CPU want this layout: otherwise they bring the weights into it for every batch
         network.to(memory_format=torch.channels_last)
-        return cls(network, model, metadata, path, device, mirrored)
+        on_cpu = torch.device(device).type == "cpu"
+        encoder = find_graph(network, [path.parent, shipped_folder()]) if on_cpu else None
+        return cls(network, model, metadata, path, device, mirrored, encoder)
 
     @property
     def weights(self) -> str:
@@ -144,9 +150,9 @@ class Predictor:
             if batch.shape[-1] != self.image_size:
                 size = (self.image_size, self.image_size)
                 batch = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
-            results.append(self.network.encode(batch).to("cpu"))
+            results.append(self.encoder.encode(batch).to("cpu"))
             if self._mirror:
-                other = self.network.encode(batch.flip(3)).to("cpu")
+                other = self.encoder.encode(batch.flip(3)).to("cpu")
                 results[-1] = mean_of(results[-1], self._mirror.parameters(other))
         return FaceParameters.cat(results) if results else FaceParameters.neutral(self.model, 0)
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.files.project import library_root
 from mlanet_lib.network import checkpoint
+from mlanet_lib.predictor.graph import ENDING, write_graph
 
 SHIPPED, STANDARD = "weights", "ict"
 FACE_MODELS = ("data/face_models", "licensed/face_models")
@@ -40,16 +42,26 @@ def find_weights(root: Path | None = None) -> Path:
 
 def shipped_weights(root: Path | None = None) -> dict[str, Path]:
     """Name -> path of the shipped weights, NAME.safetensors in `weights/`, NAME a face model's; the standard first."""
-    paths = sorted(((root or library_root()) / SHIPPED).glob("*.safetensors"))
+    paths = sorted(shipped_folder(root).glob("*.safetensors"))
     return {path.stem: path for path in sorted(paths, key=lambda path: path.stem != STANDARD)}
 
 
+def shipped_folder(root: Path | None = None) -> Path:
+    """The folder of the shipped weights and their graphs."""
+    return (root or library_root()) / SHIPPED
+
+
 def ship(source: str | Path = TRAINED_HERE, root: Path | None = None) -> Path:
-    """Write a checkpoint's weights, in half precision, as the shipped ones of its face model, and return their path."""
+    """Write a checkpoint's weights, in half precision, as the shipped ones of its face model, and its network's graph
+    beside them (`graph`); return the weights' path."""
     root = root or library_root()
     source = root / source
-    path = root / SHIPPED / f"{checkpoint.read_metadata(source)['face_model']['name']}.safetensors"
+    name = checkpoint.read_metadata(source)["face_model"]["name"]
+    model = MorphableModel.load(find_face_model(name, root))
+    network, _ = checkpoint.load_network(source, model)
+    path = shipped_folder(root) / f"{name}.safetensors"
     checkpoint.export_weights(source, path)
+    write_graph(network, path.with_suffix(ENDING))
     return path
 
 

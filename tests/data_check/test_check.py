@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 from scipy.io import loadmat, savemat
 from toy_data import write_toy_split
@@ -23,6 +24,7 @@ from mlanet_lib.data_check.layouts import Found, find_sets
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_sources.bfm2009.raw import BfmFit
 from mlanet_lib.geometry.crops import Box
+from mlanet_lib.predictor.yunet import YUNET_FILE
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.uniform(40, 110, (68, 2))
@@ -293,3 +295,18 @@ def test_real_data_are_whole(shared_data):
     reports = [*judge(shared_data / "300W_LP_samples"), *judge(shared_data / "AFLW2000_dev")]
     assert [(len(report.names), report.n_broken) for report in reports] == [(8, 0), (200, 0)]
     assert "972 degrees" in reports[1].notes[0]
+
+
+def test_the_detector_s_file_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLANET_MODELS", raising=False)
+    shutil.copy(ROOT / "weights" / YUNET_FILE, tmp_path)
+    (report,) = check.check(find_sets(tmp_path))
+    assert (
+        report.found.layout == "detector"
+        and report.notes == ["YuNet, as it was published"]
+        and not is_wrong([report], [])
+    )
+    with (tmp_path / YUNET_FILE).open("ab") as file:
+        file.write(b"more")
+    (report,) = check.check(find_sets(tmp_path))
+    assert is_wrong([report], []) and "was altered" in report.failed
