@@ -70,6 +70,9 @@ def judge(samples: list[Sample], annotator: FaceAnnotator) -> None:
     print(f"\n{annotator.source}\n{'|yaw|':>8}{'faces':>8}{'labels':>8}{'median NME':>12}{'90 %':>8}{'r spread':>10}")
     for (low, high), (faces, kept) in zip(BINS, counts, strict=True):
         here = (low <= yaws) & (yaws < high)
+        if not here.any():
+            print(f"{low:>4}-{high:<3}{faces:8}{kept:8}")
+            continue
         nme, known = np.nanmean(errors[here], 1), np.isfinite(errors[here])
         r = np.corrcoef(np.log(spreads[here][known] + 0.01), np.log(errors[here][known] + 0.01))[0, 1]
         print(f"{low:>4}-{high:<3}{faces:8}{kept:8}{np.median(nme):12.2f}{np.quantile(nme, 0.9):8.2f}{r:10.2f}")
