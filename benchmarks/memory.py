@@ -4,8 +4,9 @@
 
 For each count arrays of random bytes are written, and a fresh process first goes through batches of one epoch's order,
 then trains `--steps` steps of a small network without the photometric term. Printed are bytes on the disk; pictures a
-second of batches alone, and of the training's second half; and of the process the memory that it holds itself (RssAnon)
-and its largest resident memory ever (VmHWM), which also counts pages of the files that it looks at.
+second of batches alone and of whole training steps (from the median time of one in the second half); and of the process
+the memory that it holds itself (RssAnon) and its largest resident memory ever (VmHWM), which also counts pages of the
+files that it looks at.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,16 @@ def status(name: str) -> float:
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
 
 
+def median_seconds(calls: list[Callable]) -> float:
+    """Of the second half of the calls: other programs of a shared machine disturb a mean."""
+    seconds = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[len(seconds) // 2 :]))
+
+
 def measure(folder: Path, size: int, batch: int, steps: int) -> dict[str, float]:
     """The figures of this process."""
     model = MorphableModel.load(MODEL)
@@ -63,17 +76,10 @@ def measure(folder: Path, size: int, batch: int, steps: int) -> dict[str, float]
         data = TrainingData(folder / "train", model, size)
         found = {"start_s": time.perf_counter() - start}
         order = visiting_order(data.kind, 0, 0).split(batch)[:BATCHES]
-        start = time.perf_counter()
-        for rows in order:
-            data.batch(rows)
-        found["batches"] = sum(map(len, order)) / (time.perf_counter() - start)
+        found["batches"] = batch / median_seconds([partial(data.batch, rows) for rows in order])
         del data
         trainer = Trainer(Job(config, network, model, folder / "train", folder / "validation", Path(out)), None)
-        for step in range(steps):
-            if step == steps // 2:
-                start = time.perf_counter()
-            trainer.step()
-        found["training"] = batch * (steps - steps // 2) / (time.perf_counter() - start)
+        found["training"] = batch / median_seconds([trainer.step] * steps)
     return found | {"own_mb": status("RssAnon"), "peak_mb": status("VmHWM")}
 
 

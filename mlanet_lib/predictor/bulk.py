@@ -36,7 +36,7 @@ SQUARE = 1.05
 """How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
 TOGETHER, PIXELS = 8, 30_000_000
 """Photos, and pixels of them, whose faces go through the network together."""
-AT_ONCE = 8
+AT_ONCE = 4
 """Photos that a process is handed at a time."""
 
 
