@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on(project, folder, tmp_path, capsys):
 
 def test_a_process_that_dies_is_one_line(project, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bulk, "cores", lambda: 2)
-    monkeypatch.setattr(bulk, "_start_worker", os._exit)
+    monkeypatch.setattr(bulk, "_start_worker", os.abort)
     assert reconstruct(project, folder, tmp_path / "out", "--jobs", "2") == 2
     assert "a process was killed, perhaps for want of memory" in capsys.readouterr().err
 
