@@ -6,7 +6,7 @@ FOLDER: images.zip and labels.npz, as `mlanet_lib.data.sets.crops` reads them. T
 
 - pack: `packing.pack`, once before a training: zip -> decoded, cropped crops in one file;
 - plain: a torch Dataset of JPEG files with Pillow and torchvision's transforms, in a DataLoader, every epoch anew;
-- batch: `TrainingData.batch`, from the packed arrays in memory, without and with `augment`.
+- batch: `TrainingData.batch`, from the packed arrays on the disk, without and with `augment`.
 """
 
 import argparse

@@ -36,3 +36,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename!r}: {error.strerror}" if error.filename is not None else error.strerror)
     return printable(f"unexpected {type(error).__name__}: {error} (MLANET_TRACEBACK=1 shows where)")
+
+
+def line_of(path: object, error: BaseException) -> str:
+    """`one_line` of what is wrong with a file, with its path unless the line names it."""
+    text, named = one_line(error), printable(str(path))
+    return text if named in text else f"{named}: {text}"

@@ -7,6 +7,7 @@ normalised mean error: a mean distance of points in percent of a size of the fac
 
 import numpy as np
 
+from mlanet_lib.errors import UserError
 from mlanet_lib.geometry.alignment import similarity
 
 _BINS = (
@@ -53,10 +54,11 @@ def sparse_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Sparse alignment error in percent, (N,): 3DDFA's protocol for AFLW2000-3D.
 
     predicted, truth: (N, 68, 2) in the same pixels (any crop or scale with the same factor for both axes). The mean
-    distance of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks.
+    distance of the landmarks over sqrt(w * h), the sides of the tight box around the ground-truth landmarks. A face
+    whose true landmarks span no box (all on one horizontal or vertical line) is a UserError.
     """
     predicted, truth = _alike(predicted, truth, 2)
-    return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / np.sqrt(np.ptp(truth, axis=1).prod(1))
+    return 100 * np.linalg.norm(predicted - truth, axis=2).mean(1) / _size(truth)
 
 
 def sparse_3d_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -71,13 +73,12 @@ def dense_nme(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     predicted, truth: (N, V, 3) corresponding vertices: x, y and depth, all in the same pixels. Each side's mean depth
     over the vertices is subtracted, then the mean 3D distance is taken over sqrt(w * h), the sides of the tight box
-    around all ground-truth vertices.
+    around all ground-truth vertices; one without area is a UserError.
     """
     predicted, truth = _alike(predicted, truth, 3)
     difference = predicted - truth
     difference[..., 2] -= difference[..., 2].mean(1, keepdims=True)
-    area = np.ptp(truth[..., :2], axis=1).prod(1)
-    return 100 * np.linalg.norm(difference, axis=2).mean(1) / np.sqrt(area)
+    return 100 * np.linalg.norm(difference, axis=2).mean(1) / _size(truth[..., :2])
 
 
 def reconstruction_nme(predicted: np.ndarray, truth: np.ndarray, outer_eyes: np.ndarray) -> np.ndarray:
@@ -99,6 +100,15 @@ def vertex_error(predicted: np.ndarray, truth: np.ndarray, scale: bool = True) -
     """
     predicted, truth = _alike(predicted, truth, 3)
     return np.linalg.norm(similarity(predicted, truth, scale=scale).apply(predicted) - truth, axis=-1).mean(-1)
+
+
+def _size(truth: np.ndarray) -> np.ndarray:
+    """(N,) sqrt(w * h) of the boxes around true points (N, P, 2); a UserError that names the first of no area."""
+    area = np.ptp(truth, axis=1).prod(1)
+    if len(flat := np.flatnonzero(area == 0)):
+        text = f"the true points of face {flat[0]} span no box, so no error can be given in percent of its size"
+        raise UserError(f"{text} ({len(flat)} of {len(area)} faces)")
+    return np.sqrt(area)
 
 
 def _alike(predicted: np.ndarray, truth: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -397,3 +397,44 @@ def test_portraits(benchmark, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "none" / "labels.npz").exists()
     with pytest.raises(SystemExit, match="no such folder"):
         module.main([str(tmp_path / "nowhere")])
+
+
+def test_memory(benchmark, capfd, monkeypatch):
+    if not (ROOT / "data" / "face_models" / "ict.npz").is_file():
+        pytest.skip("the default face model is not here: dvc pull data.dvc")
+    module = benchmark("memory")
+    monkeypatch.setattr("sys.argv", ["memory.py", "--counts", "1200", "--size", "32", "--batch", "8", "--steps", "4"])
+    module.main()
+    (row,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("| 1,200")]
+    disk, own, peak, batches, training, start = (float(cell.replace(",", "")) for cell in row.split("|")[2:8])
+    assert 3 < disk < 12 and 100 < own < peak and batches > training > 0 and start >= 0
+
+
+def test_annotate(benchmark, capsys):
+    """Its figures of an annotator that finds the very points, moved: 2 px of a face that is 100 by 64."""
+    module = benchmark("annotate")
+    truth = np.stack([np.linspace(10, 110, 68), np.linspace(20, 84, 68)], 1)
+    annotated = np.full((21, 2), np.nan)
+    annotated[list(module.ALIKE)] = truth[list(module.ALIKE.values())]
+    yaw = np.array([np.nan, 20.0, np.nan])
+    sample = Sample("a.jpg", lambda: np.zeros((128, 128, 3), np.uint8), truth, points21=annotated, pose_degrees=yaw)
+
+    def faces(photo):
+        starts = (truth - np.array([3.0, 5.0])) / 2 + np.random.default_rng(0).normal(0, 0.1, (5, 68, 2))
+        return [SimpleNamespace(starts=starts, other=None, yaw_degrees=20.0, zoom=2.0, origin=(5.0, 5.0))]
+
+    module.judge([sample], SimpleNamespace(source="moved", definition="3ddfa", faces=faces))
+    (row,) = rows_of(capsys.readouterr().out, "  15-30 ")
+    assert row[:2] == [1, 1] and row[2] == pytest.approx(2.5, abs=0.15)
+
+
+def test_bulk(benchmark):
+    """The rate counts what comes after the first ones."""
+    module = benchmark("bulk")
+
+    def outcomes():
+        for number in range(6):
+            time.sleep(0.3 if number < 2 else 0.05)
+            yield module.bulk.Outcome(f"{number}.jpg", 1)
+
+    assert module.rate(outcomes(), 2) == pytest.approx(20, rel=0.3)

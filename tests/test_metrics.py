@@ -29,6 +29,15 @@ def test_public_system_on_real_labels(shared_data):
     assert low < 3.492 < high and 0.1 < high - low < 1
 
 
+def test_a_truth_without_size_is_an_error_and_no_nan():
+    truth = np.random.default_rng(0).random((4, 68, 3))
+    truth[2, :, 1] = 0.5
+    for nme, axes in ((metrics.sparse_nme, 2), (metrics.sparse_3d_nme, 3)):
+        with pytest.raises(UserError, match=r"true points of face 2 span no box.* \(1 of 4 faces\)"):
+            nme(truth[..., :axes], truth[..., :axes])
+        assert np.isfinite(nme(truth[:2, :, :axes], truth[:2, :, :axes])).all()
+
+
 def test_sparse_nme_by_hand():
     truth = np.zeros((1, 68, 2))
     truth[0, :, 0], truth[0, :, 1] = np.linspace(0, 40, 68), np.linspace(0, 90, 68)

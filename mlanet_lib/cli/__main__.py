@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("face-model", help="build, convert or check a face model")
     face_model.add_actions(verb.add_subparsers(required=True, metavar="ACTION"))
 
-    verb = verbs.add_parser("data", help="check that the data are here and whole")
+    verb = verbs.add_parser("data", help="check that the data are here and whole; label photos of your own")
     data.add_actions(verb.add_subparsers(required=True, metavar="ACTION"))
 
     verb = verbs.add_parser("profile", help="embedded, open or paper: what params.yaml says")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlanet_lib.cli.options import a_path
+from mlanet_lib.cli.options import a_count, a_path, load_predictor, network_options
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.outputs import MARK, check_target
 
@@ -21,6 +21,31 @@ def add_actions(actions: Any) -> None:
     verb.add_argument("paths", nargs="*", type=a_path, metavar="PATH", help="folders or files (default: params.yaml's)")
     verb.add_argument("--json", type=a_path, metavar="OUT", help="everything, with all names")
     verb.set_defaults(run=_check)
+    verb = actions.add_parser("annotate", help="a folder of photos -> crops and 68 points that a training reads")
+    verb.add_argument("folder", type=a_path, metavar="FOLDER", help="photos, also in the folders below it")
+    verb.add_argument("--out", type=a_path, required=True, metavar="DIR/labels.npz", help="images.zip goes beside it")
+    verb.add_argument("--points", choices=("auto", "dlib", "network"), default="auto", help="what finds the 68 points")
+    verb.add_argument("--size", type=a_count, default=256, metavar="PX", help="largest side of a crop (default: 256)")
+    network_options(verb)
+    verb.set_defaults(run=_annotate)
+
+
+def _annotate(options: argparse.Namespace) -> None:
+    from mlanet_lib.data.annotate import annotate
+    from mlanet_lib.predictor.annotator import INSTALL, RESEARCH, DlibPoints, FaceAnnotator
+
+    points = None if options.points == "network" else DlibPoints.load()
+    if options.points == "dlib" and points is None:
+        raise UserError(f"dlib's 68-point predictor is not installed: {INSTALL}")
+    annotator = FaceAnnotator(load_predictor(options), points, options.size)
+    said = RESEARCH if points else f"the network's own points are taken; dlib's, of people's labels: {INSTALL}"
+    print(f"note: {said}", file=sys.stderr)
+    counts = annotate(options.folder, options.out, annotator, sys.stderr.isatty())
+    print(
+        f"{counts.faces:,} faces of {counts.photos:,} photos ({counts.left_out:,} without one) -> {options.out}, "
+        f"{options.out.with_name('images.zip')}\ndata.sources: {{layout: crops, path: {options.out.parent}, "
+        f"points: {annotator.definition}}}"
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

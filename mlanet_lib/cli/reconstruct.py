@@ -2,22 +2,21 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from mlanet_lib.cli import options as cli_options
-from mlanet_lib.cli.options import a_path, network_options
-from mlanet_lib.errors import UserError, one_line, printable
+from mlanet_lib.cli.options import a_count, a_path, network_options
+from mlanet_lib.errors import UserError, line_of
 from mlanet_lib.files.atomic import check_writable
 from mlanet_lib.files.outputs import Task, check_text, is_own, may_replace, others_in, plan
 
 if TYPE_CHECKING:
+    from mlanet_lib.predictor.bulk import Settings
     from mlanet_lib.predictor.predictor import Predictor
-
-SQUARE = 1.05
-"""How many times as long as its shorter side a crop's longer one may be: some crops lose a row at a picture's edge."""
 
 
 def add_options(verb: ArgumentParser) -> None:
@@ -29,6 +28,7 @@ def add_options(verb: ArgumentParser) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace files in DIR that mlanet did not write, too")
     verb.add_argument("--video", action="store_true", help="files are videos, folders the numbered frames of one")
     verb.add_argument("--fps", type=float, metavar="F", help="of the clips (default: a video's own, a folder's 25)")
+    verb.add_argument("--jobs", type=a_count, metavar="N", help="photos in N processes, but for those that are done")
     network_options(verb)
     verb.set_defaults(run=reconstruct)
 
@@ -38,6 +38,8 @@ def reconstruct(options: Namespace) -> int:
     photos, clips, wrong = split(options)
     check_writable(options.out)
     tasks = plan(photos, clips, options.out, options.overwrite)
+    if options.jobs:
+        return _in_processes(tasks, options, wrong)
     if tasks:
         predictor = cli_options.load_predictor(options)
     for path, error in wrong:
@@ -45,51 +47,56 @@ def reconstruct(options: Namespace) -> int:
     failed = len(wrong)
     for task in tqdm(tasks, unit="file", disable=len(photos) < 2 or not sys.stderr.isatty()):
         try:
-            check_text(task.source)
-            if is_own(task.source):
-                raise UserError(f"{task.source}: mlanet wrote this, it is no {'clip' if task.clip else 'photo'}")
-            (_clip if task.clip else _photo)(task, predictor, options)
+            if task.clip:
+                _clip(task, predictor, options)
+            else:
+                _photo(task, predictor, options)
         except Exception as error:  # the others still get their files
             _say_of(task.source, error)
             failed += 1
     return 2 if failed else 0
 
 
+def _in_processes(tasks: Sequence[Task], options: Namespace, wrong: Sequence[tuple[Path, Exception]]) -> int:
+    """Photos in `options.jobs` processes; what is done already is skipped."""
+    from mlanet_lib.predictor import bulk
+
+    for path, error in wrong:
+        _say_of(path, error)
+    failed, done, written = len(wrong), 0, 0
+    found = bulk.run(tasks, _settings(options), options.jobs) if tasks else iter(())
+    for outcome in tqdm(found, total=len(tasks), unit="photo", disable=not sys.stderr.isatty()):
+        for line in outcome.said:
+            tqdm.write(line)
+        for line in outcome.notes:
+            tqdm.write(line, file=sys.stderr)
+        if outcome.error:
+            tqdm.write(f"mlanet: {outcome.error}", file=sys.stderr)
+        failed, done, written = failed + bool(outcome.error), done + outcome.skipped, written + outcome.faces
+    print(f"{written:,} faces written, {done:,} photos were done already, {failed:,} failed")
+    return 2 if failed else 0
+
+
 def _say_of(path: Path, error: Exception) -> None:
-    text = one_line(error)
-    named = printable(str(path))
-    tqdm.write(f"mlanet: {text if named in text else f'{named}: {text}'}", file=sys.stderr)
+    tqdm.write(f"mlanet: {line_of(path, error)}", file=sys.stderr)
+
+
+def _settings(options: Namespace) -> "Settings":
+    from mlanet_lib.predictor.bulk import Settings
+
+    names = ("texture", "cropped", "overwrite", "weights", "mirrored", "device", "backend")
+    return Settings(str(options.out), **{name: getattr(options, name) for name in names})
 
 
 def _photo(task: Task, predictor: "Predictor", options: Namespace) -> None:
     """One photo to the files of its faces in `options.out`, and a line about each."""
-    from mlanet_lib.drawing.textures import albedo_texture, photo_texture
-    from mlanet_lib.files.pictures import read_reduced
-    from mlanet_lib.geometry.crops import Box
-    from mlanet_lib.predictor.mesh_files import write_face
+    from mlanet_lib.predictor.bulk import one_photo
 
-    photo = task.source
-    image, reduced, size = read_reduced(photo)
-    height, width = image.shape[:2]
-    if options.cropped and max(width, height) > SQUARE * min(width, height):
-        raise UserError(f"{photo}: {width}x{height} pixels are no face crop, which is square: cut one, or no --cropped")
-    faces = predictor.faces(image, [Box(0, 0, width, height)] if options.cropped else None)
-    if not faces:
-        raise UserError(f"{photo}: no face found")
-    if reduced > 1:
-        tqdm.write(f"note: {photo.name} is read at 1/{reduced} of its size", file=sys.stderr)
-    for number, face in enumerate(faces):
-        stem = f"{task.name}_{number}"
-        if options.texture == "photo":
-            texture = photo_texture(predictor.model, face.parameters, predictor.sharp_crop(image, face))
-        else:
-            texture = albedo_texture(predictor.model, face.parameters, backend=options.backend)
-        record = {"photo": photo.name, "photo_size": list(size), **predictor.record(face.enlarged(reduced))}
-        overlay, judge = predictor.overlay(image, face, options.backend), None if options.overwrite else may_replace
-        write_face(options.out, stem, predictor.model, face.parameters, record, overlay, texture, judge)
-        pose = ", ".join(f"{axis} {value:+.0f}°" for axis, value in face.pose_degrees.items())
-        score = "not measured" if face.score is None else f"{face.score:.2f}"
-        tqdm.write(f"{photo.name}: face {number} -> {options.out / stem}.glb .obj .png .json ({pose}, score {score})")
+    outcome = one_photo(task, predictor, _settings(options))
+    for line in outcome.notes:
+        tqdm.write(line, file=sys.stderr)
+    for line in outcome.said:
+        tqdm.write(line)
 
 
 def split(options: Namespace) -> tuple[list[Path], list[Path], list[tuple[Path, Exception]]]:
@@ -113,6 +120,8 @@ def split(options: Namespace) -> tuple[list[Path], list[Path], list[tuple[Path, 
             wrong.append((path, error))
     if clips and (options.cropped or options.texture == "photo"):
         raise UserError(f"--cropped and --texture are for photos, and {clips[0]} is a clip")
+    if clips and options.jobs:
+        raise UserError(f"--jobs is for photos, and {clips[0]} is a clip")
     if options.fps is not None and not clips:
         raise UserError("--fps is for clips: a video, or --video with a folder of numbered frames")
     return photos, clips, wrong
@@ -123,6 +132,9 @@ def _clip(task: Task, predictor: "Predictor", options: Namespace) -> None:
     from mlanet_lib.video.clip import Clip
     from mlanet_lib.video.output import reconstruct_clip
 
+    check_text(task.source)
+    if is_own(task.source):
+        raise UserError(f"{task.source}: mlanet wrote this, it is no clip")
     clip, name = Clip.open(task.source, options.fps), task.name
     judge = None if options.overwrite else may_replace
     faces = reconstruct_clip(clip, predictor, options.out, name, options.backend, judge)

@@ -15,12 +15,12 @@
 Further fields: `names` and `occluded` are for people to look at, `rotation_bfm` (N, 3, 3) is for fits (NaN: unknown).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.points import LABEL_SETS
 from mlanet_lib.files.atomic import atomic_path, together
-from mlanet_lib.files.npz import read_npz
+from mlanet_lib.files.npz import Mapped, map_npy, map_npz, read_npz
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.parameters import FaceParameters
 
@@ -44,6 +44,9 @@ class Kind(IntEnum):
 LABELLED, LANDMARKED, UNLABELLED = Kind
 KINDS = tuple(kind.name.lower() for kind in Kind)
 IMAGES, LABELS = "images.npy", "labels.npz"
+PIECE = 4096
+"""Rows that are looked at together where all of them are."""
+_WHAT = "file of training labels"
 _LANDMARKS: dict[str, tuple[int, ...]] = {"landmarks": (68, 2), "visible": (68,), "confidence": (68,)}
 _SHAPES = _LANDMARKS | {"kind": (), "points_set": (), "person": (), "focal": ()}
 _SHAPES |= {"rotation_bfm": (3, 3), "rotation": (3, 3), "translation": (3,), "lighting": (9, 3)}
@@ -54,18 +57,82 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
     What is missing, unreadable or of another shape or type is a UserError; single numbers are not judged.
     """
+    images = _pictures(folder).arrays[""]
+    labels = read_npz(folder / LABELS, _WHAT)
+    return images, _with_defaults(folder, labels, len(images))
+
+
+class Arrays(NamedTuple):
+    """`read_for`'s result: `images` (N, S, S, 3) uint8 and `labels` by name, both mapped from the disk, read-only; and
+    `release`, which takes the rows that were looked at out of this process's memory."""
+
+    images: np.ndarray
+    labels: dict[str, np.ndarray]
+    release: Callable[[], None]
+
+
+def read_for(folder: Path, model: MorphableModel) -> Arrays:
+    """The arrays with all `FaceParameters`: missing ones, which no row needs, are NaN and the usual focal length.
+
+    Parameters that do not fit the face model, and labels that their rows need and that are not finite, are UserErrors.
+    Memory does not grow with the number of rows, but for fields that are packed in the file.
+    """
+    pictures, fields = _pictures(folder), map_npz(folder / LABELS, _WHAT)
+    images = pictures.arrays[""]
+    labels = _with_defaults(folder, fields.arrays, len(images))
+    sizes = {"identity": (model.n_identity,), "expression": (model.n_expression,), "albedo": (model.n_albedo,)}
+    path, kind = folder / LABELS, labels["kind"]
+    for name in FaceParameters.names():
+        shape = (len(images), *(sizes | _SHAPES)[name])
+        if name not in labels and kind.all():
+            value = np.float32(DEFAULT_FOCAL if name == "focal" else np.nan)
+            labels[name] = np.broadcast_to(value, shape)
+        if name not in labels:
+            raise UserError(f"{path}: no field '{name}'")
+        if labels[name].shape != shape:
+            fits = f"{len(images)} crops and the face model '{model.name}' need {shape}"
+            raise UserError(f"{path}: field '{name}' has shape {labels[name].shape}, but {fits}")
+
+    told = (model.n_identity + model.n_expression,)
+    labels.setdefault("known", np.broadcast_to(np.float32(1), (len(images), *told)))
+    check_rows(path, labels, len(images), {"known": told})
+
+    def release() -> None:
+        pictures.release()
+        fields.release()
+
+    for start in range(0, len(images), PIECE):
+        _check_finite(path, {name: value[start : start + PIECE] for name, value in labels.items()})
+        release()
+    return Arrays(images, labels, release)
+
+
+def _check_finite(path: Path, labels: Mapping[str, np.ndarray]) -> None:
+    """UserError unless the labels that their rows need are finite."""
+    for name in (*_LANDMARKS, *(name for name in FaceParameters.names() if name not in ("albedo", "lighting"))):
+        needed = labels["kind"] <= (LANDMARKED if name in _LANDMARKS else LABELLED)
+        if not np.isfinite(labels[name][needed]).all():
+            raise UserError(f"{path}: field '{name}' holds numbers that are not finite")
+
+
+def _pictures(folder: Path) -> Mapped:
     path = folder / IMAGES
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = map_npy(path)
     except FileNotFoundError as error:
         raise UserError(f"training data not found: {path}") from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable array ({error})") from error
+    images = mapped.arrays[""]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
         raise UserError(f"{path}: not uint8 (N, S, S, 3) but {images.dtype} {images.shape}")
-    path, count = folder / LABELS, len(images)
-    labels = read_npz(path, "file of training labels")
-    labels.setdefault("confidence", np.ones((count, 68), np.float32))
+    return mapped
+
+
+def _with_defaults(folder: Path, labels: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The labels with confidence and points_set put in; a UserError where a field is wrong."""
+    path = folder / LABELS
+    labels.setdefault("confidence", np.broadcast_to(np.float32(1), (count, 68)))
     labels.setdefault("points_set", np.zeros(count, np.int64))
     labels.setdefault("person", np.full(count, -1))
     for name in ("kind", "landmarks", "visible"):
@@ -76,35 +143,7 @@ def read(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     if not np.isin(labels["points_set"], range(len(LABEL_SETS))).all():
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(LABEL_SETS))
         raise UserError(f"{path}: field 'points_set' holds other numbers than {known}")
-    return images, labels
-
-
-def read_for(folder: Path, model: MorphableModel) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The result of `read` with all `FaceParameters`: missing ones, which no row needs, are NaN and the usual focal
-    length.
-
-    Parameters that do not fit the face model, and labels that their rows need and that are not finite, are UserErrors.
-    """
-    images, labels = read(folder)
-    sizes = {"identity": (model.n_identity,), "expression": (model.n_expression,), "albedo": (model.n_albedo,)}
-    path, kind = folder / LABELS, labels["kind"]
-    for name in FaceParameters.names():
-        shape = (len(images), *(sizes | _SHAPES)[name])
-        if name not in labels and kind.all():
-            labels[name] = np.full(shape, DEFAULT_FOCAL if name == "focal" else np.nan, np.float32)
-        if name not in labels:
-            raise UserError(f"{path}: no field '{name}'")
-        if labels[name].shape != shape:
-            fits = f"{len(images)} crops and the face model '{model.name}' need {shape}"
-            raise UserError(f"{path}: field '{name}' has shape {labels[name].shape}, but {fits}")
-    told = (len(images), model.n_identity + model.n_expression)
-    labels.setdefault("known", np.ones(told, np.float32))
-    check_rows(path, labels, len(images), {"known": told[1:]})
-    for name in (*_LANDMARKS, *(name for name in FaceParameters.names() if name not in ("albedo", "lighting"))):
-        needed = kind <= (LANDMARKED if name in _LANDMARKS else LABELLED)
-        if not np.isfinite(labels[name][needed]).all():
-            raise UserError(f"{path}: field '{name}' holds numbers that are not finite")
-    return images, labels
+    return labels
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What `mlanet reconstruct` writes: file names are planned before anything is written, and mlanet knows its own files.
 
-Every file carries a mark (`MARK`) that mlanet wrote it: OBJ, MTL, JSON, GLB and PNG near their beginning, MP4 at its
-end; a clip's table is known by its first line. So files can be moved, and files without the mark, also those of older
-versions, are never replaced unless the user asks for it.
+Every file carries a mark (`MARK`) that mlanet wrote it: OBJ, MTL, JSON, GLB and PNG near their beginning, MP4 and ZIP
+at their end; a clip's table is known by its first line. So files can be moved, and files without the mark, also those
+of older versions, are never replaced unless the user asks for it.
 """
 
 import os
@@ -31,8 +31,9 @@ def is_own(path: str | Path) -> bool:
         if path.is_symlink() or not path.is_file():
             return False
         if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:  # a face model's fields
-                return {"format.npy", "mean.npy", "faces.npy"} <= set(archive.namelist())
+            with zipfile.ZipFile(path) as archive:  # marked, or a face model's fields
+                fields = set(archive.namelist())
+                return archive.comment == MARK.encode() or {"format.npy", "mean.npy", "faces.npy"} <= fields
         if path.suffix in (".onnx", ".pt2"):
             return MARK.encode() in path.read_bytes()
         with path.open("rb") as file:
@@ -42,6 +43,12 @@ def is_own(path: str | Path) -> bool:
     except (OSError, zipfile.BadZipFile):  # what cannot be read was not written here
         return False
     return MARK.encode() in beginning or MARK.encode() in end or beginning.startswith(TABLE_HEADER.encode())
+
+
+def mark_zip(path: Path) -> None:
+    """Put the mark that mlanet wrote it into a zip or an `.npz`, as the archive's comment."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = MARK.encode()
 
 
 def may_replace(path: Path) -> bool:

@@ -181,14 +181,56 @@ class Predictor:
         faces = self._faces(found, crops, images, *photo.shape[:2])
         return faces if reduced == 1 else [face.enlarged(reduced) for face in faces]
 
+    def faces_of(self, photos: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]] | None = None) -> list[list[Face]]:
+        """`faces` of several photos, (H,W,3) uint8 each: all their crops go through the network together.
+
+        boxes: for each photo its crops, as there.
+        """
+        none = np.full((5, 2), np.nan)
+        if boxes is None:
+            found = [self.detector.detect(photo) for photo in photos]
+            crops = [[Box(*face.crop()) for face in few] for few in found]
+        else:
+            crops = [list(few) for few in boxes]
+            found = [[Detection(np.array(box, float), np.nan, none) for box in few] for few in crops]
+        turned = [
+            {turns: np.ascontiguousarray(np.rot90(photo, turns)) for turns in {face.turns for face in few}}
+            for photo, few in zip(photos, found, strict=True)
+        ]
+        ends = np.cumsum([len(few) for few in found]).tolist()
+        parts = [slice(end - len(few), end) for end, few in zip(ends, found, strict=True)]
+
+        def cut() -> np.ndarray:
+            cuts = [self._crop_images(*one) for one in zip(turned, found, crops, strict=True) if one[1]]
+            return np.concatenate(cuts)
+
+        if not any(found):
+            return [[] for _ in photos]
+        if boxes is None:
+            first = self.predict_crops(cut())
+            points = self._points.landmarks(self._points.turned(first), first).numpy()
+            crops = [second_look(points[part], few) for part, few in zip(parts, crops, strict=True)]
+        images = cut()
+        parameters = self.predict_crops(images)
+        return [
+            self._faces(few, own, images[part], photo.shape[0], photo.shape[1], parameters[part]) if few else []
+            for few, own, part, photo in zip(found, crops, parts, photos, strict=True)
+        ]
+
     def _crop_images(self, turned: dict[int, np.ndarray], found: list[Detection], crops: list[Box]) -> np.ndarray:
         size = self.image_size
         return np.stack([crop_image(turned[f.turns], crop, size) for f, crop in zip(found, crops, strict=True)])
 
     def _faces(
-        self, found: list[Detection], crops: list[Box], images: np.ndarray, height: int, width: int
+        self,
+        found: list[Detection],
+        crops: list[Box],
+        images: np.ndarray,
+        height: int,
+        width: int,
+        parameters: FaceParameters | None = None,
     ) -> list[Face]:
-        parameters = self.predict_crops(images)
+        parameters = self.predict_crops(images) if parameters is None else parameters
         points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
         quarter = euler_to_matrix(torch.tensor([[0.0, 0.0, 90.0 * detection.turns] for detection in found]))

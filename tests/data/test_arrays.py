@@ -29,7 +29,10 @@ def test_what_is_written_is_read(tmp_path, toy_model):
     images, fields = arrays.read(write(tmp_path, names=np.array(list("abcdef"))))
     assert np.array_equal(images, IMAGES) and np.array_equal(fields["kind"], labels()["kind"])
     assert (fields["confidence"] == 1).all() and not fields["points_set"].any() and fields["names"][5] == "f"
-    _, fields = arrays.read_for(tmp_path, toy_model)
+    mapped = arrays.read_for(tmp_path, toy_model)
+    fields = mapped.labels
+    assert np.array_equal(mapped.images, IMAGES) and not mapped.images.flags.writeable
+    assert not fields["landmarks"].flags.owndata and fields["identity"].strides == (0, 0)  # neither is in memory
     assert fields["identity"].shape == (COUNT, toy_model.n_identity) and np.isnan(fields["identity"]).all()
     assert (fields["focal"] == 4.5).all() and set(FaceParameters.names()) < set(fields)
     arrays.write_labels(tmp_path, labels(kind=np.ones(COUNT, int)))

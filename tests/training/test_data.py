@@ -1,12 +1,17 @@
 """The arrays of a split, and the order in which they are visited."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from toy_data import write_toy_split
 from toy_model import with_ibug
+from toy_training import NETWORK, QUICK, run, same, weights
 
 from mlanet_lib.errors import UserError
+from mlanet_lib.training import data as module
 from mlanet_lib.training.data import TrainingData, visiting_order
 
 
@@ -40,7 +45,7 @@ def test_kinds_can_be_left_out_and_pictures_resized(split, toy_model):
     data = TrainingData(split, toy_model, 16, kinds=("labelled",))
     assert len(data) == 6 and data.images.shape == (6, 16, 16, 3) and not data.kind.any()
     full = TrainingData(split, toy_model, 32, kinds=("labelled",))
-    assert abs(data.images.float().mean() - full.images.float().mean()) < 1
+    assert abs(data.images[:].float().mean() - full.images[:].float().mean()) < 1
 
 
 def test_labels_can_be_kept_for_a_share(split, toy_model):
@@ -162,3 +167,67 @@ def test_the_constant_baselines_pose_is_that_of_bfms_frame(split, toy_model):
     plain = TrainingData(split, toy_model, 32).constant()["pose_degrees"]
     turned = TrainingData(split, with_ibug(toy_model, (10.0, 0.0, 0.0)), 32).constant()["pose_degrees"]
     assert turned[0] - plain[0] == pytest.approx(10, abs=2)
+
+
+def test_pictures_are_looked_at_by_rows(split, toy_model):
+    pictures, whole = TrainingData(split, toy_model, 32).images, np.load(split / "images.npy")
+    assert len(pictures) == 12 and np.array_equal(pictures[3].numpy(), whole[3])
+    assert np.array_equal(pictures[-2:].numpy(), whole[-2:])
+    assert np.array_equal(pictures[torch.tensor([7, 1])].numpy(), whole[[7, 1]])
+    assert np.array_equal(pictures[[7, 1]].numpy(), whole[[7, 1]]) and np.array_equal(pictures[np.int64(5)], whole[5])
+
+
+def test_a_batch_is_the_same_from_the_disk_and_from_the_device(split, toy_model, tmp_path, monkeypatch):
+    """What a GPU holds, tried on the CPU: the same bits, resized ones too, in whatever order they are asked for."""
+    rewrite(split, tmp_path / "a")
+    rewrite(split, tmp_path / "b", kind=np.full(12, 2))
+    rewrite(split, tmp_path / "c", kind=np.full(12, 1))
+    read = TrainingData(tmp_path, toy_model, 20, ("labelled", "landmarked"), labelled_share=0.5)
+    asked = []
+    monkeypatch.setattr(module, "_fits", lambda device, size: asked.append(size) or True)
+    held = TrainingData(tmp_path, toy_model, 20, ("labelled", "landmarked"), labelled_share=0.5)
+    assert held._held and not read._held and len(read) == 18
+    assert asked == [18 * (3 * 20**2 + 4 * sum(v[0].numel() for v in held._held[1].values()))]
+    for rows in torch.randperm(18, generator=torch.Generator().manual_seed(0)).split(5):
+        one, other = read.batch(rows), held.batch(rows)
+        assert torch.equal(one.images, other.images) and torch.equal(one.confidence, other.confidence)
+        for name, value in one.parameters.as_tensors().items():
+            assert torch.equal(value, other.parameters.as_tensors()[name])
+    assert torch.equal(read.labels["landmarks"], held.labels["landmarks"]) and read.constant() == held.constant()
+
+
+def test_a_training_ends_with_the_same_bits_from_the_disk_and_from_the_device(split, toy_model, tmp_path, monkeypatch):
+    read = run(toy_model, (split, split), tmp_path / "read", QUICK, NETWORK, max_steps=3)
+    monkeypatch.setattr(module, "_fits", lambda device, size: True)
+    held = run(toy_model, (split, split), tmp_path / "held", QUICK, NETWORK, max_steps=3)
+    assert same(weights(read.last_path), weights(held.last_path))
+
+
+def test_files_that_are_replaced_meanwhile_are_not_followed(split, toy_model, tmp_path):
+    data = TrainingData(rewrite(split, tmp_path / "mine"), toy_model, 32)
+    before = data.batch(torch.arange(12))
+    other = write_toy_split(toy_model, tmp_path / "other", 12, seed=5)
+    for name in ("images.npy", "labels.npz"):
+        (other / name).replace(tmp_path / "mine" / name)
+    after = data.batch(torch.arange(12))
+    assert torch.equal(before.images, after.images) and torch.equal(before.landmarks, after.landmarks)
+
+
+def test_what_was_read_is_given_back(toy_model, tmp_path):
+    """This process's memory after all rows were read once: less than a quarter of the pictures more."""
+
+    def resident():
+        return int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+    folder = write_toy_split(toy_model, tmp_path, 12)
+    labels = {
+        name: np.resize(value, (3000, *value.shape[1:])) for name, value in np.load(folder / "labels.npz").items()
+    }
+    np.save(folder / "images.npy", np.zeros((3000, 96, 96, 3), np.uint8))  # 83 MB
+    np.savez(folder / "labels.npz", **labels)
+    data = TrainingData(folder, toy_model, 96)
+    data.batch(torch.arange(64))
+    before = resident()
+    for rows in torch.randperm(3000).split(64):
+        data.batch(rows)
+    assert resident() - before < 20e6

@@ -6,7 +6,6 @@ import torch
 from paths import ROOT
 from toy_data import write_toy_split
 
-from mlanet_lib import limits
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.project import parse_yaml
 from mlanet_lib.network import NetworkConfig
@@ -14,7 +13,6 @@ from mlanet_lib.study.params import parse_params
 from mlanet_lib.study.profiles import profile_names, profile_text
 from mlanet_lib.training import memory
 from mlanet_lib.training.config import Job, TrainConfig
-from mlanet_lib.training.data import TrainingData
 from mlanet_lib.training.loop import fit
 from mlanet_lib.training.memory import check_training, picture_bytes
 
@@ -74,6 +72,3 @@ def test_a_training_is_refused_before_it_writes_anything(toy_model, tmp_path, mo
     with pytest.raises(UserError, match=r"train.batch_size 100000 \(8 here\) at network.image_size 32 needs about"):
         fit(Job(config, network, toy_model, train, validation, tmp_path / "out"), progress=False)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(limits, "memory", lambda: 8e9)
-    with pytest.raises(UserError, match=r"8 training pictures at network.image_size 100000 needs about 240 GB"):
-        TrainingData(train, toy_model, 100_000)

@@ -243,6 +243,36 @@ def test_stopped_and_resumed(alone, together, model, folders, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_begin_with_the_weights_of_a_file(alone, model, folders, tmp_path):
+    """As one process does; only the main one reads the file, and the others get its weights."""
+    begun = dataclasses.replace(NETWORK, start=str(alone.last_path))
+    results = []
+    for processes in (1, 2):
+        plain = job(model, folders, tmp_path / str(processes), processes=processes, steps=6, validate_every=2)
+        results.append(fit_in_processes(dataclasses.replace(plain, network=begun), device="cpu"))
+    for here, there in zip(*(result.history for result in results), strict=True):
+        assert there == pytest.approx(here, rel=1e-5, abs=1e-6)
+    fresh = job(model, folders, tmp_path / "fresh", processes=1, steps=6, validate_every=2)
+    begin = fit_in_processes(fresh, device="cpu").history[0]
+    assert abs(results[1].history[0]["val_nme"] / begin["val_nme"] - 1) > 1e-3
+    metadata = checkpoint.read(results[1].last_path)[1]
+    assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 20)"
+    assert (
+        metadata["fingerprint"]["start_file"] == checkpoint.read(results[0].last_path)[1]["fingerprint"]["start_file"]
+    )
+
+
+def test_a_job_goes_whole_to_the_processes(model, folders, tmp_path):
+    begun = dataclasses.replace(NETWORK, start="some/file.safetensors")
+    sent = dataclasses.replace(job(model, folders, tmp_path / "out"), network=begun)
+    launch._write_job(tmp_path, sent, {"resume": None})
+    found, options = launch._read_job(tmp_path)
+    assert dataclasses.asdict(found.network) == dataclasses.asdict(begun) and found.train == sent.train
+    assert (found.train_folder, found.out_folder, found.seed) == (sent.train_folder, sent.out_folder, 3)
+    assert found.model.fingerprint == model.fingerprint and options == {"resume": None}
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all_with_one_line_and_code_2(model, folders, tmp_path):
     """The square of such a label is too large for a float32."""
     for folder in folders:

@@ -4,11 +4,15 @@ Fields of `labels.npz`, one row a picture: `names` (N,), the members of the zip;
 relative depth, larger is nearer, or (N, 68, 2): points 0-16 then follow the contour of the face in the picture;
 where it has them `landmarks21` (N, 21, 2) with `visible21` (N, 21), `yaw_degrees` (N,) and `agreement` (N,).
 
-From where the pixels are counted is not written down. Half a pixel of 120 is 0.6 % of a face, so it was measured, in x,
-where many faces must be symmetric on average. The table shows by how much a label exceeds the true place (first centre
-at 0.5): (a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of AFLW and 2,500
-YouTube Faces frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal pictures laid upon
-each other.
+A file may say itself what else is assumed: `definition`, whose definition the 68 points follow (one of `LABEL_SETS`);
+`first_pixel`, the first pixel's centre; `confidence` (N, 68), the weights of the points, those of the jaw among them.
+`data.annotate` writes such files.
+
+From where the pixels are counted is mostly not written down. Half a pixel of 120 is 0.6 % of a face, so it was
+measured, in x, where many faces must be symmetric on average. The table shows by how much a label exceeds the true
+place (first centre at 0.5): (a) against YuNet's points averaged with those of the mirrored picture, over 3,596 crops of
+AFLW and 2,500 YouTube Faces frames; (b) against the axis of symmetry of the mean of 5,000 and 2,133 near-frontal
+pictures laid upon each other.
 
 | field | (a) px | (b) px | taken as | expected |
 |---|---|---|---|---|
@@ -40,7 +44,7 @@ import numpy as np
 from mlanet_lib.data.arrays import check_rows
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.errors import UserError
-from mlanet_lib.face_model.points import JAW
+from mlanet_lib.face_model.points import JAW, LABEL_SETS
 from mlanet_lib.files.atomic import check_name
 from mlanet_lib.files.folders import once
 from mlanet_lib.files.npz import read_npz
@@ -68,12 +72,13 @@ _IBUG_SHAPES = {"landmarks68": (68, 2), "spread": (68,), "disagreement": ()}
 _SHAPES = {"landmarks21": (21, 2), "yaw_degrees": (), "agreement": ()}
 
 
-def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float = DISAGREEMENT) -> list[Sample]:
+def read_archive(folder: str | Path, points: str | None = None, disagreement: float = DISAGREEMENT) -> list[Sample]:
     """The samples of a folder, in the order of `names`. `Sample.image` reads a picture, from any thread or process.
 
-    points: the definition of the points that is asked for, "3ddfa" or "ibug". The second are those of
-    `labels_ibug68.npz`, where it is there: see `_with_ibug`; without it those of `labels.npz`, which must then be 2D
-    points, since points with depth are 3DDFA's (UserError).
+    points: the definition of the points that is asked for, "3ddfa" or "ibug"; None: whatever `labels.npz` holds. The
+    second are those of `labels_ibug68.npz`, where it is there: see `_with_ibug`; without it those of `labels.npz`,
+    which must then be 2D points, since points with depth are 3DDFA's. A file that says another definition than is asked
+    for is a UserError.
 
     A file that is missing or damaged; a field that is missing, pickled, too large, of a wrong shape or type, or of
     another number of rows; a name that is there twice, also with two endings (a.jpg and a.png), or not in the zip; a
@@ -91,9 +96,13 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
     once(map(PurePosixPath, names), f"{folder / 'labels.npz'}: field 'names'")  # names of members: none is empty
     depth = labels["landmarks68"].shape[2] == 3
     landmarks = labels["landmarks68"][..., :2].astype(np.float64)
-    columns = {"landmarks": from_index(landmarks, ZERO_BASED if depth else ONE_BASED)}
+    first = float(labels["first_pixel"]) if "first_pixel" in labels else ZERO_BASED if depth else ONE_BASED
+    columns = {"landmarks": from_index(landmarks, first)}
     if depth:
         columns["nearness"] = -labels["landmarks68"][..., 2].astype(np.float64)
+    if "confidence" in labels:
+        columns["confidence"] = labels["confidence"].astype(np.float64)
+    elif depth:
         columns["confidence"] = _of_modes(folder, names, disagreement)
     else:
         columns["confidence"] = np.tile(np.where(np.arange(68) < JAW, 0.0, 1.0), (count, 1))
@@ -113,6 +122,9 @@ def read_archive(folder: str | Path, points: str = "3ddfa", disagreement: float 
     ]
     if points == "ibug" and (folder / IBUG_LABELS).is_file():
         return _with_ibug(samples, folder / IBUG_LABELS, disagreement)
+    said = str(labels["definition"]) if "definition" in labels else points
+    if points is not None and said != points:
+        raise UserError(f"{folder / 'labels.npz'}: its points follow {said}'s definition: set points: {said}")
     if points == "ibug" and depth:
         raise UserError(f"{folder}: no {IBUG_LABELS}, and labels.npz holds 3DDFA's points (points with depth)")
     return samples
@@ -143,13 +155,22 @@ def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[S
     """
     points, spread, differ = read_ibug(path, [sample.name for sample in samples])
     known = np.isfinite(points).all((1, 2)) & np.isfinite(spread).all(1) & (differ <= disagreement)
+    straight = np.array([_yaw(sample) <= TURNED for sample in samples])
+    worth = confidence(points, spread, straight)
+    rows = np.flatnonzero(known).tolist()
+    return [replace(samples[k], landmarks=points[k], nearness=None, confidence=worth[k]) for k in rows]
+
+
+def confidence(points: np.ndarray, spread: np.ndarray, straight: np.ndarray) -> np.ndarray:
+    """(N, 68) weights of estimated points (N, 68, 2) and their spread (N, 68), both px: the formula of `_with_ibug`.
+
+    straight: (N,) bool, heads whose jaw is believed as far as the other points.
+    """
     size = np.sqrt(np.ptp(points, axis=1).prod(1))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # of rows without points
-        confidence = 1 / (1 + (spread / (SPREAD * size)) ** 2)
-    straight = np.array([_yaw(sample) <= TURNED for sample in samples])
-    confidence[:, :JAW] = np.minimum(confidence[:, :JAW], np.where(straight, 1.0, CONTOUR_JAW)[:, None])
-    rows = np.flatnonzero(known).tolist()
-    return [replace(samples[k], landmarks=points[k], nearness=None, confidence=confidence[k]) for k in rows]
+        worth = 1 / (1 + (spread / (SPREAD * size)) ** 2)
+    worth[:, :JAW] = np.minimum(worth[:, :JAW], np.where(straight, 1.0, CONTOUR_JAW)[:, None])
+    return worth
 
 
 def read_ibug(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -208,7 +229,20 @@ def _read_labels(path: Path) -> dict[str, np.ndarray]:
     depth = fields["landmarks68"].shape[2:] == (3,)
     check_rows(path, fields, count, {"landmarks68": (68, 3 if depth else 2), **_SHAPES}, "fiu")
     check_rows(path, fields, count, {"visible21": (21,)}, "b")
+    check_rows(path, fields, count, {"confidence": (68,)}, "fiu")
+    _check_said(path, fields)
     return fields
+
+
+def _check_said(path: Path, fields: dict[str, np.ndarray]) -> None:
+    """UserError unless what the file says of its points, where it does, is one known word and one number."""
+    if (said := fields.get("definition")) is not None and (
+        said.ndim or said.dtype.kind != "U" or said not in LABEL_SETS
+    ):
+        raise UserError(f"{path}: field 'definition' is not one of {', '.join(LABEL_SETS)}")
+    first = fields.get("first_pixel")
+    if first is not None and (first.ndim or first.dtype.kind not in "fiu" or not 0 <= first <= 1):
+        raise UserError(f"{path}: field 'first_pixel' is not one number from 0 to 1")
 
 
 class Pictures:

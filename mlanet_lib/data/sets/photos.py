@@ -33,6 +33,23 @@ class Detector(Protocol):
     def detect(self, photo: np.ndarray, /) -> Sequence[Detection]: ...
 
 
+def photos_in(folder: Path) -> list[Path]:
+    """The pictures of a folder and its subfolders, by path; those that mlanet wrote are left out, counted on stderr.
+
+    A folder that is not there or holds no photo, or two of one name, is a UserError.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    found = folders.listed(folder, deep=True)
+    paths = [path for path in found if not is_own(path)]
+    if ours := len(found) - len(paths):
+        print(f"note: {folder}: {ours} pictures that mlanet wrote are left out", file=sys.stderr)
+    if not paths:
+        raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
+    folders.once(paths, str(folder))
+    return paths
+
+
 def read_folder(folder: str | Path, detector: Detector) -> list[Sample]:
     """The faces in the photos of a folder and its subfolders, by path, the largest of a photo first; no labels.
 
@@ -44,15 +61,7 @@ def read_folder(folder: str | Path, detector: Detector) -> list[Sample]:
     face is found, is a UserError.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    found = folders.listed(folder, deep=True)
-    paths = [path for path in found if not is_own(path)]
-    if ours := len(found) - len(paths):
-        print(f"note: {folder}: {ours} pictures that mlanet wrote are left out", file=sys.stderr)
-    if not paths:
-        raise UserError(f"{folder}: no pictures ({', '.join(PICTURES)})")
-    folders.once(paths, str(folder))
+    paths = photos_in(folder)
     samples, empty, broken = [], [], []
     for path in paths:
         try:

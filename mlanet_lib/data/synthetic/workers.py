@@ -61,11 +61,11 @@ _worker_model: MorphableModel | None = None
 def _start_worker(model: MorphableModel) -> None:
     global _worker_model
     _worker_model = model
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this process when the one that started it is gone; otherwise it would wait for work for ever."""
     if parent := parent_process():
         parent.join()
