@@ -22,6 +22,8 @@ from mlanet_lib.network.mlanet import MLANet, NetworkConfig
 
 FORMAT = "mlanet checkpoint 1"
 _MODULES = ("metrics.py", "parameters.py", "renderer.py")
+FORMER = ("points.weight", "points.bias")
+"""Of networks from before feedback: a head that only their training used."""
 TRAINING_CODE = (*_MODULES, "face_model", "geometry", "network", "rasterizer", "training")
 """What a training's result depends on: a checkpoint of other code is not resumed."""
 
@@ -61,7 +63,7 @@ def load_network(path: str | Path, model: MorphableModel, device: str | torch.de
     """
     tensors, metadata = read(path)
     check_face_model(path, metadata, model)
-    weights = network_weights(tensors)
+    weights = {name: value for name, value in network_weights(tensors).items() if name not in FORMER}
     config = _config(path, metadata, weights.get("heads.identity.weight"))
     try:
         network = MLANet(model, config, pretrained=False)

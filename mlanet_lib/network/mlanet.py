@@ -182,9 +182,19 @@ class MLANet(nn.Module):
         In training, if there is feedback, also what its steps saw, (B, steps, 68, 2) in crop sides, of the points of
         `Feedback`: "early", where they were drawn before each step, and "points", where the step says that they are.
         """
+        return self.finish(*self.read(images))
+
+    def read(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The part of `forward` that is read off the pictures: the heads' outputs by group, (B, size), differences from
+        the mean face, all zero at the start; and the levels, fine to coarse, for feedback."""
         levels = self._attended(self._features(images))
         with torch.autocast(images.device.type, enabled=False):
-            found = self.face_parameters(self._heads(levels))
+            return self._heads(levels), levels
+
+    def finish(self, raw: dict[str, Tensor], levels: list[Tensor]) -> dict[str, Tensor]:
+        """The rest of `forward`, from the results of `read`. Of the levels only `fed` are needed."""
+        with torch.autocast(raw["identity"].device.type, enabled=False):
+            found = self.face_parameters(raw)
             early, points = [], []
             for k, step in enumerate(self.feedback, 1):
                 found, drawn, seen = step(self._read_by(k, levels), found)
@@ -195,6 +205,12 @@ class MLANet(nn.Module):
                 outputs |= {"early": torch.stack(early, 1), "points": torch.stack(points, 1)}
         return outputs
 
+    @property
+    def fed(self) -> range:
+        """The numbers of the levels that feedback reads, from the finest, 0, on."""
+        count = len(self.config.levels)
+        return range(min(count, self.config.feedback + 1) if self.config.feedback else 0)
+
     def _read_by(self, step: int, levels: list[Tensor]) -> list[Tensor]:
         """The two levels that a step of feedback reads, or as many as there are: each step finer ones, the last the
         finest."""
@@ -202,7 +218,6 @@ class MLANet(nn.Module):
         return levels[first : first + 2]
 
     def _heads(self, levels: list[Tensor]) -> dict[str, Tensor]:
-        """The heads' scaled outputs by group, (B, size): differences from the mean face, all zero at the start."""
         grids = [F.adaptive_avg_pool2d(level, self.config.pool).flatten(1) for level in levels]
         # without this normalisation a level could shout down another whatever the weights that are reported
         pooled = torch.stack([F.layer_norm(grid.float(), grid.shape[1:]) for grid in grids], 1)

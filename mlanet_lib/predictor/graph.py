@@ -2,7 +2,8 @@
 modules take on a CPU.
 
 torch needs some ten seconds to make such a graph, so it is made when weights are shipped (`weights.ship`). A graph
-holds what `MLANet.forward` computes; it serves every checkpoint of its architecture, which gives it its tensors.
+holds what `MLANet.read` computes, most of the work; it serves every checkpoint of its architecture, which gives it its
+tensors. The steps of feedback, small matrices that no ONNX operator solves, stay torch's.
 """
 
 import dataclasses
@@ -47,8 +48,10 @@ class GraphNetwork:
     def encode(self, images: Tensor) -> FaceParameters:
         """As `MLANet.encode`: images (B, 3, S, S) in [0, 1], S the network's -> the parameters of B faces."""
         outputs = self._session.run(None, {"images": np.ascontiguousarray(images.numpy())})
-        raw = dict(zip(self._network.sizes, map(torch.from_numpy, outputs), strict=True))
-        return self._network.face_parameters(raw)
+        heads = len(self._network.sizes)
+        tensors = [torch.from_numpy(output) for output in outputs]
+        raw = dict(zip(self._network.sizes, tensors[:heads], strict=True))
+        return FaceParameters.from_tensors(self._network.finish(raw, tensors[heads:]))
 
 
 def find_graph(network: MLANet, folders: list[Path]) -> GraphNetwork | None:
@@ -78,15 +81,15 @@ def fingerprint(network: MLANet) -> str:
 
 
 class _Outputs(nn.Module):
-    """The network's outputs as a tuple, in the order of `MLANet.sizes`."""
+    """What `MLANet.read` gives as a tuple: the heads in the order of `MLANet.sizes`, then the levels `MLANet.fed`."""
 
     def __init__(self, network: MLANet):
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        raw = self.network(images)
-        return tuple(raw[name] for name in self.network.sizes)
+        raw, levels = self.network.read(images)
+        return *(raw[name] for name in self.network.sizes), *(levels[k] for k in self.network.fed)
 
 
 def write_graph(network: MLANet, path: Path) -> None:
@@ -103,7 +106,7 @@ def write_graph(network: MLANet, path: Path) -> None:
             strict=False,
         ),
         input_names=["images"],
-        output_names=list(network.sizes),
+        output_names=[*network.sizes, *(f"level {number}" for number in network.fed)],
         opset_version=OPSET,
         dynamic_shapes={"images": {0: "batch"}},
         optimize=False,  # it would fold tensors into others
