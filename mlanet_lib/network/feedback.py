@@ -28,7 +28,7 @@ READ, HIDDEN = 24, 256
 """Numbers that are read at each point, and hidden units behind all points' numbers."""
 OFFSET, SURE = 0.05, 4.0
 """What a head's output is multiplied with to be an offset in crop sides, and the largest |log| weight of a point."""
-RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 1e-5, "expression": 1e-4}
+RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 5e-5, "expression": 5e-4}
 """First ridge of each unknown, crop sides^2 per unit^2 (radians; crop sides and log size; standard deviations;
 activations): about those of the fits that label photos."""
 EXPORT_ROUNDS = 60
