@@ -161,13 +161,13 @@ def prepare(
             part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
             if not part:
                 continue
-            if split == "train":
-                part = part * source.repeat
             if source.labels == "none":
                 part = [replace(s, landmarks=None, box=s.crop()) for s in part]
             packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
             if source.labels in ("fit", "bfm"):
                 add_fits(packed, model, source, part, raw)
+            if split == "train" and source.repeat > 1:
+                arrays.repeat(packed, source.repeat)
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
             row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
             rows.append(row | dict(zip(KINDS, counts, strict=True)))
