@@ -31,6 +31,8 @@ OFFSET, SURE = 0.05, 4.0
 RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 1e-5, "expression": 1e-4}
 """First ridge of each unknown, crop sides^2 per unit^2 (radians; crop sides and log size; standard deviations;
 activations): about those of the fits that label photos."""
+STIFFER = 1e-4
+"""What a matrix that single precision cannot factor gets more of its diagonal, so that no training ends there."""
 LEAF, ROUNDS = 48, 36
 """Of the solution in an exported graph, whose formats hold matrix products alone: the largest block that is inverted by
 Newton's iteration, and its rounds, enough for any matrix that single precision can invert."""
@@ -134,7 +136,10 @@ class _PositiveSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, matrix: Tensor, right: Tensor) -> Tensor:
-        factor = torch.linalg.cholesky(matrix)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed.any():
+            stiffer = matrix + STIFFER * torch.diag_embed(torch.diagonal(matrix, dim1=1, dim2=2))
+            factor = torch.where(failed[:, None, None] > 0, torch.linalg.cholesky_ex(stiffer)[0], factor)
         found = torch.cholesky_solve(right, factor)
         context.save_for_backward(factor, found)
         return found

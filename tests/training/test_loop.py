@@ -184,7 +184,7 @@ def test_the_last_steps_see_weak_augmentation(model, folders, tmp_path, monkeypa
         return augment(batch, strengths, *others)
 
     monkeypatch.setattr(loop, "augment", noted)
-    run(model, folders, tmp_path, dataclasses.replace(QUICK, weak_end=1 / 3))
+    run(model, folders, tmp_path, dataclasses.replace(QUICK, weak_end=0.34))
     assert seen == [QUICK.augment] * 6 + [QUICK.augment.weak()] * 3
     seen.clear()
     run(model, folders, tmp_path / "without", QUICK)
