@@ -129,8 +129,9 @@ def held_out(source: Source, name: str, seed: int) -> bool:
 
 def person(name: str) -> str:
     """Who is in a picture, by its name: the numbered frames of a clip (NAME_12.jpg) and the moods of a portrait
-    (NAME_neutral.jpg, NAME_smiling.jpg) show one person, NAME; any other picture somebody of its own."""
-    return re.sub(r"_(\d+|neutral|smiling)$", "", Path(name).stem)
+    (NAME_neutral.jpg, NAME_smiling.jpg, annotated: NAME_smiling_0.jpg) show one person, NAME; any other picture
+    somebody of its own."""
+    return re.sub(r"(_neutral|_smiling)?(_\d+)?$", "", Path(name).stem)
 
 
 def prepare(
