@@ -19,7 +19,7 @@ from mlanet_lib.data import annotations, arrays, packing
 from mlanet_lib.data.arrays import KINDS, LABELLED, LANDMARKED
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
-from mlanet_lib.data.studio import skin_and_light
+from mlanet_lib.data.studio import FEWEST, skin_and_light
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -79,6 +79,8 @@ class Source:
         for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if self.light == "one" and self.labels not in ("fit", "bfm"):
+            raise UserError(f"light 'one' of a source: only labels fit or bfm say where skin lies, not {self.labels!r}")
         if self.points != "3ddfa" and self.layout != "crops":
             raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
         check_fields(self)
@@ -199,7 +201,7 @@ def add_fits(
 
     The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
     NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
-    lighting stay unknown unless the photos share one light.
+    lighting stay unknown unless the photos share one light, and three or more of them (`studio.FEWEST`) fit.
     """
     images, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
@@ -214,7 +216,7 @@ def add_fits(
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
     unknown = ["albedo", "lighting"]
-    if source.light == "one" and len(chosen):
+    if source.light == "one" and len(chosen) >= FEWEST:
         albedo, lighting = skin_and_light(model, parameters, images[chosen])
         parameters, unknown = parameters.replace(albedo=albedo, lighting=lighting), []
     labels["kind"][chosen] = LABELLED
