@@ -145,7 +145,8 @@ def prepare(
     bfm: str | Path | None = None,
     detector: photos.Detector | None = None,
 ) -> list[dict[str, str | int]]:
-    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
+    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each, of its pictures
+    before any are repeated.
 
     bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
     """
@@ -169,11 +170,11 @@ def prepare(
             packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
             if source.labels in ("fit", "bfm"):
                 add_fits(packed, model, source, part, raw)
-            if split == "train" and source.repeat > 1:
-                arrays.repeat(packed, source.repeat)
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
             row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
             rows.append(row | dict(zip(KINDS, counts, strict=True)))
+            if split == "train" and source.repeat > 1:
+                arrays.repeat(packed, source.repeat)
     return rows
 
 

@@ -147,8 +147,8 @@ class MLANet(nn.Module):
             nn.init.zeros_(head.bias)
 
     def freeze(self, levels: int) -> None:
-        """Keep the backbone up to its first so many levels as it is from now on: weights and batch statistics. Levels are
-        counted by their strides, whichever are read."""
+        """Keep the backbone up to its first so many levels as it is from now on: weights and batch statistics. A level
+        counts whether it is read or not."""
         infos = _all_features(self.config.backbone).get_dicts() if levels else []
         ends = [info["module"] for info in infos if info["reduction"] <= 2 ** (levels + 1)]
         names = [name for name, _ in self.backbone.named_parameters()]

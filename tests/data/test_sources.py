@@ -91,18 +91,17 @@ def test_fits_say_how_much_of_the_shape_they_know(crops, toy_model, tmp_path):
 
 def test_an_epoch_sees_repeated_photos_more_often(crops, toy_model, tmp_path):
     options = {"layout": "crops", "path": str(crops), "labels": "fit", "validation": 0.3}
-    rows = {}
-    for times in (1, 3):
-        for row in prepare({"faces": Source(**options, repeat=times)}, toy_model, tmp_path / str(times), 32):
-            rows[times, row["split"]] = row
-    assert rows[3, "validation"] == rows[1, "validation"]
-    for name in ("pictures", "labelled", "landmarked"):
-        assert rows[3, "train"][name] == 3 * rows[1, "train"][name] > 0
-    assert rows[3, "train"]["broken"] == 0
+    rows = [
+        prepare({"faces": Source(**options, repeat=times)}, toy_model, tmp_path / str(times), 32) for times in (1, 3)
+    ]
+    assert rows[0] == rows[1] and {row["broken"] for row in rows[1]} == {0}  # pictures are counted once
+    held = [len(labels_of(tmp_path / str(times) / "validation" / "faces")["kind"]) for times in (1, 3)]
+    assert held[0] == held[1] > 0
     once, thrice = (labels_of(tmp_path / str(times) / "train" / "faces") for times in (1, 3))
     assert set(once) == set(thrice) > {"known", "person", "rotation_bfm", "identity"}
     for name, value in once.items():
         assert np.array_equal(thrice[name], np.concatenate([value] * 3), equal_nan=value.dtype.kind == "f"), name
+    assert len(np.load(tmp_path / "3" / "train" / "faces" / "images.npy")) == 3 * len(once["kind"])
 
 
 def test_of_photos_in_one_light_skin_and_light_are_known(crops, toy_model, tmp_path, monkeypatch):

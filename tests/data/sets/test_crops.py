@@ -271,7 +271,7 @@ def test_3ddfas_eyes_and_lips_count_less_and_least_beside_ibugs(tmp_path):
 
 def poses(folder, **changes):
     """Writes `pose_3ddfa_v2.npz` of heads turned by -40, 0 and 40 degrees; returns their rotations."""
-    rotation = Rotation.from_euler("y", [-40, 0, 40], degrees=True).as_matrix().astype(np.float32)
+    rotation = Rotation.from_euler("y", [[-40], [0], [40]], degrees=True).as_matrix().astype(np.float32)
     fields = {"names": np.array([f"face{i}.jpg" for i in range(3)]), "rotation": rotation} | changes
     np.savez(folder / crops.POSES, **{name: value for name, value in fields.items() if value is not None})
     return rotation
