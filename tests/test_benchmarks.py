@@ -343,12 +343,15 @@ def test_a_point_stays_on_the_skin(benchmark, face_model):
         assert used.max() < SKIN and np.linalg.norm(mean[used] - mean[start], axis=1).max() <= module.REACH
 
 
-def test_the_crops_that_points_are_placed_by(benchmark, shared_data):
+def test_the_crops_that_points_are_placed_by(benchmark, shared_data, face_model):
     module, folder = benchmark("place_points"), shared_data / "aflw_crops"
     used, others = module.of_3ddfa(folder, ["image69026.jpg"])
-    assert np.bincount(yaw_bin(used.yaw)).tolist() == [1000] * 3 and len(others.yaw) == 1500
-    used, others = module.of_ibug(folder, ["image69026.jpg"])
+    assert np.bincount(yaw_bin(used.yaw)).tolist() == [module.PER_BIN] * 3 and len(others.yaw) == 1500
+    assert (used.weights == 1).all() and used.rotations is None
+    used, others = module.of_ibug(folder, ["image69026.jpg"], face_model)
     assert np.histogram(np.abs(used.yaw), [0, 12.01, 25.01, 40])[0].tolist() == [350, 200, 150]
+    held = matrix_to_euler(torch.from_numpy(used.rotations))[:, 1].numpy()
+    assert np.corrcoef(np.abs(held), np.abs(used.yaw))[0, 1] > 0.9  # as 3DDFA's points of the same photos turn them
     assert np.isfinite(used.points).all() and len(others.yaw) == 500
     turned = np.abs(used.yaw) > 12
     assert (used.weights[turned, :17] == 0.02).all() and (used.weights[~turned] == 1).all()

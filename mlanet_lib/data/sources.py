@@ -19,7 +19,7 @@ from mlanet_lib.data import annotations, arrays, packing
 from mlanet_lib.data.arrays import KINDS, LABELLED, LANDMARKED
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
-from mlanet_lib.data.studio import skin_and_light
+from mlanet_lib.data.studio import FEWEST, skin_and_light
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -79,6 +79,8 @@ class Source:
         for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if self.light == "one" and self.labels not in ("fit", "bfm"):
+            raise UserError(f"light 'one' of a source: only labels fit or bfm say where skin lies, not {self.labels!r}")
         if self.points != "3ddfa" and self.layout != "crops":
             raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
         check_fields(self)
@@ -129,8 +131,9 @@ def held_out(source: Source, name: str, seed: int) -> bool:
 
 def person(name: str) -> str:
     """Who is in a picture, by its name: the numbered frames of a clip (NAME_12.jpg) and the moods of a portrait
-    (NAME_neutral.jpg, NAME_smiling.jpg) show one person, NAME; any other picture somebody of its own."""
-    return re.sub(r"_(\d+|neutral|smiling)$", "", Path(name).stem)
+    (NAME_neutral.jpg, NAME_smiling.jpg, annotated: NAME_smiling_0.jpg) show one person, NAME; any other picture
+    somebody of its own."""
+    return re.sub(r"(_neutral|_smiling)?(_\d+)?$", "", Path(name).stem)
 
 
 def prepare(
@@ -142,7 +145,8 @@ def prepare(
     bfm: str | Path | None = None,
     detector: photos.Detector | None = None,
 ) -> list[dict[str, str | int]]:
-    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
+    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each, of its pictures
+    before any are repeated.
 
     bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
     """
@@ -166,11 +170,11 @@ def prepare(
             packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
             if source.labels in ("fit", "bfm"):
                 add_fits(packed, model, source, part, raw)
-            if split == "train" and source.repeat > 1:
-                arrays.repeat(packed, source.repeat)
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
             row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
             rows.append(row | dict(zip(KINDS, counts, strict=True)))
+            if split == "train" and source.repeat > 1:
+                arrays.repeat(packed, source.repeat)
     return rows
 
 
@@ -198,7 +202,7 @@ def add_fits(
 
     The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
     NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
-    lighting stay unknown unless the photos share one light.
+    lighting stay unknown unless the photos share one light, and three or more of them (`studio.FEWEST`) fit.
     """
     images, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
@@ -213,7 +217,7 @@ def add_fits(
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
     unknown = ["albedo", "lighting"]
-    if source.light == "one" and len(chosen):
+    if source.light == "one" and len(chosen) >= FEWEST:
         albedo, lighting = skin_and_light(model, parameters, images[chosen])
         parameters, unknown = parameters.replace(albedo=albedo, lighting=lighting), []
     labels["kind"][chosen] = LABELLED

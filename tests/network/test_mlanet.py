@@ -175,6 +175,21 @@ def test_other_picture_sizes_work(size, toy_model):
     assert network.encode(torch.rand(1, 3, size, size)).identity.shape == (1, 5)
 
 
+@pytest.mark.parametrize("backbone", ["resnet10t", "efficientnet_lite0"])
+def test_what_is_frozen_does_not_depend_on_the_levels_that_are_read(backbone, toy_model):
+    """Else a variant that reads the last level alone would have its whole backbone frozen."""
+    frozen = {}
+    for levels in ((1, 2, 3, 4), (4,)):
+        network = small_network(toy_model, backbone=backbone, levels=levels)
+        for count in (0, 1, 2):
+            network.requires_grad_(True)
+            network.freeze(count)
+            frozen[levels, count] = [n for n, p in network.backbone.named_parameters() if not p.requires_grad]
+        assert frozen[levels, 0] == [] and 0 < len(frozen[levels, 1]) < len(frozen[levels, 2])
+        assert len(frozen[levels, 2]) < len(list(network.backbone.parameters()))
+    assert [frozen[(1, 2, 3, 4), count] for count in (1, 2)] == [frozen[(4,), count] for count in (1, 2)]
+
+
 def test_a_face_does_not_depend_on_its_batch(toy_model):
     network = small_network(toy_model).eval()
     for head in network.heads.values():
