@@ -319,7 +319,7 @@ def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
     moved[[48, 54], 0] += [-3, 3]
     other = module.placed(face_model, moved)
     points = points_of(other, faces(other, 60, seed=3, size=0.3))
-    found = module.calibrated(face_model, points, ridge=1e-3, rounds=3)
+    found = module.calibrated(face_model, module.Labelled(points, np.zeros(60), np.ones((60, 68)), None))
     before, after, wanted = (landmark_basis(model)[0] for model in (face_model, found, other))
     changed = [18, 25, 48, 54]
     distance = np.linalg.norm(after - wanted, axis=1)
@@ -356,6 +356,7 @@ def test_the_crops_that_points_are_placed_by(benchmark, shared_data, face_model)
     turned = np.abs(used.yaw) > 12
     assert (used.weights[turned, :17] == 0.02).all() and (used.weights[~turned] == 1).all()
     assert (used.weights[:, 17:] == 1).all()
+    assert used.rotations.shape == (700, 3, 3) and others.rotations.shape == (500, 3, 3)
 
 
 def test_the_table_of_points_keeps_what_is_not_made_again(benchmark, tmp_path):
