@@ -311,17 +311,17 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
 
 @pytest.mark.slow
 def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
-    """Labels from a model whose outer brows and mouth corners sit 3 mm off: calibrated, the points are there again."""
+    """Labels from a model whose outer brows sit 3 mm off: calibrated, the points are there again. (Corners of the mouth
+    are not found so: expressions can follow them. Those of iBUG's labels come from the London Set's points.)"""
     module = benchmark("place_points")
     mean, _ = landmark_basis(face_model)
     moved = mean.copy()
     moved[[18, 25], 1] += 3
-    moved[[48, 54], 0] += [-3, 3]
     other = module.placed(face_model, moved)
     points = points_of(other, faces(other, 60, seed=3, size=0.3))
     found = module.calibrated(face_model, module.Labelled(points, np.zeros(60), np.ones((60, 68)), None))
     before, after, wanted = (landmark_basis(model)[0] for model in (face_model, found, other))
-    changed = [18, 25, 48, 54]
+    changed = [18, 25]
     distance = np.linalg.norm(after - wanted, axis=1)
     assert np.linalg.norm(before - wanted, axis=1)[changed].mean() > 2.5
     assert distance[changed].mean() < 1.0
