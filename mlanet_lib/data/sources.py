@@ -34,8 +34,6 @@ from mlanet_lib.renderer import landmarks_visible
 
 LABELS = ("none", "landmarks", "fit", "bfm")
 LIGHTS = ("each", "one")
-ITERATIONS = 8
-"""Of a fit to landmarks that makes labels: its points then move by less than 0.01 % of the face."""
 _POSITIVE = Range(0, 1e6, above=True)
 
 
@@ -210,7 +208,7 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
-    settings = FitSettings(source.ridge, ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
+    settings = FitSettings(source.ridge, annotations.ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
     fit = fit_landmarks(model, points, weights, settings, known, True, _known_turns(labels, rows, model))
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
