@@ -20,8 +20,8 @@ from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import from_crop, to_crop
 
 ITERATIONS = 8
-"""Of a fit that makes labels. With 30 iterations its points move by 0.0002 % of the face (mean of 128 photos; the worst:
-0.02 %)."""
+"""Of a fit that makes labels. With 30 iterations its points move by 0.0002 % of the face in the mean of 128 photos, and
+by 0.02 % in the worst."""
 _ROUNDS, _FAR = 5, 0.04  # of the robust calibration; residuals beyond this, in sizes of the face, count less
 
 
