@@ -318,7 +318,7 @@ def study(tmp_path, toy_model, monkeypatch):
     for seed, name in enumerate(("train", "validation")):
         write_toy_split(toy_model, tmp_path / "data" / name, 16, seed, kinds=(0, 0, 1, 2))
     monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)  # and back at the end: the verb works in the project's root
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
