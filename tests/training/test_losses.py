@@ -15,6 +15,14 @@ from mlanet_lib.renderer import render_face
 from mlanet_lib.training import losses
 from mlanet_lib.training.data import Batch
 from mlanet_lib.training.losses import LossWeights
+from mlanet_lib.training.terms import (
+    Comparison,
+    drawn_rows,
+    judged_rows,
+    present_terms,
+    semi_supervised_terms,
+    total,
+)
 
 CONFIG = SimpleNamespace(weights=LossWeights(), hidden_weight=0.5, photometric_batch=8, photometric_size=24)
 
@@ -45,18 +53,18 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
     )
 
 
-def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, seen=None) -> losses.Comparison:
+def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, seen=None) -> Comparison:
     """drawn: None for the batch's own; seen: what steps of feedback saw, None for two that saw the true points."""
     seen = batch.landmarks[:, None].expand(-1, 2, -1, -1) if seen is None else seen
-    drawn = losses.drawn_rows(batch.lit, config) if drawn is None else drawn
-    return losses.Comparison(guess, {"early": seen, "points": seen}, batch, drawn, shape, model, config)
+    drawn = drawn_rows(batch.lit, config) if drawn is None else drawn
+    return Comparison(guess, {"early": seen, "points": seen}, batch, drawn, shape, model, config)
 
 
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
     """The terms with their weighted sum."""
-    terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
+    terms, amounts = semi_supervised_terms(comparison(*arguments))
     assert terms.keys() == amounts.keys()
-    return losses.total(terms, CONFIG.weights)
+    return total(terms, CONFIG.weights)
 
 
 def test_coefficients_are_a_mean_square():
@@ -227,7 +235,7 @@ def test_a_point_without_confidence_counts_nothing(toy_model):
 
 def test_a_term_without_a_weight_is_refused():
     with pytest.raises(KeyError):
-        losses.total({"identitty": torch.tensor(1.0)}, LossWeights())
+        total({"identitty": torch.tensor(1.0)}, LossWeights())
 
 
 @pytest.mark.parametrize("unlit", [(), (1, 4)])
@@ -241,9 +249,9 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     config = SimpleNamespace(**vars(CONFIG) | {"photometric_batch": 3})
     batch.shaped[0] = False
     said = torch.randn(7, 2, 68, 2, generator=torch.Generator().manual_seed(3))
-    whole, _ = losses.semi_supervised_terms(comparison(guess, batch, shape, toy_model, config, seen=said))
+    whole, _ = semi_supervised_terms(comparison(guess, batch, shape, toy_model, config, seen=said))
     assert {"early", "points", "vertices"} <= set(whole)
-    drawn = losses.drawn_rows(batch.lit, config)
+    drawn = drawn_rows(batch.lit, config)
     assert drawn.tolist() == (
         [False, False, True, True, False, True, False] if not unlit else [False, True, True, True, False, False, False]
     )
@@ -251,7 +259,7 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     for rows in (torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])):
         part = {name: value[rows] for name, value in vars(batch).items()}
         arguments = (guess[rows], Batch(**part), shape, toy_model, config, drawn[rows], said[rows])
-        terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
+        terms, amounts = semi_supervised_terms(comparison(*arguments))
         for name, amount in amounts.items():
             amount = float(amount.sum()) if isinstance(amount, torch.Tensor) else amount
             sums[name] += float(terms[name]) * amount
@@ -262,9 +270,9 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
 
 def test_what_is_not_drawn(toy_model):
     lit = torch.tensor([True, False, False, True, False])
-    assert losses.drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
+    assert drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
     for change in ({"photometric_batch": 0}, {"weights": LossWeights(photometric=0.0)}):
-        assert not losses.drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()
+        assert not drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()
 
 
 def test_labels_are_compared_with_the_points_of_their_own_definition(toy_model):
@@ -305,15 +313,15 @@ def test_points_of_feedback_are_judged_where_the_labels_have_them(toy_model):
     marks = torch.where((sets == 0)[:, None, None], own, ibug)
     batch = dataclasses.replace(some_batch(model, truth, kind), points_set=sets, landmarks=marks)
     right = torch.cat([own[:, :17], ibug[:, 17:]], 1)
-    terms, amounts = losses.semi_supervised_terms(comparison(truth, batch, shape, model, seen=right[:, None]))
+    terms, amounts = semi_supervised_terms(comparison(truth, batch, shape, model, seen=right[:, None]))
     assert terms["points"] < 1e-6 and terms["early"] < 1e-6
     assert amounts["points"].sum(1).tolist() == [68, 17, 51, 51]
     wrong = right.clone()
     wrong[1, 17:], wrong[2:4, :17], wrong[4] = 9.0, 9.0, 9.0  # what nobody told
-    terms, _ = losses.semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
     assert terms["points"] < 1e-6
     wrong[0, 30] += 0.5
-    terms, _ = losses.semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
     assert torch.isclose(terms["points"], torch.tensor((0.5 * 2**0.5 - 0.005) / 187), rtol=1e-3)
 
 
@@ -322,20 +330,20 @@ def test_steps_of_feedback_count_alike(toy_model):
     batch, shape = some_batch(toy_model, truth, [0, 1]), SparseShape(toy_model, 20)
     seen = batch.landmarks[:, None].repeat(1, 3, 1, 1)
     seen[:, 2, :, 0] += 0.3
-    terms, _ = losses.semi_supervised_terms(comparison(truth, batch, shape, toy_model, seen=seen))
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, toy_model, seen=seen))
     assert torch.isclose(terms["early"], torch.tensor(0.295 / 3), rtol=1e-3)
 
 
 def test_without_feedback_there_are_no_terms_of_it(toy_model):
     truth = some_parameters(toy_model, 2)
     batch, shape = some_batch(toy_model, truth, [0, 1]), SparseShape(toy_model, 20)
-    masks = losses.judged_rows(batch.kind, batch.lit, batch.shaped, torch.zeros(2, dtype=torch.bool))
+    masks = judged_rows(batch.kind, batch.lit, batch.shaped, torch.zeros(2, dtype=torch.bool))
     with_it, without = (
-        {term.name for term in losses.present_terms(masks, CONFIG, outputs)} for outputs in (("early", "points"), ())
+        {term.name for term in present_terms(masks, CONFIG, outputs)} for outputs in (("early", "points"), ())
     )
     assert with_it - without == {"early", "points"} and without < with_it
-    seen = losses.Comparison(truth, truth.as_tensors(), batch, masks["drawn"], shape, toy_model, CONFIG)
-    assert set(losses.semi_supervised_terms(seen)[0]) == without
+    seen = Comparison(truth, truth.as_tensors(), batch, masks["drawn"], shape, toy_model, CONFIG)
+    assert set(semi_supervised_terms(seen)[0]) == without
 
 
 def test_told_coefficients_ask_for_the_share_that_labels_tell():
@@ -388,7 +396,7 @@ def test_pictures_of_one_person_have_one_identity_and_skin(toy_model):
     batch, shape = some_batch(toy_model, truth.map(torch.Tensor.detach), [0, 1, 2, 2]), SparseShape(toy_model, 20)
     batch = dataclasses.replace(batch, person=torch.tensor([1, 1, 2, -1]))
     config = SimpleNamespace(**vars(CONFIG) | {"weights": LossWeights(same_person=1.0)})
-    terms, _ = losses.semi_supervised_terms(comparison(truth, batch, shape, toy_model, config))
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, toy_model, config))
     expected = [losses.same_person_loss(codes, batch.person) for codes in (truth.identity, truth.albedo)]
     assert torch.isclose(terms["same_person"], (expected[0] + expected[1]) / 2)
     terms["same_person"].backward()
