@@ -1,6 +1,7 @@
 """How many faces the detector finds, how exactly, and how many that are none; today and before.
 
-    python benchmarks/found_faces.py [--aflw2000 FOLDER] [--crops FOLDER] [--london FOLDER] [--save F] [--against F]
+    python benchmarks/found_faces.py [--aflw2000 FOLDER] [--crops FOLDER] [--london FOLDER] [--seed N]
+                                     [--save F] [--against F]
 
 A table with one row for each set of photos:
 
@@ -76,7 +77,7 @@ def pasted(photo: np.ndarray, scene: Scene, crop_side: float, x: int, y: int) ->
     return np.array([x + (left - low[0]) * scale, y + (top - low[1]) * scale, crop_side, crop_side])
 
 
-def collages(faces: list[Scene], big: bool, seed: int = 0) -> Iterator[Scene]:
+def collages(faces: list[Scene], big: bool, seed: int) -> Iterator[Scene]:
     rng = np.random.default_rng(seed)
     ground = noise(3000, 4000, rng)
     for number in range(COLLAGES):
@@ -129,18 +130,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--aflw2000", "--crops", "--london", "--save", "--against"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="of the collages")
     options = parser.parse_args()
-    finder, sets = Detector.load(), {}
+    finder, seed, sets = Detector.load(), options.seed, {}
     if options.aflw2000:
         photos = list(aflw2000(options.aflw2000))
         sets["AFLW2000-3D"] = iter(photos)
         sets |= {
-            "AFLW2000-3D, small": collages(photos, False),
-            "AFLW2000-3D, small and one large": collages(photos, True),
+            "AFLW2000-3D, small": collages(photos, False, seed),
+            "AFLW2000-3D, small and one large": collages(photos, True, seed),
         }
     if options.crops:
         crops = [Scene(photo, crop[None]) for photo, crop in itertools.islice(labelled(options.crops), 1000)]
-        sets |= {"AFLW crops, small": collages(crops, False), "AFLW crops, small and one large": collages(crops, True)}
+        sets |= {
+            "AFLW crops, small": collages(crops, False, seed),
+            "AFLW crops, small and one large": collages(crops, True, seed),
+        }
     if options.london:
         sets["London at 1350 px"] = london(options.london, finder)
     found = {name: found_in(scenes, finder) for name, scenes in sets.items()}

@@ -89,7 +89,7 @@ def main() -> None:
         rates[f"plain Dataset + DataLoader, {options.workers} workers"] = rate(images for images, _ in loader)
 
         data = TrainingData(packed, MorphableModel.load(MODEL), options.size)
-        rows = visiting_order(data.kind, 0, 0).split(options.batch)
+        rows = visiting_order(data.kind, data.person, 0, 0).split(options.batch)
         generator, config = torch.Generator().manual_seed(0), AugmentConfig()
         rates["TrainingData.batch"] = rate(data.batch(part).images for part in rows)
         rates["TrainingData.batch + augment"] = rate(

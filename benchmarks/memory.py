@@ -75,7 +75,7 @@ def measure(folder: Path, size: int, batch: int, steps: int) -> dict[str, float]
         start = time.perf_counter()
         data = TrainingData(folder / "train", model, size)
         found = {"start_s": time.perf_counter() - start}
-        order = visiting_order(data.kind, 0, 0).split(batch)[:BATCHES]
+        order = visiting_order(data.kind, data.person, 0, 0).split(batch)[:BATCHES]
         found["batches"] = batch / median_seconds([partial(data.batch, rows) for rows in order])
         del data
         trainer = Trainer(Job(config, network, model, folder / "train", folder / "validation", Path(out)), None)

@@ -145,10 +145,11 @@ def calibrated(model: MorphableModel, used: Labelled) -> MorphableModel:
     """The model with its 68 points moved, over its own surface, to where the labels of many faces have them.
 
     used: faces turned every way. In each round all faces are fitted, held at their rotations if they have some, and
-    each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its labels under all the
-    fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`SETTINGS`, identity and expression
-    alike): what all faces have in common is for the points to explain. Left and right are moved alike: mirror images
-    are averaged on the mean face. `STAY`: what a move over the size of a face costs, beside the mean squared NME.
+    each point goes to the place of the surface, within `REACH` of where it was at first, that lies nearest to its
+    labels under all the fits (Charbonnier-weighted squared distance). The fits stay near the mean face (`SETTINGS`,
+    identity and expression alike): what all faces have in common is for the points to explain. Left and right are moved
+    alike: mirror images are averaged on the mean face. `STAY`: what a move over the size of a face costs, beside the
+    mean squared NME.
     """
     points, weights = used.points, used.weights
     size = np.sqrt(np.ptp(points, axis=1).prod(1))
@@ -234,7 +235,8 @@ def at_vertices(model: MorphableModel, vertices: np.ndarray) -> MorphableModel:
 def rows_of(
     name: str, model: MorphableModel, used: Labelled, others: Labelled
 ) -> tuple[list[list[str]], MorphableModel]:
-    """The rows of a label set, and the model with its points there. Says how near the fits to other faces come before the move and after it."""
+    """The rows of a label set, and the model with its points there. Says how near the fits to other faces come before
+    the move and after it."""
     moved = calibrated(model, used)
     for text, one in (("before", model), ("after", moved)):
         settings = FitSettings(1e-3, 8, DEFAULT_FOCAL)

@@ -32,6 +32,7 @@ from mlanet_lib.files.records import write_json
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.network import NetworkConfig, checkpoint
 from mlanet_lib.network.mlanet import HEAD_INIT, make_backbone
+from mlanet_lib.network.pretrained import normalisation
 from mlanet_lib.study.params import load_params
 from mlanet_lib.training.config import Job
 from mlanet_lib.training.data import KINDS, Batch, TrainingData
@@ -52,10 +53,9 @@ class PointRegressor(nn.Module):
         self.backbone, self.pretrained_weights = make_backbone(replace(config, levels=(4,)))
         self.points = nn.Linear(self.backbone.feature_info.channels()[-1], mean.numel())
         nn.init.normal_(self.points.weight, std=HEAD_INIT)
-        self.points.bias.data.copy_(mean.flatten() - 0.5)  # from the crop's centre, as MLANet's
-        for name in ("mean", "std"):
-            value = torch.tensor(self.backbone.pretrained_cfg.get(name, 0.5)).reshape(-1, 1, 1)
-            self.register_buffer(f"pixel_{name}", value, persistent=False)
+        self.points.bias.data.copy_(mean.flatten() - 0.5)
+        for name, value in zip(("mean", "std"), normalisation(self.backbone), strict=True):
+            self.register_buffer(f"pixel_{name}", torch.tensor(value).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.backbone((images - self.pixel_mean) / self.pixel_std)[-1].float().mean((2, 3))

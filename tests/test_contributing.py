@@ -22,7 +22,7 @@ from mlanet_lib.show import charts
 from mlanet_lib.show.report import page, report
 from mlanet_lib.study.params import load_params, parse_params, variant_params
 from mlanet_lib.study.profiles import merge
-from mlanet_lib.training import losses
+from mlanet_lib.training import losses, terms
 
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S))
 
@@ -85,7 +85,7 @@ def test_a_kind_of_attention_is_a_word_an_import_and_a_branch():
 
 
 def test_a_loss_term_is_a_function_and_an_entry():
-    scope = dict(vars(losses))
+    scope = vars(losses) | vars(terms)
     exec(block("A loss term", "python"), scope)
     term = eval(inline("A loss term", "Term("), scope)
     truth, weights = torch.rand(3, 68, 2), torch.ones(3, 68)
@@ -95,7 +95,8 @@ def test_a_loss_term_is_a_function_and_an_entry():
     wider = truth.clone()
     wider[:, 31, 0] += 0.1
     assert term.function(SimpleNamespace(landmarks=(wider, truth, weights)))[0] > 0.08
-    assert term.group in losses.judged_rows(torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1))
+    yes = torch.ones(1, dtype=torch.bool)
+    assert term.group in terms.judged_rows(torch.zeros(1), yes, yes, yes)
     assert not {31, 35} & {point for pair in losses.OPENINGS for point in pair}
 
 

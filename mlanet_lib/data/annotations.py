@@ -19,6 +19,9 @@ from mlanet_lib.geometry.alignment import ScaledOrthographic
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.geometry.crops import from_crop, to_crop
 
+ITERATIONS = 8
+"""Of a fit that makes labels. With 30 iterations its points move by 0.0002 % of the face in the mean of 128 photos, and
+by 0.02 % in the worst."""
 _ROUNDS, _FAR = 5, 0.04  # of the robust calibration; residuals beyond this, in sizes of the face, count less
 
 
@@ -47,7 +50,7 @@ def correct(
     points, annotated = np.stack(estimated), np.stack(annotated21)
     believed = [samples[row].confidence for row in rows]
     weights = np.stack([np.ones(68) if confidence is None else confidence for confidence in believed])
-    settings = FitSettings(ridge, 8, focal=DEFAULT_FOCAL, labels=labels)
+    settings = FitSettings(ridge, ITERATIONS, focal=DEFAULT_FOCAL, labels=labels)
     before = fit_landmarks(model, points, weights, settings, progress=True)
     goal, certain = blended(points, weights, annotated, before.pose, worth)
     after = fit_landmarks(model, goal, certain, settings, progress=True)

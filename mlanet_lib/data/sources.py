@@ -19,7 +19,7 @@ from mlanet_lib.data import annotations, arrays, packing
 from mlanet_lib.data.arrays import KINDS, LABELLED, LANDMARKED
 from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
-from mlanet_lib.data.studio import skin_and_light
+from mlanet_lib.data.studio import FEWEST, skin_and_light
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -34,8 +34,6 @@ from mlanet_lib.renderer import landmarks_visible
 
 LABELS = ("none", "landmarks", "fit", "bfm")
 LIGHTS = ("each", "one")
-ITERATIONS = 8
-"""Of a fit to landmarks that makes labels: its points then move by less than 0.01 % of the face."""
 _POSITIVE = Range(0, 1e6, above=True)
 
 
@@ -79,6 +77,8 @@ class Source:
         for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
+        if self.light == "one" and self.labels not in ("fit", "bfm"):
+            raise UserError(f"light 'one' of a source: only labels fit or bfm say where skin lies, not {self.labels!r}")
         if self.points != "3ddfa" and self.layout != "crops":
             raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
         check_fields(self)
@@ -129,8 +129,9 @@ def held_out(source: Source, name: str, seed: int) -> bool:
 
 def person(name: str) -> str:
     """Who is in a picture, by its name: the numbered frames of a clip (NAME_12.jpg) and the moods of a portrait
-    (NAME_neutral.jpg, NAME_smiling.jpg) show one person, NAME; any other picture somebody of its own."""
-    return re.sub(r"_(\d+|neutral|smiling)$", "", Path(name).stem)
+    (NAME_neutral.jpg, NAME_smiling.jpg, annotated: NAME_smiling_0.jpg) show one person, NAME; any other picture
+    somebody of its own."""
+    return re.sub(r"(_neutral|_smiling)?(_\d+)?$", "", Path(name).stem)
 
 
 def prepare(
@@ -142,7 +143,8 @@ def prepare(
     bfm: str | Path | None = None,
     detector: photos.Detector | None = None,
 ) -> list[dict[str, str | int]]:
-    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each.
+    """Write every source's splits below `folder`, crops of `size` px; returns a row of counts for each, of its pictures
+    before any are repeated.
 
     bfm: the folder of 3DDFA's Model_Shape.mat, for labels "bfm"; detector: for layout "photos".
     """
@@ -161,8 +163,6 @@ def prepare(
             part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
             if not part:
                 continue
-            if split == "train":
-                part = part * source.repeat
             if source.labels == "none":
                 part = [replace(s, landmarks=None, box=s.crop()) for s in part]
             packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
@@ -171,6 +171,8 @@ def prepare(
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
             row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
             rows.append(row | dict(zip(KINDS, counts, strict=True)))
+            if split == "train" and source.repeat > 1:
+                arrays.repeat(packed, source.repeat)
     return rows
 
 
@@ -198,7 +200,7 @@ def add_fits(
 
     The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
     NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
-    lighting stay unknown unless the photos share one light.
+    lighting stay unknown unless the photos share one light, and three or more of them (`studio.FEWEST`) fit.
     """
     images, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
@@ -206,14 +208,14 @@ def add_fits(
         return
     points, weights = labels["landmarks"][rows], labels["confidence"][rows]
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
-    settings = FitSettings(source.ridge, ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
+    settings = FitSettings(source.ridge, annotations.ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
     fit = fit_landmarks(model, points, weights, settings, known, True, _known_turns(labels, rows, model))
     worth = weights[..., None]
     trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
     good = sparse_nme(fit.points, trusted) <= source.worst_fit
     parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
     unknown = ["albedo", "lighting"]
-    if source.light == "one" and len(chosen):
+    if source.light == "one" and len(chosen) >= FEWEST:
         albedo, lighting = skin_and_light(model, parameters, images[chosen])
         parameters, unknown = parameters.replace(albedo=albedo, lighting=lighting), []
     labels["kind"][chosen] = LABELLED

@@ -29,6 +29,8 @@ POINTS, FACING = 3000, 0.35
 """Vertices that are looked at, and the least cosine between their normals and the line of sight."""
 COVERED = {9.0: range(17, 27), 7.0: (*range(36, 48), *range(48, 68)), 4.0: range(31, 36)}
 """mm around landmarks that are no bare skin: brows, eyes and lips, nostrils."""
+FEWEST = 3
+"""Photos that skin and light are told apart by."""
 ABOVE = 12.0
 """mm above the brows from which on hair may cover the forehead."""
 
@@ -39,10 +41,10 @@ def skin_and_light(
     """Albedo (N, Ka) and lighting (N, 9, 3), the same for all, of N photos.
 
     faces: pose and shape of a fit to each; photos: (N, S, S, 3) uint8, the crops that they are about, taken in one
-    light. Fewer than three photos are a ValueError: nothing then tells skin from light.
+    light. Fewer than `FEWEST` photos are a ValueError: nothing then tells skin from light.
     """
-    if len(photos) < 3:
-        raise ValueError("skin and light are told apart by three or more photos in the same light")
+    if len(photos) < FEWEST:
+        raise ValueError(f"skin and light are told apart by {FEWEST} or more photos in the same light")
     bare, within = _areas(model)
     chosen = model.subset_index(min(POINTS, model.n_vertices))
     chosen = chosen[within[chosen]]

@@ -16,7 +16,7 @@ def costs(
 ) -> dict[str, dict[str, float]]:
     """The cost of encoding pictures for each configuration by name, measured on this machine; weights do not matter.
 
-    parameters: of the encoder (what is there for the training alone is left out); gmacs: 10^9 multiply-adds of
+    parameters: of the network; gmacs: 10^9 multiply-adds of
     convolutions and matrix products, one picture; images_per_second: float32 on this CPU with its threads, `batch`
     pictures at a time, the median of `rounds`. The networks take turns, so that a noisy machine slows all of them:
     their ratios are more reliable than the numbers. Equal configurations are measured once.

@@ -27,7 +27,7 @@ from mlanet_lib.parameters import FaceParameters
 EXPRESSION_VARIANCE = 0.1
 """Of an activation (ARKit's, in [0, 1]) in photos of all kinds: most are 0, few 1. The ridge of expressions is divided
 by it; a model whose expressions are counted in standard deviations (BFM's) has 1."""
-TURN_ERROR = 3.0
+TURN_ERROR = 1.0
 """Degrees, about each axis, that a rotation known from elsewhere is uncertain by."""
 BLOCK = 256  # samples fitted at once: bounds memory
 TURN, SCALE, OFFSET, MODES = slice(0, 3), 3, slice(4, 6), slice(6, None)

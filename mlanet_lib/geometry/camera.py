@@ -18,9 +18,9 @@ from mlanet_lib.geometry.device import constant
 
 DEFAULT_FOCAL = 9.0
 """Focal length in picture widths: a field of view of 6.4 degrees, a face seen from about two metres. Deng et al. 2019
-use 4.53 (1015 px at 224 px). Measured on training photos, the NME that fits of the face model to 3DDFA's points leave,
-for yaws up to 15, from 30 to 60, and beyond 60 degrees: 0.59 / 0.82 / 1.07 % with 4.5, 0.57 / 0.69 / 0.79 % with 9, 0.60
-/ 0.66 / 0.68 % without perspective; to iBUG's points of studio portraits 1.07, 1.05 and 1.06 %."""
+use 4.53 (1015 px at 224 px). Measured on training photos, the NME that fits of the face model to 3DDFA's points leave
+at yaws up to 15, from 30 to 60, and beyond 60 degrees: 0.59 / 0.82 / 1.07 % with 4.5, 0.57 / 0.69 / 0.79 % with 9,
+0.60 / 0.66 / 0.68 % without perspective; to iBUG's points of studio portraits 1.07, 1.05 and 1.06 %."""
 
 _FLIP = (1.0, -1.0, -1.0)
 SMALLEST_DEPTH = 1e-6

@@ -28,11 +28,14 @@ READ, HIDDEN = 24, 256
 """Numbers that are read at each point, and hidden units behind all points' numbers."""
 OFFSET, SURE = 0.05, 4.0
 """What a head's output is multiplied with to be an offset in crop sides, and the largest |log| weight of a point."""
-RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 1e-5, "expression": 1e-4}
+RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 5e-5, "expression": 5e-4}
 """First ridge of each unknown, crop sides^2 per unit^2 (radians; crop sides and log size; standard deviations;
 activations): about those of the fits that label photos."""
-EXPORT_ROUNDS = 60
-"""Conjugate-gradient rounds in place of the exact solution in an exported graph, whose formats cannot hold one."""
+STIFFER = 1e-4
+"""What a matrix that single precision cannot factor gets more of its diagonal, so that no training ends there."""
+LEAF, ROUNDS = 48, 36
+"""Of the solution in an exported graph, whose formats hold matrix products alone: the largest block that is inverted by
+Newton's iteration, and its rounds, enough for any matrix that single precision can invert."""
 
 
 class Feedback(nn.Module):
@@ -78,7 +81,7 @@ class Feedback(nn.Module):
     def _look(self, levels: list[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets (B, 68, 2) and weights (B, 68) from the features at places (B, 68, 2)."""
         grid = (2 * places - 1)[:, :, None].clamp(-1.5, 1.5)
-        seen = [F.grid_sample(level.float(), grid, align_corners=False)[..., 0].mT for level in levels]
+        seen = [F.grid_sample(level.to(grid.dtype), grid, align_corners=False)[..., 0].mT for level in levels]
         found = F.layer_norm(F.silu(self.read(torch.cat(seen, 2))), (READ,))
         middle = places - places.mean(1, keepdim=True)
         mixed = F.silu(self.mix(torch.cat([found.flatten(1), 4 * middle.flatten(1), rotation.flatten(1)], 1)))
@@ -110,7 +113,7 @@ class Feedback(nn.Module):
         matrix = scale[:, None] * matrix * scale + torch.eye(len(scale), device=scale.device)
         right = scale[:, None] * right
         if torch.compiler.is_exporting():
-            return scale * _conjugate_gradients(matrix, right)[..., 0]
+            return scale * _by_products(matrix, right)[..., 0]
         return scale * _PositiveSolve.apply(matrix, right)[..., 0]
 
 
@@ -133,7 +136,10 @@ class _PositiveSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, matrix: Tensor, right: Tensor) -> Tensor:
-        factor = torch.linalg.cholesky(matrix)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed.any():
+            stiffer = matrix + STIFFER * torch.diag_embed(torch.diagonal(matrix, dim1=1, dim2=2))
+            factor = torch.where(failed[:, None, None] > 0, torch.linalg.cholesky_ex(stiffer)[0], factor)
         found = torch.cholesky_solve(right, factor)
         context.save_for_backward(factor, found)
         return found
@@ -145,17 +151,26 @@ class _PositiveSolve(torch.autograd.Function):
         return -right @ found.mT, right
 
 
-def _conjugate_gradients(matrix: Tensor, right: Tensor) -> Tensor:
-    """The solution (B, N, 1) of `matrix` (B, N, N), symmetric and positive definite, for `right` (B, N, 1)."""
-    found, residual = torch.zeros_like(right), right
-    scale = torch.diagonal(matrix, dim1=1, dim2=2)[..., None]
-    along = residual / scale
-    energy = (residual * along).sum(1, keepdim=True)
-    for _ in range(EXPORT_ROUNDS):
-        image = matrix @ along
-        length = energy / (along * image).sum(1, keepdim=True).clamp_min(1e-20)
-        found, residual = found + length * along, residual - length * image
-        conditioned = residual / scale
-        before, energy = energy, (residual * conditioned).sum(1, keepdim=True)
-        along = conditioned + energy / before.clamp_min(1e-20) * along
-    return found
+def _by_products(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution (B, N, K) of `matrix` (B, N, N), symmetric and positive definite, for `right` (B, N, K), by halves:
+    the second half of the unknowns is left when the first is eliminated."""
+    half = matrix.shape[1] // 2
+    if matrix.shape[1] <= LEAF:
+        found = (inverse := _inverse(matrix)) @ right
+        return found + inverse @ (right - matrix @ found)
+    beside, below = matrix[:, :half, half:], matrix[:, half:, half:]
+    solved = _by_products(matrix[:, :half, :half], torch.cat([beside, right[:, :half]], 2))
+    by_rest, alone = solved.split([beside.shape[2], right.shape[2]], 2)
+    rest = _by_products(below - beside.mT @ by_rest, right[:, half:] - beside.mT @ alone)
+    return torch.cat([alone - by_rest @ rest, rest], 1)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """The inverse of (B, N, N), symmetric and positive definite, by Newton's iteration X <- 2 X - X M X (Schulz 1933),
+    in units in which the diagonal is 1. It converges from I / |M|, first as the condition number's logarithm asks."""
+    unit = torch.diagonal(matrix, dim1=1, dim2=2).rsqrt()[..., None]
+    matrix = unit * matrix * unit.mT
+    found = torch.eye(matrix.shape[1], device=matrix.device) / matrix.abs().sum(2).amax(1)[:, None, None]
+    for _ in range(ROUNDS):
+        found = 2 * found - found @ (matrix @ found)
+    return unit * found * unit.mT

@@ -43,6 +43,8 @@ all weights by steps of one size, which would otherwise be far too long for the 
 side, sqrt(L) times as far: they are divided by that). It matters much: 600 steps
 of a ResNet-10-T at 64 px on real photos end at a validation NME of 5.35 % with it and at 6.6 % without."""
 
+_FEATURES: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # without what follows the last level
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -145,8 +147,10 @@ class MLANet(nn.Module):
             nn.init.zeros_(head.bias)
 
     def freeze(self, levels: int) -> None:
-        """Keep the backbone up to its first so many levels as it is from now on: weights and batch statistics."""
-        ends = [info["module"] for info in self.backbone.feature_info.get_dicts()][:levels]
+        """Keep the backbone up to its first so many levels as it is from now on: weights and batch statistics. A level
+        counts whether it is read or not."""
+        infos = _all_features(self.config.backbone).get_dicts() if levels else []
+        ends = [info["module"] for info in infos if info["reduction"] <= 2 ** (levels + 1)]
         names = [name for name, _ in self.backbone.named_parameters()]
         parts = [name for name in names if ends and f".{ends[-1]}." in f".{name}"]
         last = names.index(parts[-1]) if parts else -1
@@ -301,13 +305,17 @@ def make_backbone(config: NetworkConfig) -> tuple[Any, str]:
 
 def backbone_options(config: NetworkConfig) -> dict[str, Any]:
     """The arguments of `timm.create_model` for the chosen levels; UserError if the backbone lacks one of them."""
-    import timm
-
-    options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # without what follows the last level
-    with torch.device("meta"):
-        backbone: Any = timm.create_model(config.backbone, **options)
-    strides = backbone.feature_info.reduction()
+    strides = _all_features(config.backbone).reduction()
     wanted = [2 ** (level + 1) for level in config.levels]
     if not set(wanted) <= set(strides):
         raise UserError(f"backbone {config.backbone} has features of strides {strides}, not {wanted}")
-    return options | {"out_indices": tuple(strides.index(stride) for stride in wanted)}
+    return _FEATURES | {"out_indices": tuple(strides.index(stride) for stride in wanted)}
+
+
+def _all_features(name: str) -> Any:
+    """timm's description of all features of a backbone, finest first."""
+    import timm
+
+    with torch.device("meta"):
+        backbone: Any = timm.create_model(name, **_FEATURES)
+    return backbone.feature_info

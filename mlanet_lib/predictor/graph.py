@@ -30,9 +30,9 @@ _CODE = tuple(Path(str(module.__file__)) for module in (attention, mlanet))
 
 
 class GraphNetwork:
-    """`MLANet.encode` of a network in evaluation mode on the CPU, run by onnxruntime.
+    """`MLANet.encode` of a network in evaluation mode on the CPU, its `read` run by onnxruntime.
 
-    The tensors are those that the network has now: what is changed in it later is not seen.
+    The tensors are those that the network has now: what is changed in it later, but for feedback, is not seen.
     """
 
     def __init__(self, network: MLANet, graph: "onnx.ModelProto"):
@@ -45,8 +45,10 @@ class GraphNetwork:
         self._network = network
         self._session = session(graph.SerializeToString(), self._tensors, torch.get_num_threads())
 
+    @torch.no_grad()
     def encode(self, images: Tensor) -> FaceParameters:
-        """As `MLANet.encode`: images (B, 3, S, S) in [0, 1], S the network's -> the parameters of B faces."""
+        """As `MLANet.encode`: images (B, 3, S, S) in [0, 1], S the network's -> the parameters of B faces, without
+        gradients."""
         outputs = self._session.run(None, {"images": np.ascontiguousarray(images.numpy())})
         heads = len(self._network.sizes)
         tensors = [torch.from_numpy(output) for output in outputs]

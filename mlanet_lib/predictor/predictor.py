@@ -163,22 +163,8 @@ class Predictor:
         crops in the training convention instead of the detector's (then there is no score).
         """
         photo, reduced, _ = read_reduced(photo)
-        if boxes is None:
-            found = self.detector.detect(photo)
-            crops = [Box(*face.crop()) for face in found]
-        else:
-            none = np.full((5, 2), np.nan)
-            found = [Detection(np.array(box, float) / reduced, np.nan, none) for box in boxes]
-            crops = [Box(*face.box) for face in found]
-        if not found:
-            return []
-        turned = {turns: np.ascontiguousarray(np.rot90(photo, turns)) for turns in {f.turns for f in found}}
-        images = self._crop_images(turned, found, crops)
-        if boxes is None:
-            first = self.predict_crops(images)
-            crops = second_look(self._points.landmarks(self._points.turned(first), first).numpy(), crops)
-            images = self._crop_images(turned, found, crops)
-        faces = self._faces(found, crops, images, *photo.shape[:2])
+        given = None if boxes is None else [[Box(*(side / reduced for side in box)) for box in boxes]]
+        (faces,) = self.faces_of([photo], given)
         return faces if reduced == 1 else [face.enlarged(reduced) for face in faces]
 
     def faces_of(self, photos: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]] | None = None) -> list[list[Face]]:
@@ -228,9 +214,8 @@ class Predictor:
         images: np.ndarray,
         height: int,
         width: int,
-        parameters: FaceParameters | None = None,
+        parameters: FaceParameters,
     ) -> list[Face]:
-        parameters = self.predict_crops(images) if parameters is None else parameters
         points = self._points.landmarks(self._points.turned(parameters), parameters).numpy()
         # a quarter turn counter-clockwise made the photo upright: the head was turned clockwise, roll's direction
         quarter = euler_to_matrix(torch.tensor([[0.0, 0.0, 90.0 * detection.turns] for detection in found]))

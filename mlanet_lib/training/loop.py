@@ -26,7 +26,11 @@ from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.training.augmentation import augment, random_numbers
 from mlanet_lib.training.config import Job, resolved_precision
 from mlanet_lib.training.data import KINDS, Batch, TrainingData, visiting_order
-from mlanet_lib.training.losses import (
+from mlanet_lib.training.memory import check_training
+from mlanet_lib.training.optimizer import adamw, learning_rate, update_average
+from mlanet_lib.training.processes import Processes
+from mlanet_lib.training.resume import BEST, HISTORY, LAST, State, begin_from, best_row, save, start, start_digest
+from mlanet_lib.training.terms import (
     Comparison,
     drawn_rows,
     judged_rows,
@@ -34,10 +38,6 @@ from mlanet_lib.training.losses import (
     semi_supervised_terms,
     total,
 )
-from mlanet_lib.training.memory import check_training
-from mlanet_lib.training.optimizer import adamw, learning_rate, update_average
-from mlanet_lib.training.processes import Processes
-from mlanet_lib.training.resume import BEST, HISTORY, LAST, State, begin_from, best_row, save, start, start_digest
 from mlanet_lib.training.validation import validate
 
 CHECK_EVERY = 10  # steps between looks at the losses: looking makes a GPU wait

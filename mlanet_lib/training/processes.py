@@ -147,7 +147,7 @@ class Processes:
 
             1/R sum_r (m_r R a_r / A) = sum_r m_r a_r / A,   A = sum_r a_r
 
-        terms, amounts: of this process's rows (`losses.semi_supervised_terms`); names: of all terms that any has.
+        terms, amounts: of this process's rows (`terms.semi_supervised_terms`); names: of all terms that any has.
         """
         # filled on the device: numbers copied to it would make the host wait
         zero = torch.zeros((), device=self.device)

@@ -166,7 +166,8 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
         if network.side_by_side and metadata.get("network", {}).get("fusion") in CONCATENATED.values():
             weights |= _concatenated_heads(weights, network)
     unfit = () if face_model["fingerprint"] == model.fingerprint else OF_ONE_FACE_MODEL
-    own = ("neutral_translation", "head_scale", *(f"heads.{name}." for name in unfit))
+    ridges = [f"feedback.{k}.log_ridge" for k in range(network.config.feedback)] if unfit else []
+    own = ("neutral_translation", "head_scale", *ridges, *(f"heads.{name}." for name in unfit))
     state = network.state_dict()
     kept = {name: value for name, value in state.items() if name.startswith(own) or not name.startswith(needed)}
     taken = {name: value for name, value in weights.items() if name in state and not name.startswith(own)}

@@ -305,7 +305,7 @@ def test_data_check_leaves_the_manifest_of_no_photos_alone(tmp_path, capsys, mon
 def study(tmp_path, toy_model, monkeypatch):
     """A project whose params.yaml says a training of a few steps on toy data."""
     values = read_yaml(ROOT / "profiles" / "embedded.yaml")
-    network = {"backbone": "test_resnet", "levels": [4], "image_size": 32, "width": 8, "pool": 1}
+    network = {"backbone": "test_resnet", "pretrained": False, "levels": [4], "image_size": 32, "width": 8, "pool": 1}
     sizes = {"steps": 4, "batch_size": 8, "vertices": 20, "photometric_size": 16, "validate_every": 2}
     changes = {"face_model": {"path": "toy.npz"}, "paths": {"training": "data"}, "network": network, "train": sizes}
     base = {"train": {"steps": 2}}
@@ -318,7 +318,7 @@ def study(tmp_path, toy_model, monkeypatch):
     for seed, name in enumerate(("train", "validation")):
         write_toy_split(toy_model, tmp_path / "data" / name, 16, seed, kinds=(0, 0, 1, 2))
     monkeypatch.setenv("MLANET_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)  # and back at the end: the verb works in the project's root
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from mlanet_lib.data import annotate as module
 from mlanet_lib.data.annotate import Marked, annotate
 from mlanet_lib.data.sets.crops import read_archive
-from mlanet_lib.data.sources import Source, held_out
+from mlanet_lib.data.sources import Source, held_out, person, read
 from mlanet_lib.errors import UserError
 from mlanet_lib.files.outputs import is_own
 
@@ -71,6 +71,15 @@ def test_what_is_written_is_read_as_crops(folder, tmp_path, capsys):
 
 
 NAMES = ["IMG_0_0", "IMG_1_0", "IMG_1_1", "IMG_3_0", "below/a_0"]
+
+
+def test_annotated_portraits_are_a_source_in_one_light(tmp_path):
+    """As the profile open has it; both moods show one person."""
+    for name in ("007_neutral", "007_smiling", "008_neutral", "008_smiling"):
+        photo(tmp_path / "photos" / f"{name}.jpg")
+    run(tmp_path / "photos", tmp_path / "out")
+    source = Source("crops", str(tmp_path / "out"), points="ibug", labels="fit", light="one")
+    assert [person(sample.name) for sample in read(source)] == ["007", "007", "008", "008"]
 
 
 def test_the_definition_that_a_file_says_is_honoured(folder, tmp_path):

@@ -6,6 +6,7 @@ from toy_data import write_toy_split
 
 from mlanet_lib.data import arrays
 from mlanet_lib.errors import UserError
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL
 from mlanet_lib.parameters import FaceParameters
 
 COUNT, SIDE = 6, 16
@@ -34,9 +35,18 @@ def test_what_is_written_is_read(tmp_path, toy_model):
     assert np.array_equal(mapped.images, IMAGES) and not mapped.images.flags.writeable
     assert not fields["landmarks"].flags.owndata and fields["identity"].strides == (0, 0)  # neither is in memory
     assert fields["identity"].shape == (COUNT, toy_model.n_identity) and np.isnan(fields["identity"]).all()
-    assert (fields["focal"] == 4.5).all() and set(FaceParameters.names()) < set(fields)
+    assert (fields["focal"] == DEFAULT_FOCAL).all() and set(FaceParameters.names()) < set(fields)
+    assert fields["known"].shape == (COUNT, toy_model.n_identity + toy_model.n_expression)
+    assert (fields["known"] == 1).all() and (fields["person"] == -1).all()  # all is told, and nobody is named
     arrays.write_labels(tmp_path, labels(kind=np.ones(COUNT, int)))
     assert arrays.read(tmp_path)[1]["kind"].all()
+
+
+def test_rows_are_repeated(tmp_path):
+    arrays.repeat(write(tmp_path, names=np.array(list("abcdef"))), 3)
+    images, fields = arrays.read(tmp_path)
+    assert np.array_equal(images, np.concatenate([IMAGES] * 3))
+    assert "".join(fields["names"]) == "abcdef" * 3 and fields["kind"].tolist() == [1, 2] * 9
 
 
 def test_a_failure_leaves_the_older_arrays_both(tmp_path):
@@ -58,6 +68,10 @@ def test_a_failure_leaves_the_older_arrays_both(tmp_path):
         ({"landmarks": np.full((COUNT, 68, 2), np.nan)}, "'landmarks' holds numbers that are not finite"),
         ({"identity": np.zeros((COUNT, 99))}, r"'identity' has shape \(6, 99\), but 6 crops and the face model 'toy'"),
         ({"kind": np.zeros(COUNT, int)}, "no field 'identity'"),
+        ({"known": np.ones((COUNT, 8))}, r"'known' has shape \(6, 8\), not \(6, 9\)"),
+        ({"person": np.zeros((COUNT, 1), int)}, r"'person' has shape \(6, 1\), not \(6,\)"),
+        ({"person": np.array(list("abcdef"))}, "'person' has the wrong type"),
+        ({"rotation_bfm": np.zeros((COUNT, 9))}, r"'rotation_bfm' has shape \(6, 9\), not \(6, 3, 3\)"),
     ],
 )
 def test_labels_that_are_wrong(tmp_path, toy_model, changes, message):

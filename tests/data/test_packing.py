@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from mlanet_lib.data.packing import pack
 from mlanet_lib.data.sample import Sample
@@ -50,7 +51,18 @@ def test_rows_are_the_samples_crops_and_labels(tmp_path):
     again = pack(samples, tmp_path / "again", 32, progress=False, points="ibug")
     assert np.load(again / "labels.npz")["points_set"].tolist() == [1, 1, 1]
     assert np.allclose(labels["confidence"][0], confidence) and (labels["confidence"][2] == 1).all()
+    assert np.isnan(labels["rotation_bfm"]).all() and len(set(labels["person"].tolist())) == 3
     assert (labels["visible"][0] == 1).all() and np.array_equal(labels["visible"][2], visible)
+
+
+def test_whose_pictures_are_whose_and_known_poses(tmp_path):
+    turn = Rotation.from_euler("y", 30, degrees=True).as_matrix()
+    samples = [landmarked(0), landmarked(1, rotation=turn), landmarked(2)]
+    who = {"marked0.jpg": "b", "marked1.jpg": "a", "marked2.jpg": "b"}
+    labels = np.load(pack(samples, tmp_path, 8, progress=False, person=who.get) / "labels.npz")
+    assert labels["person"].tolist() == [1, 0, 1]
+    assert np.isfinite(labels["rotation_bfm"]).all((1, 2)).tolist() == [False, True, False]
+    assert np.allclose(labels["rotation_bfm"][1], turn)
 
 
 def test_many_workers_keep_the_order(tmp_path):

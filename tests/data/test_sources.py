@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from toy_bfm import toy_bfm, write_3ddfa
 from toy_data import toy_parameters
 from toy_model import with_ibug
 from toy_photos import write_300w_lp
 
-from mlanet_lib.data.sources import DataConfig, Source, held_out, prepare
+from mlanet_lib.data import sources
+from mlanet_lib.data.sets.crops import POSES
+from mlanet_lib.data.sources import DataConfig, Source, held_out, person, prepare
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.face_sources.bfm2009 import convert
-from mlanet_lib.geometry.camera import project, to_camera
+from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.metrics import sparse_nme
 from mlanet_lib.training.data import TrainingData
 
@@ -28,25 +31,28 @@ def projected(model, parameters, labels="3ddfa"):
     return project(camera, parameters.focal, 1, 1)[..., :2]
 
 
-@pytest.fixture(scope="module")
-def crops(toy_model, tmp_path_factory):
-    """A zip of 24 grey crops of 120 px with the toy model's own points; one that no face could have."""
-    folder = tmp_path_factory.mktemp("crops")
-    points = projected(toy_model, toy_parameters(toy_model, 24, seed=5)).numpy() * 120 - 0.5  # counted from 0
+def write_crops(folder, model, names):
+    """A zip of grey crops of 120 px with the toy model's own points; the fourth's no face could have."""
+    count = len(names)
+    points = projected(model, toy_parameters(model, count, seed=5)).numpy() * 120 - 0.5  # counted from 0
     points[3] = np.random.default_rng(0).uniform(10, 110, (68, 2))
     stream = io.BytesIO()
     Image.new("RGB", (120, 120), (90, 80, 70)).save(stream, "JPEG")
-    names = [f"image{i:05d}.jpg" for i in range(24)]
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for name in names:
             archive.writestr(name, stream.getvalue())
-    depth = np.zeros((24, 68, 1))
-    agreement = np.where(np.arange(24) == 5, 12.0, 2.0)
+    depth = np.zeros((count, 68, 1))
+    agreement = np.where(np.arange(count) == 5, 12.0, 2.0)
     np.savez(
         folder / "labels.npz", names=names, landmarks68=np.concatenate([points, depth], 2).astype(np.float32),
         agreement=agreement.astype(np.float16),
     )  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="module")
+def crops(toy_model, tmp_path_factory):
+    return write_crops(tmp_path_factory.mktemp("crops"), toy_model, [f"image{i:05d}.jpg" for i in range(24)])
 
 
 def test_fits_label_what_they_fit_and_leave_the_rest_to_the_points(crops, toy_model, tmp_path):
@@ -62,6 +68,109 @@ def test_fits_label_what_they_fit_and_leave_the_rest_to_the_points(crops, toy_mo
     assert sparse_nme(found.numpy(), batch.landmarks.numpy()).max() < 0.5
     assert 0.3 < float(data.labels["visible"][labelled].mean()) < 1  # the toy's rim is turned away
     assert data.constant()["landmarks"] is not None
+
+
+def labels_of(folder) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / "labels.npz"))
+
+
+def test_fits_say_how_much_of_the_shape_they_know(crops, toy_model, tmp_path):
+    known = {}
+    for ridge in (1e-6, 1e-2):
+        source = Source("crops", str(crops), labels="fit", validation=0.0, ridge=ridge)
+        prepare({"faces": source}, toy_model, tmp_path / str(ridge), 32)
+        labels = labels_of(tmp_path / str(ridge) / "train" / "faces")
+        fitted = labels["kind"] == 0
+        assert labels["known"].shape == (24, toy_model.n_identity + toy_model.n_expression)
+        assert (labels["known"][~fitted] == 1).all() and 15 < fitted.sum() < 24
+        known[ridge] = labels["known"][fitted]
+        assert not TrainingData(tmp_path / str(ridge) / "train", toy_model, 32).shaped.any()
+    assert known[1e-2].min() >= 0 and known[1e-6].max() < 1  # noise is never nothing
+    assert known[1e-6].min() > 0.9 and known[1e-2].mean() < 0.5
+
+
+def test_an_epoch_sees_repeated_photos_more_often(crops, toy_model, tmp_path):
+    options = {"layout": "crops", "path": str(crops), "labels": "fit", "validation": 0.3}
+    rows = [
+        prepare({"faces": Source(**options, repeat=times)}, toy_model, tmp_path / str(times), 32) for times in (1, 3)
+    ]
+    assert rows[0] == rows[1] and {row["broken"] for row in rows[1]} == {0}  # pictures are counted once
+    held = [len(labels_of(tmp_path / str(times) / "validation" / "faces")["kind"]) for times in (1, 3)]
+    assert held[0] == held[1] > 0
+    once, thrice = (labels_of(tmp_path / str(times) / "train" / "faces") for times in (1, 3))
+    assert set(once) == set(thrice) > {"known", "person", "rotation_bfm", "identity"}
+    for name, value in once.items():
+        assert np.array_equal(thrice[name], np.concatenate([value] * 3), equal_nan=value.dtype.kind == "f"), name
+    assert len(np.load(tmp_path / "3" / "train" / "faces" / "images.npy")) == 3 * len(once["kind"])
+
+
+def test_of_photos_in_one_light_skin_and_light_are_known(crops, toy_model, tmp_path, monkeypatch):
+    seen = []
+
+    def skin_and_light(model, faces, photos):
+        seen.append((len(faces), photos.shape))
+        return torch.full((len(faces), model.n_albedo), 0.5), torch.full((len(faces), 9, 3), 2.0)
+
+    monkeypatch.setattr(sources, "skin_and_light", skin_and_light)
+    options = {"layout": "crops", "path": str(crops), "labels": "fit", "validation": 0.0}
+    (row,) = prepare({"faces": Source(**options, light="one")}, toy_model, tmp_path / "one", 32)
+    assert seen == [(row["labelled"], (row["labelled"], 32, 32, 3))]
+    data = TrainingData(tmp_path / "one" / "train", toy_model, 32)
+    assert torch.equal(data.lit, data.kind == 0)
+    labelled = data.batch(torch.nonzero(data.kind == 0).flatten()).parameters
+    assert (labelled.albedo == 0.5).all() and (labelled.lighting == 2).all()
+    for name, changes in (("each", {"light": "each"}), ("two", {"light": "one", "limit": 2})):
+        (row,) = prepare({"faces": Source(**options | changes)}, toy_model, tmp_path / name, 32)
+        assert row["labelled"] >= 2 and not TrainingData(tmp_path / name / "train", toy_model, 32).lit.any()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "who"),
+    [
+        ("007_neutral.jpg", "007"),
+        ("007_smiling.jpg", "007"),
+        ("007_smiling_0.jpg", "007"),  # as `mlanet data annotate` names it
+        ("clips/Some_Body_12.jpg", "Some_Body"),
+        ("image00012.jpg", "image00012"),
+        ("a_neutral_face.jpg", "a_neutral_face"),
+    ],
+)
+def test_a_pictures_name_says_who_is_in_it(name, who):
+    assert person(name) == who
+
+
+def test_pictures_of_a_person_are_known_as_such_and_held_out_together(toy_model, tmp_path):
+    names = [f"{number:03d}_{mood}.jpg" for number in range(12) for mood in ("neutral", "smiling")]
+    source = Source("crops", str(write_crops(tmp_path, toy_model, names)), labels="fit", validation=0.4)
+    prepare({"faces": source}, toy_model, tmp_path / "out", 32)
+    found = {split: labels_of(tmp_path / "out" / split / "faces") for split in ("train", "validation")}
+    people = {split: [name[:3] for name in labels["names"]] for split, labels in found.items()}
+    assert set(people["train"]).isdisjoint(people["validation"]) and all(people.values())
+    for split, labels in found.items():
+        same = np.array(people[split])[:, None] == people[split]
+        assert np.array_equal(labels["person"][:, None] == labels["person"], same)
+    data = TrainingData(tmp_path / "out" / "train", toy_model, 32)
+    assert data.person.tolist() == found["train"]["person"].tolist()
+
+
+def test_known_rotations_hold_the_pose_of_fits(toy_model, tmp_path):
+    """Of heads that another system sees turned by 8 degrees more, in BFM's frame, far from the model's."""
+    model, names = with_ibug(toy_model, (30.0, 0.0, 0.0)), [f"image{i:05d}.jpg" for i in range(24)]
+    options = {"layout": "crops", "path": str(write_crops(tmp_path, model, names)), "labels": "fit", "validation": 0.0}
+    source, more = Source(**options, ridge=1e-2, worst_fit=20.0), euler_to_matrix(torch.tensor([0.0, 8.0, 0.0]))
+    said = more @ toy_parameters(model, 24, seed=5).rotation
+    off = {}
+    for known in (False, True):
+        if known:
+            rotation = (said.double() @ model.bfm_rotation.double()).float().numpy()
+            np.savez(tmp_path / POSES, names=names, rotation=rotation)
+        prepare({"faces": source}, model, tmp_path / str(known), 32)
+        labels = labels_of(tmp_path / str(known) / "train" / "faces")
+        apart = np.swapaxes(labels["rotation"][labels["kind"] == 0], 1, 2) @ said.numpy()[labels["kind"] == 0]
+        off[known] = np.degrees(Rotation.from_matrix(apart).magnitude()).mean()
+        assert np.isfinite(labels["rotation_bfm"]).all() == known
+    assert off[True] < 0.5 * off[False] and off[False] > 6
 
 
 @pytest.mark.parametrize(("labels", "kind"), [("landmarks", 1), ("none", 2)])
@@ -108,7 +217,10 @@ def test_a_source_that_makes_no_sense_is_refused():
     for wrong in ({"points": "IBUG"}, {"points": "ibug", "layout": "photos"}, {"disagreement": 0.0}):
         with pytest.raises(UserError, match=r"points|disagreement"):
             Source(**{"layout": "crops", "path": "x", **wrong})
-    for wrong in ({"layout": "crop"}, {"labels": "all"}, {"validation": 1.0}, {"worst_fit": 0.0}):
+    for wrong in ({"light": "two"}, {"light": "one", "labels": "landmarks"}):
+        with pytest.raises(UserError, match="light"):
+            Source(**{"layout": "crops", "path": "x", **wrong})
+    for wrong in ({"layout": "crop"}, {"labels": "all"}, {"validation": 1.0}, {"worst_fit": 0.0}, {"repeat": 0}):
         with pytest.raises(UserError):
             Source(**{"layout": "crops", "path": "x", **wrong})
     assert DataConfig().sources == {} and dataclasses.replace(DataConfig(), train=0).train == 0

@@ -40,6 +40,15 @@ def test_twice_is_the_same_face(face_model):
         assert torch.allclose(getattr(twice, name), value, atol=0.1 if learned else 1e-4), name
 
 
+def test_what_is_known_of_a_smile_is_known_of_the_other_side(face_model):
+    mirror, names = Mirror.of(face_model), face_model.expression_names
+    left, right = (face_model.n_identity + names.index(f"mouthSmile{side}") for side in ("Left", "Right"))
+    known = torch.zeros(1, face_model.n_identity + face_model.n_expression)
+    known[0, left] = 0.7
+    assert mirror.known(known)[0, right] == pytest.approx(0.7, abs=0.02)
+    assert mirror.known(known)[0, left] == pytest.approx(0, abs=0.02)
+
+
 def test_left_and_right_expressions_change_places(face_model):
     names, matrix = face_model.expression_names, Mirror.of(face_model).maps["expression"]
     left, right = names.index("mouthSmileLeft"), names.index("mouthSmileRight")
@@ -55,8 +64,9 @@ def test_augmentation_mirrors_that_share_of_a_batch(face_model):
     points = decode(face_model, faces).landmarks2d(1)
     visible = (torch.arange(68.0) / 68).repeat(count, 1)
     sets = torch.arange(count) % 2
-    rows = torch.zeros(count).long(), torch.ones(count, dtype=torch.bool), sets
-    batch = Batch(image, image, points, visible, visible, faces, *rows)
+    known = torch.rand(count, 153, generator=torch.Generator().manual_seed(1))
+    yes, same = torch.ones(count, dtype=torch.bool), torch.zeros(count).long()
+    batch = Batch(image, image, points, visible, visible, faces, known, same, yes, yes, sets, same)
     numbers = random_numbers(count, torch.Generator().manual_seed(0))
     found = augment(batch, dataclasses.replace(OFF, mirror=0.5), numbers, mirror)
     flipped = (found.target - image.flip(3)).abs().amax((1, 2, 3)) < 1e-4
@@ -64,6 +74,8 @@ def test_augmentation_mirrors_that_share_of_a_batch(face_model):
     assert (flipped ^ same).all() and 10 < flipped.sum() < 30
     assert torch.allclose(decode(face_model, found.parameters).landmarks2d(1), found.landmarks, atol=5e-4)
     assert torch.equal(found.visible[flipped], visible[flipped][:, mirror.twins])
+    assert torch.equal(found.known[same], known[same])
+    assert torch.equal(found.known[flipped], mirror.known(known)[flipped])
     assert torch.equal(found.visible[same], visible[same]) and torch.equal(found.points_set, sets)
 
 

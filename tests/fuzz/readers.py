@@ -306,7 +306,7 @@ def params() -> Reader:
     whole = (ROOT / "profiles" / "embedded.yaml").read_text(encoding="utf-8")
     bare = "".join(f"{row.split(' #')[0].rstrip()}\n" for row in whole.splitlines() if row.split("#")[0].strip())
     seeds = [("params.yaml", bare.encode())]
-    seeds += [("profile.yaml", path.read_bytes()[:3000]) for path in sorted((ROOT / "profiles").glob("[!e]*.yaml"))]
+    seeds += [("profile.yaml", path.read_bytes()) for path in sorted((ROOT / "profiles").glob("[!e]*.yaml"))]
     return Reader(judge_params, [(name, content, mutate.text) for name, content in seeds])
 
 

@@ -8,6 +8,8 @@ import scipy.io
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from torch.nn.functional import normalize
 
 from mlanet_lib.geometry.camera import (
     euler_to_matrix,
@@ -15,6 +17,7 @@ from mlanet_lib.geometry.camera import (
     matrix_to_euler,
     project,
     rotation_6d_to_matrix,
+    rotation_vector_to_matrix,
     to_camera,
 )
 
@@ -138,6 +141,22 @@ def test_euler_signs_on_real_files(shared_data):
     assert np.median(turned) < 0.05  # the sine of about 3 degrees; any wrong sign gives several times that
     assert np.mean(frontal) > 0.98
     assert np.mean(left_of_centre) > 0.98
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-5, 0.3, 3.1, 7.0])
+def test_rotation_vectors_are_turns_about_their_axis(length):
+    axes = normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=-1)
+    expected = Rotation.from_rotvec((length * axes).numpy()).as_matrix()
+    assert torch.allclose(rotation_vector_to_matrix(length * axes), torch.from_numpy(expected), atol=1e-9)
+    single = rotation_vector_to_matrix((length * axes).float())
+    assert torch.allclose(single, torch.from_numpy(expected).float(), atol=2e-6)
+
+
+def test_rotation_vectors_have_a_gradient_at_zero():
+    jacobian = torch.autograd.functional.jacobian(rotation_vector_to_matrix, torch.zeros(3, dtype=torch.float64))
+    for axis in range(3):
+        cross = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[axis].expand(3, 3), torch.eye(3).double()).T
+        assert torch.allclose(jacobian[..., axis], cross, atol=1e-9)
 
 
 def test_6d_round_trip_and_orthonormality():

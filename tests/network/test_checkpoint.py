@@ -54,6 +54,26 @@ def test_a_network_comes_back_as_it_was(stored, network, toy_model):
         assert torch.equal(value, getattr(network.encode(images), name)), name
 
 
+def test_a_head_of_former_networks_is_left_out(stored, network, toy_model, tmp_path):
+    tensors, found = checkpoint.read(stored)
+    tensors |= {"network.points.weight": torch.rand(136, 128), "network.points.bias": torch.rand(136)}
+    checkpoint.save(tmp_path / "former.safetensors", tensors, found)
+    loaded, _ = checkpoint.load_network(tmp_path / "former.safetensors", toy_model)
+    assert loaded.state_dict().keys() == network.state_dict().keys()
+    assert torch.equal(loaded.heads["identity"].weight, network.heads["identity"].weight)
+
+
+def test_steps_of_feedback_are_kept(toy_model, tmp_path):
+    network = MLANet(toy_model, NetworkConfig(backbone="lcnet_050", levels=(3, 4), image_size=32, feedback=2)).eval()
+    record = metadata(toy_model) | {"network": {"backbone": "lcnet_050", "levels": [3, 4], "feedback": 2}}
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    checkpoint.save(tmp_path / "fed.safetensors", tensors, record)
+    loaded, _ = checkpoint.load_network(tmp_path / "fed.safetensors", toy_model)
+    images = torch.rand(2, 3, 32, 32)
+    for name, value in loaded.encode(images).as_tensors().items():
+        assert torch.equal(value, getattr(network.encode(images), name)), name
+
+
 def test_it_is_plain_safetensors_with_json_in_the_header(stored):
     content = stored.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"]

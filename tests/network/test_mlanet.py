@@ -21,6 +21,8 @@ VARIANTS = [
     {"backbone": "resnet10t", "levels": (1, 2)},
     {"backbone": "mobilenetv4_conv_small", "levels": (1,)},
     {"backbone": "convnext_atto", "pool": 1},
+    {"backbone": SMALL, "feedback": 2},
+    {"backbone": SMALL, "feedback": 1, "levels": (4,), "fusion": "none"},
 ]
 
 
@@ -53,12 +55,12 @@ def test_variant(options, toy_model):
         expected = getattr(neutral, name)
         assert value.shape == expected.shape and value.dtype == torch.float32
         tolerance = 1.5 if name == "translation" else 1e-3  # mm
+        tolerance *= 40 if network.feedback else 1  # steps that know nothing yet say little
         assert torch.allclose(value, expected, atol=tolerance), name
 
-    assert "points" not in network(images)  # of use in the training alone
-    raw = network.train()(images)
-    assert raw["points"].shape == (4, 136)
-    (spread(network.face_parameters(raw)) + raw["points"].sum()).backward()
+    outputs, steps = network.train()(images), network.config.feedback
+    assert outputs.keys() - network.eval()(images).keys() == ({"early", "points"} if steps else set())
+    spread(FaceParameters.from_tensors(outputs)).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 
@@ -90,10 +92,41 @@ def test_translation_is_an_offset_in_the_picture_and_a_log_scale(toy_model):
     found, neutral = network.encode(torch.rand(1, 3, 64, 64)), FaceParameters.neutral(toy_model, 1)
     size_ratio = neutral.translation[0, 2] / found.translation[0, 2]
     assert torch.isclose(size_ratio, torch.tensor(0.3).exp(), rtol=1e-5)
-    place = [4.5 * p.translation[0, :2] / p.translation[0, 2] for p in (found, neutral)]
+    place = [9 * p.translation[0, :2] / p.translation[0, 2] for p in (found, neutral)]
     assert torch.allclose(place[0] - place[1], torch.tensor([0.1, -0.2]), atol=1e-5)
     assert torch.allclose(found.rotation[0] @ found.rotation[0].T, torch.eye(3), atol=1e-6)
     assert torch.allclose(found.rotation, euler_to_matrix(torch.tensor([[0.0, 0.0, -45.0]])), atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [SMALL, "resnet10t", "efficientnet_lite0", "convnext_atto"])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_what_is_frozen_stays_in_a_training(backbone, levels, toy_model):
+    """Weights and batch statistics of the backbone up to that level, and nothing else."""
+    network = small_network(toy_model, backbone=backbone, levels=(1, 2, 3))
+    network.freeze(levels)
+    images = torch.rand(4, 3, 64, 64)
+    read = network.eval().backbone(images)[:levels]
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):
+        spread(network.encode(images)).backward()
+        optimizer.step()
+    after = network.state_dict()
+    still = {name for name, value in before.items() if torch.equal(value, after[name])}
+    first, later = [level["module"] for level in network.backbone.feature_info.get_dicts()][levels - 1 : levels + 1]
+    assert all(name in still for name in before if f".{first}." in name)
+    assert not any(name in still for name, _ in network.named_parameters() if f".{later}." in name)
+    assert not any(name in still for name, _ in network.named_parameters() if name.startswith("heads."))
+    again = network.eval().backbone(images)[:levels]
+    assert all(torch.equal(one, other) for one, other in zip(read, again, strict=True))
+
+
+def test_nothing_is_frozen_unless_it_is_asked_for(toy_model):
+    network = small_network(toy_model, levels=(1, 4))
+    network.freeze(0)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(module.training for module in network.train().modules())
 
 
 def test_level_weights_decide_what_is_read(toy_model):
@@ -140,6 +173,21 @@ def test_fusion_lets_the_coarse_level_reach_the_finer_ones(toy_model):
 def test_other_picture_sizes_work(size, toy_model):
     network = small_network(toy_model).eval()
     assert network.encode(torch.rand(1, 3, size, size)).identity.shape == (1, 5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "efficientnet_lite0"])
+def test_what_is_frozen_does_not_depend_on_the_levels_that_are_read(backbone, toy_model):
+    """Else a variant that reads the last level alone would have its whole backbone frozen."""
+    frozen = {}
+    for levels in ((1, 2, 3, 4), (4,)):
+        network = small_network(toy_model, backbone=backbone, levels=levels)
+        for count in (0, 1, 2):
+            network.requires_grad_(True)
+            network.freeze(count)
+            frozen[levels, count] = [n for n, p in network.backbone.named_parameters() if not p.requires_grad]
+        assert frozen[levels, 0] == [] and 0 < len(frozen[levels, 1]) < len(frozen[levels, 2])
+        assert len(frozen[levels, 2]) < len(list(network.backbone.parameters()))
+    assert [frozen[(1, 2, 3, 4), count] for count in (1, 2)] == [frozen[(4,), count] for count in (1, 2)]
 
 
 def test_a_face_does_not_depend_on_its_batch(toy_model):

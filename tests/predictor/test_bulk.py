@@ -208,6 +208,6 @@ def test_faces_of_several_photos_are_those_of_each(monkeypatch):
     assert [len(faces) for faces in together] == [1, 0, 1]
     for photo, faces in zip(photos, together, strict=True):
         for one, other in zip(predictor.faces(photo), faces, strict=True):
-            assert np.allclose(one.landmarks68, other.landmarks68, atol=0.05) and one.turns == other.turns
-            assert np.allclose(one.crop, other.crop, atol=0.05) and one.score == other.score
+            assert np.allclose(one.landmarks68, other.landmarks68, atol=0.5) and one.turns == other.turns
+            assert np.allclose(one.crop, other.crop, atol=0.5) and one.score == pytest.approx(other.score, abs=0.01)
     assert predictor.faces_of(photos[1:2]) == [[]] and predictor.faces_of([]) == []

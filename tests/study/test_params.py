@@ -184,3 +184,13 @@ def test_files_that_users_had(shared_data, tmp_path):
 
 def test_points_of_other_systems_may_be_named(values):
     assert parse_params(changed(values, benchmark__others={"3DDFA_V2": "x.npz"})).benchmark.others
+
+
+@pytest.mark.parametrize("name", profile_names(ROOT))
+def test_variants_differ_and_freeze_only_what_was_trained_before(name, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(profile_text(name, ROOT))
+    params = load_params(path)
+    made = {variant: variant_params(params, variant) for variant in params.ablation.variants}
+    assert len(set(map(repr, made.values()))) == len(made) > 2
+    assert [variant for variant, (network, train) in made.items() if train.frozen and not network.pretrained] == []

@@ -105,7 +105,7 @@ def test_a_profile_builds_on_another(project):
     before = (project / "params.yaml").read_bytes()
     (project / "profiles" / "further.yaml").write_text(
         "base: open\nprofile: further\nface_model: {path: licensed/face_models/mine.npz}\n"
-        "network: {start: weights/ict.safetensors}\ntrain: {steps: 800, lr: 1.0e-3}\n"
+        "network: {start: weights/ict.safetensors}\ntrain: {steps: 800, lr: 5.0e-4}\n"
     )
     use_profile("further", project)
     text = (project / "params.yaml").read_text()

@@ -40,9 +40,12 @@ def drawn_batch(model, count: int = 6, size: int = 64) -> Batch:
         torch.ones(count, 68),
         torch.ones(count, 68),
         parameters,
+        torch.ones(count, model.n_identity + model.n_expression),
         torch.zeros(count).long(),
         torch.ones(count, dtype=torch.bool),
+        torch.ones(count, dtype=torch.bool),
         torch.arange(count) % 2,
+        torch.arange(count) // 2,
     )
 
 
@@ -190,6 +193,14 @@ def test_occluders_are_of_all_sizes_and_hold_texture(toy_model):
     assert len(spread) > count / 2 and (spread > 0.02).all()
     across = changed.any(1).float().mean(1)
     assert 0.1 < (across == 1).float().mean() < 0.5  # bands, and ellipses as long, reach from side to side
+
+
+def test_weak_augmentation_spoils_less_and_moves_as_much():
+    strong = AugmentConfig(**{field.name: 0.3 for field in dataclasses.fields(AugmentConfig)})
+    weak = dataclasses.asdict(strong.weak())
+    assert weak.pop("contrast") == weak.pop("erase") == 0
+    assert [weak.pop(name) for name in ("blur", "noise", "occlude")] == pytest.approx([0.1] * 3)
+    assert set(weak.values()) == {0.3}
 
 
 def test_the_definition_of_the_points_stays(toy_model):

@@ -1,5 +1,6 @@
 """The arrays of a split, and the order in which they are visited."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -137,13 +138,60 @@ def test_missing_damaged_and_empty_data_are_user_errors(split, toy_model, tmp_pa
 
 def test_order_is_a_pure_function_that_visits_all_and_mixes_kinds():
     kind = torch.tensor([0] * 60 + [1] * 25 + [2] * 15)
-    order = visiting_order(kind, seed=1, epoch=3)
-    assert torch.equal(order, visiting_order(kind, seed=1, epoch=3))
+    person = torch.arange(100) // 4
+    person[::7] = -1
+    order = visiting_order(kind, person, seed=1, epoch=3)
+    assert torch.equal(order, visiting_order(kind, person, seed=1, epoch=3))
     assert sorted(order.tolist()) == list(range(100))
-    assert not torch.equal(order, visiting_order(kind, seed=1, epoch=4))
-    assert not torch.equal(order, visiting_order(kind, seed=2, epoch=3))
+    assert not torch.equal(order, visiting_order(kind, person, seed=1, epoch=4))
+    assert not torch.equal(order, visiting_order(kind, person, seed=2, epoch=3))
     counts = torch.stack([torch.bincount(kind[rows], minlength=3) for rows in order.split(20)])
     assert (counts - torch.tensor([12, 5, 3])).abs().max() <= 1
+
+
+def test_rows_of_one_person_go_in_pairs_that_are_others_each_epoch():
+    kind = torch.tensor([0] * 40 + [1] * 30)
+    person = torch.cat([torch.arange(40) // 5, torch.full((10,), -1), torch.arange(20) // 2])
+
+    def pairs(epoch):
+        """The pairs that stand beside each other among the rows of their kind."""
+        order = visiting_order(kind, person, 0, epoch)
+        ways = [order[kind[order] == value].tolist() for value in (0, 1)]
+        beside = [(min(a, b), max(a, b)) for way in ways for a, b in itertools.pairwise(way)]
+        return {(a, b) for a, b in beside if person[a] == person[b] >= 0}
+
+    first, second = pairs(0), pairs(1)
+    for found in (first, second):
+        paired = {row for pair in found for row in pair}
+        assert len(paired & set(range(40))) >= 8 * 4  # of each five, two pairs
+        assert set(range(50, 70)) <= paired  # two of each: always together
+    assert {pair for pair in first if pair[1] < 40} != {pair for pair in second if pair[1] < 40}
+    alone = visiting_order(kind, torch.full((70,), -1), 0, 0)
+    apart = (person[alone[:-1]] == person[alone[1:]]) & (person[alone[1:]] >= 0)
+    assert apart.sum() < 0.3 * len(first)  # by chance
+
+
+def test_people_of_several_data_sets_are_different_people(split, toy_model, tmp_path):
+    people = np.array([0, 0, 1, 1, 2, 2, -1, -1, 0, 1, 2, 5])
+    rewrite(split, tmp_path / "a", person=people)
+    rewrite(split, tmp_path / "b", person=people)
+    rewrite(split, tmp_path / "c")
+    found = TrainingData(tmp_path, toy_model, 32).person
+    first, second, none = found.split(12)
+    assert first.tolist() == people.tolist() and (none == -1).all()
+    assert second.tolist() == np.where(people < 0, -1, people + 6).tolist()
+    assert TrainingData(tmp_path, toy_model, 32).batch(torch.tensor([0, 13, 30])).person.tolist() == [0, 6, -1]
+
+
+def test_rows_say_how_much_of_the_shape_their_labels_tell(split, toy_model, tmp_path):
+    whole = TrainingData(split, toy_model, 32)
+    assert torch.equal(whole.shaped, whole.kind == 0) and (whole.batch(torch.arange(12)).known == 1).all()
+    known = np.ones((12, 9), np.float32)
+    known[[0, 2], 3] = 0.25
+    batch = TrainingData(rewrite(split, tmp_path, known=known), toy_model, 32).batch(torch.arange(12))
+    kind = np.load(split / "labels.npz")["kind"]
+    assert np.array_equal(batch.known.numpy(), known)
+    assert batch.shaped.tolist() == ((kind == 0) & (known == 1).all(1)).tolist() and not batch.shaped[0]
 
 
 def test_rows_say_by_whose_definition_their_points_are(split, toy_model, tmp_path):

@@ -32,7 +32,7 @@ def test_what_a_training_leaves_behind(whole, model, folders):
     with whole.history_path.open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val_nme"]) for row in rows] == [row["val_nme"] for row in whole.history]
-    names = {field.name for field in dataclasses.fields(LossWeights)}
+    names = {field.name for field in dataclasses.fields(LossWeights)} - {"early", "points", "same_person"}
     assert names | {"total", "lr", "epoch", "val_pose_mae", "val_vertices", "val_expression"} <= set(rows[0])
     network, metadata = checkpoint.load_network(whole.best_path, model)
     held_out = TrainingData(folders[1], model, 32)
@@ -146,6 +146,49 @@ def test_every_parameter_is_trained(model, folders, whole, tmp_path):
     trained = weights(whole.last_path)
     moved = {name: not torch.equal(p, trained[f"network.{name}"]) for name, p in start.named_parameters()}
     assert all(moved.values()), [name for name, value in moved.items() if not value]
+
+
+def test_feedback_is_trained_and_goes_on_bit_for_bit(model, folders, tmp_path):
+    network = dataclasses.replace(NETWORK, feedback=2)
+    whole = run(model, folders, tmp_path / "whole", network=network)
+    assert {"early", "points"} <= set(whole.history[0])
+    run(model, folders, tmp_path / "parts", network=network, max_steps=5)
+    resumed = run(model, folders, tmp_path / "parts", network=network)
+    assert resumed.resumed_from == 5 and same(weights(resumed.last_path), weights(whole.last_path))
+    fresh, trained = run(model, folders, tmp_path / "fresh", network=network, max_steps=1), weights(whole.last_path)
+    start = weights(fresh.last_path)
+    names = [name for name in start if name.startswith("network.feedback.")]
+    assert len(names) == 14 and not [name for name in names if torch.equal(start[name], trained[name])]
+
+
+def test_frozen_levels_are_neither_trained_nor_averaged_away(model, folders, tmp_path):
+    frozen = dataclasses.replace(QUICK, frozen=2)
+    result = run(model, folders, tmp_path, frozen)
+    begun = run(model, folders, tmp_path / "start", frozen, max_steps=1)
+    start, last = weights(begun.last_path), weights(result.last_path)
+    kept = [name for name in last if ".backbone.model.blocks.2." in name and name.startswith(("network.", "ema."))]
+    later = [name for name in last if name.startswith("network.backbone.model.blocks.5.") and "num" not in name]
+    assert len(kept) > 10 and later
+    assert all(torch.equal(start[name], last[name]) for name in kept)
+    assert not any(torch.equal(start[name], last[name]) for name in later)
+    stopped = tmp_path / "stopped"
+    run(model, folders, stopped, frozen, max_steps=5)
+    assert same(weights(run(model, folders, stopped, frozen).last_path), last)
+
+
+def test_the_last_steps_see_weak_augmentation(model, folders, tmp_path, monkeypatch):
+    seen, augment = [], loop.augment
+
+    def noted(batch, strengths, *others):
+        seen.append(strengths)
+        return augment(batch, strengths, *others)
+
+    monkeypatch.setattr(loop, "augment", noted)
+    run(model, folders, tmp_path, dataclasses.replace(QUICK, weak_end=0.34))
+    assert seen == [QUICK.augment] * 6 + [QUICK.augment.weak()] * 3
+    seen.clear()
+    run(model, folders, tmp_path / "without", QUICK)
+    assert seen == [QUICK.augment] * 9
 
 
 def test_the_progress_bar_shows_loss_and_time_left(model, folders, tmp_path, capsys):

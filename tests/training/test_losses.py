@@ -15,6 +15,14 @@ from mlanet_lib.renderer import render_face
 from mlanet_lib.training import losses
 from mlanet_lib.training.data import Batch
 from mlanet_lib.training.losses import LossWeights
+from mlanet_lib.training.terms import (
+    Comparison,
+    drawn_rows,
+    judged_rows,
+    present_terms,
+    semi_supervised_terms,
+    total,
+)
 
 CONFIG = SimpleNamespace(weights=LossWeights(), hidden_weight=0.5, photometric_batch=8, photometric_size=24)
 
@@ -37,22 +45,26 @@ def some_batch(model, truth: FaceParameters, kind: list[int], size: int = 32) ->
     with torch.no_grad():
         images = render_face(model, truth, size).image
     landmarks = shape.landmarks(shape.turned(truth), truth)
-    ones, kind = torch.ones(len(kind), 68), torch.tensor(kind)
-    return Batch(images, images, landmarks, ones, ones, truth, kind, kind == 0, torch.zeros_like(kind))
+    ones, known = torch.ones(len(kind), 68), torch.ones(len(kind), model.n_identity + model.n_expression)
+    kind = torch.tensor(kind)
+    lit, nobody = kind == 0, torch.full_like(kind, -1)
+    return Batch(
+        images, images, landmarks, ones, ones, truth, known, kind, lit, lit.clone(), torch.zeros_like(kind), nobody
+    )
 
 
-def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, points=None) -> losses.Comparison:
-    """drawn: None for the batch's own; points: None for the true ones."""
-    points = (batch.landmarks - 0.5).flatten(1) if points is None else points
-    drawn = losses.drawn_rows(batch.lit, config) if drawn is None else drawn
-    return losses.Comparison(guess, points, batch, drawn, shape, model, config)
+def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, seen=None) -> Comparison:
+    """drawn: None for the batch's own; seen: what steps of feedback saw, None for two that saw the true points."""
+    seen = batch.landmarks[:, None].expand(-1, 2, -1, -1) if seen is None else seen
+    drawn = drawn_rows(batch.lit, config) if drawn is None else drawn
+    return Comparison(guess, {"early": seen, "points": seen}, batch, drawn, shape, model, config)
 
 
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
     """The terms with their weighted sum."""
-    terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
+    terms, amounts = semi_supervised_terms(comparison(*arguments))
     assert terms.keys() == amounts.keys()
-    return losses.total(terms, CONFIG.weights)
+    return total(terms, CONFIG.weights)
 
 
 def test_coefficients_are_a_mean_square():
@@ -71,7 +83,7 @@ def test_translation_ignores_what_the_picture_does_not_show(toy_model):
     here = some_parameters(toy_model, 3)
     further = here.replace(translation=here.translation * torch.tensor([1.0, 1, 2]), focal=here.focal * 2)
     assert losses.translation_loss(further, here) < 1e-10
-    shifted = here.replace(translation=here.translation + torch.tensor([0.1, 0, 0]) * here.translation[:, 2:] / 4.5)
+    shifted = here.replace(translation=here.translation + torch.tensor([0.1, 0, 0]) * here.translation[:, 2:] / 9)
     assert torch.isclose(losses.translation_loss(shifted, here), torch.tensor(0.01), rtol=1e-4)
 
 
@@ -95,13 +107,13 @@ def test_landmarks_are_quadratic_near_and_linear_far_and_weighted():
     truth, ones = torch.zeros(1, 68, 2), torch.ones(1, 68)
     near, far = torch.zeros(1, 68, 2), torch.zeros(1, 68, 2)
     near[..., 0], far[..., 1] = 1e-4, 1.0
-    assert torch.isclose(losses.landmark_loss(near, truth, ones), torch.tensor(1e-8 / 0.02), rtol=0.02)
-    assert torch.isclose(losses.landmark_loss(far, truth, ones), torch.tensor(0.99), rtol=1e-3)
+    assert torch.isclose(losses.landmark_loss(near, truth, ones), torch.tensor(1e-8 / 0.01), rtol=0.02)
+    assert torch.isclose(losses.landmark_loss(far, truth, ones), torch.tensor(0.995), rtol=1e-3)
     half = torch.zeros(1, 68, 2)
     half[:, :34, 1] = 1.0
     hidden = ones.clone()
     hidden[:, :34] = 0.5
-    assert torch.isclose(losses.landmark_loss(half, truth, hidden), torch.tensor(0.99 / 3), rtol=1e-3)
+    assert torch.isclose(losses.landmark_loss(half, truth, hidden), torch.tensor(0.995 / 3), rtol=1e-3)
     assert losses.landmark_loss(far, truth, ones * 0) == 0
 
 
@@ -155,7 +167,7 @@ def test_sparse_shape_is_the_face_model_at_some_points(toy_model):
 def test_the_truth_costs_nothing_but_its_priors(toy_model):
     truth = some_parameters(toy_model, 3)
     terms = all_terms(truth, some_batch(toy_model, truth, [0, 1, 2], 24), SparseShape(toy_model, 20), toy_model)
-    names = {field.name for field in dataclasses.fields(LossWeights)}
+    names = {field.name for field in dataclasses.fields(LossWeights)} - {"same_person"}  # whose weight is 0
     assert set(terms) == names | {"total"}
     for name in names - {name for name in names if name.startswith("prior")}:
         assert terms[name] < 2e-3, name
@@ -223,7 +235,7 @@ def test_a_point_without_confidence_counts_nothing(toy_model):
 
 def test_a_term_without_a_weight_is_refused():
     with pytest.raises(KeyError):
-        losses.total({"identitty": torch.tensor(1.0)}, LossWeights())
+        total({"identitty": torch.tensor(1.0)}, LossWeights())
 
 
 @pytest.mark.parametrize("unlit", [(), (1, 4)])
@@ -235,18 +247,19 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
     batch.lit[list(unlit)] = False
     batch.visible = torch.rand(7, 68, generator=torch.Generator().manual_seed(2))
     config = SimpleNamespace(**vars(CONFIG) | {"photometric_batch": 3})
-    points = torch.randn(7, 136, generator=torch.Generator().manual_seed(3))
-    whole, _ = losses.semi_supervised_terms(comparison(guess, batch, shape, toy_model, config, points=points))
-    assert "points" in whole
-    drawn = losses.drawn_rows(batch.lit, config)
+    batch.shaped[0] = False
+    said = torch.randn(7, 2, 68, 2, generator=torch.Generator().manual_seed(3))
+    whole, _ = semi_supervised_terms(comparison(guess, batch, shape, toy_model, config, seen=said))
+    assert {"early", "points", "vertices"} <= set(whole)
+    drawn = drawn_rows(batch.lit, config)
     assert drawn.tolist() == (
         [False, False, True, True, False, True, False] if not unlit else [False, True, True, True, False, False, False]
     )
     sums, counts = dict.fromkeys(whole, 0.0), dict.fromkeys(whole, 0.0)
     for rows in (torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4, 5])):
         part = {name: value[rows] for name, value in vars(batch).items()}
-        arguments = (guess[rows], Batch(**part), shape, toy_model, config, drawn[rows], points[rows])
-        terms, amounts = losses.semi_supervised_terms(comparison(*arguments))
+        arguments = (guess[rows], Batch(**part), shape, toy_model, config, drawn[rows], said[rows])
+        terms, amounts = semi_supervised_terms(comparison(*arguments))
         for name, amount in amounts.items():
             amount = float(amount.sum()) if isinstance(amount, torch.Tensor) else amount
             sums[name] += float(terms[name]) * amount
@@ -257,9 +270,9 @@ def test_amounts_put_the_terms_of_parts_together(unlit, toy_model):
 
 def test_what_is_not_drawn(toy_model):
     lit = torch.tensor([True, False, False, True, False])
-    assert losses.drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
+    assert drawn_rows(lit, CONFIG).tolist() == (~lit).tolist()
     for change in ({"photometric_batch": 0}, {"weights": LossWeights(photometric=0.0)}):
-        assert not losses.drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()
+        assert not drawn_rows(lit, SimpleNamespace(**vars(CONFIG) | change)).any()
 
 
 def test_labels_are_compared_with_the_points_of_their_own_definition(toy_model):
@@ -282,24 +295,112 @@ def test_labels_are_compared_with_the_points_of_their_own_definition(toy_model):
     batch = some_batch(model, truth, [0, 1, 0, 1])
     labelled = dataclasses.replace(batch, landmarks=mixed, points_set=sets)
     terms = all_terms(truth, labelled, shape, model)
-    assert max(terms[name] for name in ("landmarks", "openings", "points", "vertices")) < 1e-4
+    assert max(terms[name] for name in ("landmarks", "openings", "vertices")) < 1e-4
     assert all_terms(truth, dataclasses.replace(labelled, points_set=1 - sets), shape, model)["landmarks"] > 1e-3
     terms = all_terms(guess, labelled, shape, model)
     found = shape.landmarks(shape.turned(guess), guess, sets)
     assert torch.isclose(terms["landmarks"], losses.landmark_loss(found, mixed, torch.ones(4, 68)))
 
 
-def test_the_head_of_points_learns_from_3ddfas_rows_alone(toy_model):
+def test_points_of_feedback_are_judged_where_the_labels_have_them(toy_model):
+    """The jaw by 3DDFA's definition, the rest by iBUG's: rows of one definition tell a part, labelled ones of 3DDFA's,
+    whose parameters say where the face is, all."""
     model = with_ibug(toy_model)
-    truth, said = some_parameters(model, 4), torch.zeros(4, 136)
-    shape, sets = SparseShape(model, 20), torch.tensor([1, 0, 1, 1])
-    batch = dataclasses.replace(some_batch(model, truth, [0, 0, 1, 2]), points_set=sets)
-    terms, amounts = losses.semi_supervised_terms(comparison(truth, batch, shape, model, points=said))
-    expected = losses.landmark_loss(said[1:2].unflatten(1, (68, 2)) + 0.5, batch.landmarks[1:2], torch.ones(1, 68))
-    assert torch.isclose(terms["points"], expected) and amounts["points"].sum() == 68
-    none = dataclasses.replace(batch, points_set=torch.ones(4).long())
-    terms, amounts = losses.semi_supervised_terms(comparison(truth, none, shape, model, points=said))
-    assert terms["points"] == 0 == amounts["points"].sum() and amounts["landmarks"].sum() == 3 * 68
+    truth, sets, kind = some_parameters(model, 5), torch.tensor([0, 0, 1, 1, 0]), [0, 1, 0, 1, 2]
+    shape = SparseShape(model, 20)
+    turned = shape.turned(truth)
+    own, ibug = shape.landmarks(turned, truth), shape.landmarks(turned, truth, "ibug")
+    marks = torch.where((sets == 0)[:, None, None], own, ibug)
+    batch = dataclasses.replace(some_batch(model, truth, kind), points_set=sets, landmarks=marks)
+    right = torch.cat([own[:, :17], ibug[:, 17:]], 1)
+    terms, amounts = semi_supervised_terms(comparison(truth, batch, shape, model, seen=right[:, None]))
+    assert terms["points"] < 1e-6 and terms["early"] < 1e-6
+    assert amounts["points"].sum(1).tolist() == [68, 17, 51, 51]
+    wrong = right.clone()
+    wrong[1, 17:], wrong[2:4, :17], wrong[4] = 9.0, 9.0, 9.0  # what nobody told
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
+    assert terms["points"] < 1e-6
+    wrong[0, 30] += 0.5
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, model, seen=wrong[:, None]))
+    assert torch.isclose(terms["points"], torch.tensor((0.5 * 2**0.5 - 0.005) / 187), rtol=1e-3)
+
+
+def test_steps_of_feedback_count_alike(toy_model):
+    truth = some_parameters(toy_model, 2)
+    batch, shape = some_batch(toy_model, truth, [0, 1]), SparseShape(toy_model, 20)
+    seen = batch.landmarks[:, None].repeat(1, 3, 1, 1)
+    seen[:, 2, :, 0] += 0.3
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, toy_model, seen=seen))
+    assert torch.isclose(terms["early"], torch.tensor(0.295 / 3), rtol=1e-3)
+
+
+def test_without_feedback_there_are_no_terms_of_it(toy_model):
+    truth = some_parameters(toy_model, 2)
+    batch, shape = some_batch(toy_model, truth, [0, 1]), SparseShape(toy_model, 20)
+    masks = judged_rows(batch.kind, batch.lit, batch.shaped, torch.zeros(2, dtype=torch.bool))
+    with_it, without = (
+        {term.name for term in present_terms(masks, CONFIG, outputs)} for outputs in (("early", "points"), ())
+    )
+    assert with_it - without == {"early", "points"} and without < with_it
+    seen = Comparison(truth, truth.as_tensors(), batch, masks["drawn"], shape, toy_model, CONFIG)
+    assert set(semi_supervised_terms(seen)[0]) == without
+
+
+def test_told_coefficients_ask_for_the_share_that_labels_tell():
+    truth, known = torch.tensor([[2.0, -1.0, 3.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    assert losses.told_loss(truth, known * truth, known) == 0
+    found = torch.tensor([[2.0, 0.0, 7.0]], requires_grad=True)
+    loss = losses.told_loss(found, known * truth, known)
+    loss.backward()
+    assert torch.isclose(loss, torch.tensor(0.25 / 3)) and found.grad[0, 2] == 0 and found.grad[0, 1] > 0
+    assert losses.told_loss(found, truth, torch.ones(1, 3)) == losses.coefficient_loss(found, truth)
+
+
+def test_labels_that_tell_a_share_are_compared_with_that_share(toy_model):
+    truth = some_parameters(toy_model, 2)
+    batch, shape = some_batch(toy_model, truth, [0, 0]), SparseShape(toy_model, 20)
+    known = torch.rand(2, 9, generator=torch.Generator().manual_seed(0))
+    shares = dict(identity=truth.identity * known[:, :5], expression=truth.expression * known[:, 5:])
+    fitted = dataclasses.replace(batch, parameters=truth.replace(**shares), known=known, shaped=batch.lit & False)
+    terms = all_terms(truth, fitted, shape, toy_model)
+    assert terms["identity"] < 1e-12 and terms["expression"] < 1e-12
+    assert "vertices" not in terms  # 68 points say little of them
+    half = all_terms(truth, dataclasses.replace(fitted, shaped=torch.tensor([False, True])), shape, toy_model)
+    one = all_terms(truth[1], dataclasses.replace(some_batch(toy_model, fitted.parameters[1], [0])), shape, toy_model)
+    assert half["vertices"] > 1 and torch.isclose(half["vertices"], one["vertices"])
+
+
+def test_one_person_is_alike_and_others_are_not():
+    codes = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 5.0], [4.0, 5.0]])
+    person = torch.tensor([3, 3, -1, -1])
+    pairs = [((codes[i] - codes[j]) ** 2).mean() for i in range(4) for j in range(4) if {i, j} != {0, 1} and i != j]
+    within, between = 2.0, float(sum(pairs) / len(pairs))
+    loss = losses.same_person_loss(codes, person)
+    assert float(loss) == pytest.approx(within / between)
+    assert torch.isclose(losses.same_person_loss(7 * codes + 3, person), loss)  # no way out by smaller codes
+    alike = codes.clone()
+    alike[1] = alike[0]
+    assert losses.same_person_loss(alike, person) == 0
+
+
+@pytest.mark.parametrize("person", [[-1, -1, -1], [0, 1, 2], [4, 4, 4]], ids=["nobody", "no two", "all the same"])
+def test_without_pairs_of_one_person_or_without_others_nothing_is_asked(person):
+    codes = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = losses.same_person_loss(codes, torch.tensor(person))
+    loss.backward()
+    assert loss == 0 and not codes.grad.any()
+
+
+def test_pictures_of_one_person_have_one_identity_and_skin(toy_model):
+    truth = some_parameters(toy_model, 4).map(lambda tensor: tensor.clone().requires_grad_())
+    batch, shape = some_batch(toy_model, truth.map(torch.Tensor.detach), [0, 1, 2, 2]), SparseShape(toy_model, 20)
+    batch = dataclasses.replace(batch, person=torch.tensor([1, 1, 2, -1]))
+    config = SimpleNamespace(**vars(CONFIG) | {"weights": LossWeights(same_person=1.0)})
+    terms, _ = semi_supervised_terms(comparison(truth, batch, shape, toy_model, config))
+    expected = [losses.same_person_loss(codes, batch.person) for codes in (truth.identity, truth.albedo)]
+    assert torch.isclose(terms["same_person"], (expected[0] + expected[1]) / 2)
+    terms["same_person"].backward()
+    assert {name for name, value in truth.as_tensors().items() if value.grad is not None} == {"identity", "albedo"}
 
 
 def test_a_model_with_one_definition_holds_it_once(toy_model):

@@ -102,6 +102,17 @@ def test_two_processes_have_the_curves_of_one(alone, together):
             assert there[name] == pytest.approx(value, rel=1e-5, abs=1e-6), (name, here["step"])
 
 
+def test_two_processes_train_feedback_as_one_does(model, folders, tmp_path):
+    curves = []
+    for count in (1, 2):
+        settings = job(model, folders, tmp_path / str(count), steps=6, validate_every=3, processes=count)
+        settings = dataclasses.replace(settings, network=dataclasses.replace(NETWORK, feedback=2))
+        curves.append(fit_in_processes(settings, device="cpu").history)
+    assert {"early", "points"} <= set(curves[0][0])
+    for here, there in zip(*curves, strict=True):
+        assert there == pytest.approx(here, rel=1e-4, abs=1e-6)
+
+
 def test_one_process_writes_and_shows_progress(alone, together):
     result, printed = together
     folder = result.last_path.parent

@@ -75,6 +75,35 @@ def test_another_face_model_takes_all_but_what_its_shape_and_colour_are_read_wit
     assert metadata["pretrained_weights"] == "started from last.safetensors (striped, step 9)"
 
 
+def test_steps_of_feedback_are_taken_but_for_ridges_of_another_face_model(
+    model, other_model, folders, other_folders, tmp_path
+):
+    fed = dataclasses.replace(NETWORK, feedback=2)
+    path = run(model, folders, tmp_path / "fed", network=fed, max_steps=2).last_path
+    begun, _ = checkpoint.read(path)
+    starting = dataclasses.replace(fed, start=str(path))
+    found, _ = parameters_after_one_step(model, folders, tmp_path / "same", starting)
+    steps = [name for name in found if name.startswith("feedback.")]
+    assert len(steps) == 14 and all(near(found[name], begun[f"ema.{name}"]) for name in steps)
+    found, _ = parameters_after_one_step(other_model, other_folders, tmp_path / "other", starting)
+    torch.manual_seed(0)
+    fresh = MLANet(other_model, fed).state_dict()
+    ridges = {"feedback.0.log_ridge", "feedback.1.log_ridge"}
+    assert ridges < set(steps) and all(near(found[name], fresh[name]) for name in ridges)
+    assert all(near(found[name], begun[f"ema.{name}"]) for name in set(steps) - ridges)
+
+
+def test_feedback_begins_anew_where_the_start_has_none(model, folders, whole, tmp_path):
+    network = beginning_with(whole.last_path, feedback=1)
+    found, _ = parameters_after_one_step(model, folders, tmp_path, network)
+    torch.manual_seed(0)
+    fresh = MLANet(model, network).state_dict()
+    begun = checkpoint.read(whole.last_path)[0]
+    steps = {name for name in found if name.startswith("feedback.")}
+    assert steps and all(near(found[name], fresh[name]) for name in steps)
+    assert all(near(found[name], begun[f"ema.{name}"]) for name in found.keys() - steps)
+
+
 @pytest.mark.parametrize("before, after", [("hierarchical", "hierarchical_concatenate"), ("none", "concatenate")])
 def test_heads_that_read_side_by_side_begin_with_what_those_of_the_mean_computed(before, after, model, tmp_path):
     torch.manual_seed(3)

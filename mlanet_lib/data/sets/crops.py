@@ -191,7 +191,8 @@ def _read_poses(path: Path, names: list[str]) -> np.ndarray:
         raise UserError(f"{path}: field 'names' lists other pictures than labels.npz")
     check_rows(path, fields, len(names), {"rotation": (3, 3)}, "f")
     rotation = fields["rotation"].astype(np.float64)
-    if not np.allclose(rotation @ np.swapaxes(rotation, 1, 2), np.eye(3), atol=1e-3):
+    square = np.allclose(rotation @ np.swapaxes(rotation, 1, 2), np.eye(3), atol=1e-3)
+    if not (square and (np.linalg.det(rotation) > 0).all()):  # mirrors are square, too
         raise UserError(f"{path}: field 'rotation' holds matrices that are no rotations")
     return rotation
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from mlanet_lib.data.sets import crops
 from mlanet_lib.data.sets.crops import read_archive
@@ -54,7 +55,7 @@ def test_what_is_read(tmp_path, compression):
         assert np.array_equal(np.isnan(sample.points21), np.repeat(~fields["visible21"][i][:, None], 2, 1))
         assert np.array_equal(sample.points21[fields["visible21"][i]], fields["landmarks21"][i][fields["visible21"][i]])
         assert np.isnan(sample.pose_degrees[[0, 2]]).all() and sample.pose_degrees[1] == fields["yaw_degrees"][i]
-        assert sample.agreement == fields["agreement"][i] and sample.confidence is None
+        assert sample.agreement == fields["agreement"][i] and sample.rotation is None
         expected = np.asarray(Image.open(io.BytesIO(jpeg(i))))
         assert np.array_equal(sample.image(), expected)
         assert np.array_equal(pickle.loads(pickle.dumps(sample)).image(), expected)  # into a worker process
@@ -195,7 +196,8 @@ def test_real_archives(shared_data, name, count):
     for sample in samples[:: count // 20]:
         height, width = sample.image().shape[:2]
         assert sample.landmarks.min() > -0.35 * width and sample.landmarks.max() < 1.35 * height
-        assert (sample.nearness is None) == (name == "youtube_faces") == (sample.confidence is not None)
+        assert (sample.nearness is None) == (name == "youtube_faces") == (sample.rotation is None)
+        assert (sample.confidence[:17] == (name == "aflw_crops")).all() and (sample.confidence[17:36] == 1).all()
 
 
 def test_estimated_and_annotated_points_are_counted_alike(shared_data):
@@ -246,11 +248,60 @@ def test_ibug_points_take_the_place_of_3ddfas(tmp_path):
     for sample, k in zip(samples, (1, 2, 3), strict=True):
         assert np.allclose(sample.landmarks, marks[k] + 0.5) and sample.nearness is None
         assert np.array_equal(sample.points21, plain[k].points21, equal_nan=True)
-        assert plain[k].confidence is None and np.array_equal(sample.image(), plain[k].image())
+        assert np.array_equal(sample.image(), plain[k].image())
     side, straight, edge = (sample.confidence for sample in samples)
     assert side.tolist() == [0.1] * 17 + [1.0] * 51
     assert straight[20] == pytest.approx(0.5) and straight.sum() == pytest.approx(67.5)
     assert edge[3] == pytest.approx(0.1) and edge.sum() == pytest.approx(67.1)
+
+
+def test_3ddfas_eyes_and_lips_count_less_and_least_beside_ibugs(tmp_path):
+    folder = write(tmp_path / "crops", labels(5), ENOUGH)
+    worth = np.stack([sample.confidence for sample in read_archive(folder)])
+    assert (worth[:, :36] == 1).all() and (worth[:, 36:] == crops.ALONE).all() and crops.BESIDE < crops.ALONE < 1
+    marks = np.random.default_rng(0).uniform(0, 24, (5, 68, 2))
+    marks[0, 5] = np.nan
+    ibug(folder, 5, landmarks68=marks, disagreement=np.array([1.0, 6.0, 6.5, np.nan, 2.0]))
+    for limit, beside in ((6.0, [1, 4]), (7.0, [1, 2, 4])):
+        worth = np.stack([sample.confidence for sample in read_archive(folder, "3ddfa", limit)])
+        expected = np.full((5, 32), crops.ALONE)
+        expected[beside] = crops.BESIDE
+        assert (worth[:, :36] == 1).all() and np.array_equal(worth[:, 36:], expected)
+
+
+def poses(folder, **changes):
+    """Writes `pose_3ddfa_v2.npz` of heads turned by -40, 0 and 40 degrees; returns their rotations."""
+    rotation = Rotation.from_euler("y", [[-40], [0], [40]], degrees=True).as_matrix().astype(np.float32)
+    fields = {"names": np.array([f"face{i}.jpg" for i in range(3)]), "rotation": rotation} | changes
+    np.savez(folder / crops.POSES, **{name: value for name, value in fields.items() if value is not None})
+    return rotation
+
+
+def test_known_poses_are_read(tmp_path):
+    folder = write(tmp_path / "crops")
+    rotation = poses(folder)
+    assert np.array_equal([sample.rotation for sample in read_archive(folder)], rotation)
+    ibug(folder)
+    assert np.array_equal([sample.rotation for sample in read_archive(folder, "ibug")], rotation)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotation": None}, "field 'rotation' is missing"),
+        ({"names": np.array(["face0.jpg", "face2.jpg", "face1.jpg"])}, "other pictures than labels.npz"),
+        ({"rotation": np.zeros((2, 3, 3))}, r"'rotation' has shape \(2, 3, 3\), not \(3, 3, 3\)"),
+        ({"rotation": np.zeros((3, 3, 3), int)}, "'rotation' has the wrong type"),
+        ({"rotation": 1.1 * np.tile(np.eye(3), (3, 1, 1))}, "'rotation' holds matrices that are no rotations"),
+        ({"rotation": np.tile(np.diag([1.0, 1, -1]), (3, 1, 1))}, "'rotation' holds matrices that are no rotations"),
+        ({"rotation": np.full((3, 3, 3), np.nan)}, "'rotation' holds matrices that are no rotations"),
+    ],
+)
+def test_a_wrong_file_of_poses_is_named(tmp_path, changes, message):
+    folder = write(tmp_path / "crops")
+    poses(folder, **changes)
+    with pytest.raises(UserError, match=rf"pose_3ddfa_v2\.npz: .*{message}"):
+        read_archive(folder)
 
 
 def test_without_depth_the_labelled_yaw_says_whether_the_jaw_is_believed(tmp_path):
