@@ -1,106 +1,139 @@
-"""What weights read of the photos that were held out from their training, and what their features would say.
+"""What weights read of the photos that were held out from training, and what each part of the training is worth there.
 
-    python benchmarks/held_out.py outputs/data [--weights W] [--features]   (profile open, `dvc repro prepare_data`)
+    python benchmarks/held_out.py outputs/data [--weights W ...]                (profile open, `dvc repro prepare_data`)
+    python benchmarks/held_out.py outputs/data --left-out all|PART ... --out DIR [--steps N] [--batch N] [--seeds N ...]
 
-Prints the NME of the 68 points, %, of the mesh and of the mean with the mirror image (`--mirrored` of the commands),
-and of the photos up to 30 degrees of yaw how lips and lids are read: slope and correlation of predicted on labelled
-distances. --features: the NME of a ridge regression of the points from the frozen features of 9,000 training photos,
-for features read in several ways, with the best of four ridges: what a head could read there.
+One row for each of the weights, or for each training that `params.yaml` says, shortened to N steps and with one of
+`PARTS` left out; a training that is in DIR already is not made again. The columns, of the validation split:
+
+- NME, % (the mean of 0-30, 30-60 and 60-90 degrees of yaw) on 3DDFA's points, and on iBUG's
+- pose: mean absolute error of pitch, yaw and roll against the labels, degrees, of the photos with 3DDFA's points
+- proportions: r and slope, as in the protocol Likeness, but against iBUG's points of photos up to 20 degrees of yaw
+- closed mouths: mean error of the lips' gap where the points have less than 1.5 mm (outer eye corners: 90 mm)
+- same person: mean squared distance of the identities of two synthetic pictures of one person over that of two people
+- skin: slope of the mean albedo on that of the synthetic pictures' labels
 """
 
 import argparse
-import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from mlanet_lib.drawing import views
-from mlanet_lib.errors import UserError
+from mlanet_lib.evaluation.likeness_metrics import distances, line, lip_gaps
+from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.metrics import sparse_nme
-from mlanet_lib.predictor import Predictor
+from mlanet_lib.network import MLANet
+from mlanet_lib.network.checkpoint import load_network
+from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.study.params import load_params
+from mlanet_lib.study.runs import MAIN, plan
+from mlanet_lib.training.config import Job
 from mlanet_lib.training.data import TrainingData
+from mlanet_lib.training.loop import fit
+from mlanet_lib.training.losses import same_person_loss
 
-DISTANCES = {
-    "inner lips": ((61, 67), (62, 66), (63, 65)),
-    "mouth's width": ((48, 54),),
-    "lids": ((37, 41), (38, 40), (43, 47), (44, 46)),
+PARTS = {
+    "nothing": {},
+    "ImageNet weights": {"network": {"pretrained": False}, "train": {"frozen": 0}},
+    "feedback": {"network": {"feedback": 0}},
+    "iBUG's points": {"sources": ["aflw_ibug"]},
+    "3DDFA's points": {"sources": ["aflw_crops"]},
+    "same person": {"weights": {"same_person": 0.0}},
+    "London people": {"sources": ["london"]},
+    "labels of pose": {"weights": {"rotation": 0.0}},
+    "weak end": {"train": {"weak_end": 0.0}},
+    "pictures (photometric)": {"weights": {"photometric": 0.0}},
+    "crops of 112 px (80)": {"network": {"image_size": 80}},
 }
-FRONTAL, TRAINED_ON = 30.0, 9000
-RIDGES = (300, 1000, 3000, 10000)
+"""What is left out, and what that changes of params.yaml's network, train and train.weights, and which sources."""
+BINS, FRONTAL, CLOSED = (0, 30, 60, 91), 20, 1.5
+HEAD = "weights | NME, 3DDFA's | iBUG's | pose | proportions r | slope | closed mouths, mm | same person | skin slope"
 
 
-def photos(folder: Path, predictor: Predictor, count: int | None = None):
-    """Batches of up to `count` fitted photos of a split, in random order with seed 0."""
-    data = TrainingData(folder, predictor.model, predictor.image_size)
-    rows = torch.nonzero(~data.lit & (data.kind == 0)).flatten()
-    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count]]
-    return [data.batch(part) for part in rows.split(128)]
-
-
-def apart(points: np.ndarray, pairs) -> np.ndarray:
-    """(N,) mean distance across the pairs of (N, 68, 2), in the input's unit."""
-    return np.mean([np.linalg.norm(points[:, a] - points[:, b], axis=1) for a, b in pairs], axis=0)
+def shortened(job: Job, part: str, options: argparse.Namespace, folder: Path) -> Job:
+    """A job without one of the parts. folder: an empty one, for links to the sources that are kept."""
+    change = PARTS[part]
+    data = job.train_folder
+    if left_out := change.get("sources"):
+        data = folder
+        for path in job.train_folder.iterdir():
+            if path.name not in left_out:
+                (folder / path.name).symlink_to(path.resolve())
+    weights = replace(job.train.weights, **change.get("weights", {}))
+    sizes = {"steps": options.steps, "batch_size": options.batch, "validate_every": options.steps}
+    train = replace(job.train, **sizes, weights=weights, **change.get("train", {}))
+    out = options.out / part.replace(" ", "_") / f"seed_{job.seed}"
+    network = replace(job.network, **change.get("network", {}))
+    return replace(job, train=train, network=network, train_folder=data, out_folder=out)
 
 
 @torch.no_grad()
-def features(predictor: Predictor, batches) -> dict[str, torch.Tensor]:
-    """By how they are read, (N, D): the gated levels' weighted mean as the expression head has it (equal weights where
-    there are none), all of them side by side, and the mean of the backbone's coarsest level."""
-    network, parts = predictor.network, {"weighted mean": [], "side by side": [], "coarsest level": []}
-    weights = network.level_logits.softmax(1)[list(network.sizes).index("expression")]
-    for batch in batches:
-        found = network._features(batch.images)
-        grids = [F.adaptive_avg_pool2d(level, network.config.pool).flatten(1) for level in network._attended(found)]
-        grids = torch.stack([F.layer_norm(grid, grid.shape[1:]) for grid in grids], 1)
-        parts["weighted mean"].append(torch.einsum("l,bld->bd", weights, grids))
-        parts["side by side"].append(grids.flatten(1))
-        parts["coarsest level"].append(found[-1].mean((2, 3)))
-    return {name: torch.cat(part) for name, part in parts.items()}
+def predicted(network: MLANet, data: TrainingData, rows: torch.Tensor) -> tuple[FaceParameters, FaceParameters]:
+    """Parameters of these rows: the network's and the labels'."""
+    pairs = [(network.encode((batch := data.batch(part)).images), batch.parameters) for part in rows.split(64)]
+    found, truth = zip(*pairs, strict=True)
+    return FaceParameters.cat(found), FaceParameters.cat(truth)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def figures(network: MLANet, model: MorphableModel, folder: Path) -> list[float]:
+    """The columns of `HEAD` but the first."""
+    data, values = TrainingData(folder, model, network.config.image_size), []
+    for number, name in enumerate(("3ddfa", "ibug")):
+        rows = torch.nonzero(~data.lit & (data.points_set == number)).flatten()
+        found, truth = predicted(network, data, rows)
+        points = in_crop(model, found, name).double().numpy()
+        marks = data.labels_of(rows, ["landmarks"])["landmarks"].double().numpy()
+        poses, true_poses = (side.pose_degrees(model.bfm_rotation).numpy() for side in (found, truth))
+        yaw = np.abs(true_poses[:, 1])
+        errors, places = sparse_nme(points, marks), np.digitize(yaw, BINS)
+        values.append(float(np.mean([errors[places == place].mean() for place in np.unique(places)])))
+    values.append(float(np.abs(poses - true_poses).mean()))
+    front = yaw < FRONTAL
+    values += [float(side.mean()) for side in line(distances(marks[front]), distances(points[front]))]
+    gap, drawn = lip_gaps(marks[front]), lip_gaps(points[front])
+    values.append(float(np.abs(drawn - gap)[gap < CLOSED].mean()))
+    rows = torch.nonzero(data.lit).flatten()
+    found, truth = predicted(network, data, rows)
+    values.append(float(same_person_loss(found.identity, data.person[rows])))
+    tone = model.albedo_basis.mean((0, 1))
+    values.append(float(np.polyfit((truth.albedo @ tone).numpy(), (found.albedo @ tone).numpy(), 1)[0]))
+    return values
+
+
+def row(name: str, values: list[float]) -> str:
+    return " | ".join([name, *(f"{value:.3f}" for value in values)])
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "data", type=Path, metavar="FOLDER", help="with train/ and validation/, as stage prepare_data has"
-    )
-    parser.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
-    parser.add_argument("--features", action="store_true", help="what a linear head could read of the features, too")
-    options = parser.parse_args(arguments)
-    try:
-        plain, mirrored = (Predictor.load(options.weights, mirrored=flag) for flag in (False, True))
-        held = photos(options.data / "validation", plain)
-        truth = torch.cat([batch.landmarks for batch in held]).double().numpy()
-        for predictor in (plain, mirrored):
-            found = predictor.predict_crops(torch.cat([batch.images for batch in held]))
-            points = views.landmarks(plain.model, found).astype(float)
-            print(f"{predictor.weights}: {len(truth)} photos, NME {sparse_nme(points, truth).mean():.3f} %")
-            if predictor is plain:
-                frontal = np.abs(found.pose_degrees()[:, 1].numpy()) < FRONTAL
-                eyes = np.linalg.norm(truth[frontal, 36] - truth[frontal, 45], axis=1)
-                for name, pairs in DISTANCES.items():
-                    label, said = (apart(side[frontal], pairs) / eyes for side in (truth, points))
-                    slope, correlation = np.polyfit(label, said, 1)[0], np.corrcoef(label, said)[0, 1]
-                    print(f"  {name}: slope {slope:.3f}, correlation {correlation:.3f}")
-        if options.features:
-            train = photos(options.data / "train", plain, TRAINED_ON)
-            goal = torch.cat([batch.landmarks for batch in train]).flatten(1).double()
-            for (name, x), y in zip(features(plain, train).items(), features(plain, held).values(), strict=True):
-                mean, spread = x.mean(0), x.std(0) + 1e-6
-                x, y = ((side - mean).double() / spread for side in (x, y))
-                gram, moment = x.T @ x, x.T @ (goal - goal.mean(0))
-                errors = []
-                for ridge in RIDGES:
-                    solved = torch.linalg.solve(gram + ridge * torch.eye(len(gram)), moment)
-                    said = (y @ solved + goal.mean(0)).unflatten(1, (68, 2)).numpy()
-                    errors.append(sparse_nme(said, truth).mean())
-                print(f"  frozen features, {name} ({x.shape[1]}): NME {min(errors):.3f} %")
-    except UserError as error:
-        print(f"held_out: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="with train/ and validation/, as prepare_data has it")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[], help="checkpoints of params.yaml's face model")
+    parser.add_argument("--left-out", nargs="+", default=[], choices=["all", *PARTS], metavar="PART")
+    parser.add_argument("--out", type=Path, help="folder for the shortened trainings")
+    for name, value in (("--steps", 800), ("--batch", 32)):
+        parser.add_argument(name, type=int, default=value)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    if options.left_out and not options.out:
+        parser.error("--left-out needs --out")
+    params = load_params()
+    model = MorphableModel.load(params.face_model.path)
+    print(HEAD)
+    for path in options.weights:
+        print(row(path.name, figures(load_network(path, model)[0], model, options.data / "validation")), flush=True)
+    parts = PARTS if "all" in options.left_out else options.left_out
+    for part in parts:
+        for seed in options.seeds:
+            job = replace(plan(params, MAIN)[0].job(model, options.data), seed=seed)
+            with tempfile.TemporaryDirectory() as folder:
+                result = fit(shortened(job, part, options, Path(folder)))
+            network, _ = load_network(result.best_path, model)
+            print(row(f"{part}, seed {seed}", figures(network, model, options.data / "validation")), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -117,12 +117,14 @@ def crop_image(image: np.ndarray, box: Box, size: int, padding: str = "zero") ->
     margin_x, margin_y = math.ceil(box.w / size) + 1, math.ceil(box.h / size) + 1
     left, top = math.floor(box.x) - margin_x, math.floor(box.y) - margin_y
     right, bottom = math.ceil(box.x + box.w) + margin_x, math.ceil(box.y + box.h) + margin_y
-    rows, columns = np.arange(top, bottom), np.arange(left, right)
-    window = image[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
     if padding == "zero":
-        window[(rows < 0) | (rows >= height)] = 0
-        window[:, (columns < 0) | (columns >= width)] = 0
-    elif padding != "edge":
+        window = np.zeros((bottom - top, right - left, 3), np.uint8)
+        (first, last), (start, end) = np.clip((top, bottom), 0, height), np.clip((left, right), 0, width)
+        window[first - top : last - top, start - left : end - left] = image[first:last, start:end]
+    elif padding == "edge":
+        rows, columns = np.arange(top, bottom), np.arange(left, right)
+        window = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
+    else:
         raise ValueError(f"padding is 'zero' or 'edge', not {padding!r}")
     inside = (box.x - left, box.y - top, box.x + box.w - left, box.y + box.h - top)
     return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box=inside))

@@ -45,15 +45,16 @@ class GraphNetwork:
         self._network = network
         self._session = session(graph.SerializeToString(), self._tensors, torch.get_num_threads())
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> FaceParameters:
         """As `MLANet.encode`: images (B, 3, S, S) in [0, 1], S the network's -> the parameters of B faces, without
         gradients."""
-        outputs = self._session.run(None, {"images": np.ascontiguousarray(images.numpy())})
+        outputs = self._session.run(None, {"images": np.ascontiguousarray(images.detach().numpy())})
         heads = len(self._network.sizes)
-        tensors = [torch.from_numpy(output) for output in outputs]
-        raw = dict(zip(self._network.sizes, tensors[:heads], strict=True))
-        return FaceParameters.from_tensors(self._network.finish(raw, tensors[heads:]))
+        with torch.inference_mode():  # of many small steps, a tenth is torch's bookkeeping
+            tensors = [torch.from_numpy(output) for output in outputs]
+            raw = dict(zip(self._network.sizes, tensors[:heads], strict=True))
+            found = self._network.finish(raw, tensors[heads:])
+        return FaceParameters.from_tensors({name: value.clone() for name, value in found.items()})
 
 
 def find_graph(network: MLANet, folders: list[Path]) -> GraphNetwork | None:
