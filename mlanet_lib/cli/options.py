@@ -41,6 +41,9 @@ def network_options(verb: argparse.ArgumentParser) -> None:
     """Add the options that `load_predictor` reads."""
     verb.add_argument("--weights", default="auto", metavar="W", help="path or shipped name (default: ict)")
     verb.add_argument("--mirrored", action="store_true", help="mean over crop and mirror image: nearer, half as fast")
+    verb.add_argument(
+        "--fit", dest="fitted", action="store_true", help="fit each face to its photo: nearer to the person, slower"
+    )
     verb.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto (default: cpu)")
     verb.add_argument("--backend", default="auto", help="rasterizer (default: the best one here)")
 
@@ -55,4 +58,4 @@ def load_predictor(options: argparse.Namespace) -> "Predictor":
 
     device = usable_device(options.device)
     choose(options.backend, torch.device("cpu"))
-    return Predictor.load(options.weights, device, mirrored=options.mirrored)
+    return Predictor.load(options.weights, device, mirrored=options.mirrored, fitted=options.fitted)

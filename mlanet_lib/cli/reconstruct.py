@@ -84,7 +84,7 @@ def _say_of(path: Path, error: Exception) -> None:
 def _settings(options: Namespace) -> "Settings":
     from mlanet_lib.predictor.bulk import Settings
 
-    names = ("texture", "cropped", "overwrite", "weights", "mirrored", "device", "backend")
+    names = ("texture", "cropped", "overwrite", "weights", "mirrored", "fitted", "device", "backend")
     return Settings(str(options.out), **{name: getattr(options, name) for name in names})
 
 

@@ -54,6 +54,7 @@ class Settings:
     overwrite: bool = False
     weights: str = "auto"
     mirrored: bool = False
+    fitted: bool = False
     device: str = "cpu"
     backend: str = "auto"
 
@@ -61,7 +62,7 @@ class Settings:
         """The network; a UserError where weights, device or backend are not to be had."""
         device = usable_device(self.device)
         choose(self.backend, torch.device("cpu"))
-        return Predictor.load(self.weights, device, mirrored=self.mirrored)
+        return Predictor.load(self.weights, device, mirrored=self.mirrored, fitted=self.fitted)
 
 
 class Outcome(NamedTuple):
@@ -189,7 +190,7 @@ def _digest(photo: Path, predictor: Predictor, settings: Settings) -> str:
     with photo.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     chosen = asdict(settings)
-    options = {name: chosen[name] for name in ("texture", "cropped", "mirrored")}
+    options = {name: chosen[name] for name in ("texture", "cropped", "mirrored", "fitted")}
     weights = _digest_of(predictor.path) if predictor.path else str(predictor.metadata)
     text = f"{__version__} {content} {weights} {predictor.model.fingerprint} {sorted(options.items())}"
     return hashlib.sha256(text.encode()).hexdigest()

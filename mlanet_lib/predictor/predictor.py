@@ -15,6 +15,7 @@ from mlanet_lib.face_model.activations import activations
 from mlanet_lib.face_model.mirror import Mirror, mean_of
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.files.pictures import read_reduced
+from mlanet_lib.fitter import Fitter
 from mlanet_lib.geometry.camera import euler_to_matrix
 from mlanet_lib.geometry.crops import Box, crop_image, from_crop, second_look
 from mlanet_lib.network import checkpoint
@@ -33,6 +34,8 @@ UNITS = {
     "identity, albedo": "standard deviations",
     "expression": "activation in [0, 1], 1 = full: the mesh nearest to that of expression_predicted, which "
     "may leave this range and is what the OBJ, the overlay and landmarks68 show",
+    "fit": "null: not fitted; else which of the two was kept, and of both the misfit to the network's points (a share "
+    "of the face's size), to the picture (noise of a pixel) and in all",
     "translation": "mm, camera frame (x right, y down, z away)",
 }
 """Of the numbers in `Predictor.record`."""
@@ -48,7 +51,8 @@ class Face:
     pose_degrees: pitch, yaw, roll in the photo, 3DDFA's signs, of the face model's own frame: 0 where people look
     straight into the camera, in the mean; pose_degrees_bfm: the same of BFM's frame, as the labels of data sets. crop:
     the square the network saw, in `numpy.rot90(photo, turns)`: `turns` is 0 for an upright photo. crop_image: what it
-    saw there, (S,S,3) uint8 at the network's size (`Predictor.sharp_crop` gives more pixels).
+    saw there, (S,S,3) uint8 at `Predictor.image_size` (`Predictor.sharp_crop` gives more pixels). fit: what fitting the
+    face to the photo changed (`Fitted.record`), None where it was not fitted.
     """
 
     parameters: FaceParameters
@@ -60,6 +64,7 @@ class Face:
     crop: Box
     crop_image: np.ndarray
     turns: int = 0
+    fit: dict[str, Any] | None = None
 
     def enlarged(self, factor: float) -> "Face":
         """The face in the pixels of a photo so many times as large."""
@@ -71,7 +76,8 @@ class Predictor:
     """A trained network with its face model and a detector: `Predictor.load().faces("photo.jpg")`.
 
     mirrored: average the predictions for each crop and its mirror image: half as fast, and more accurate. It needs a
-    symmetric face model (UserError). encoder: what runs the network in place of its own modules (`GraphNetwork`, which
+    symmetric face model (UserError). fitted: fit every face to its photo afterwards (`Fitter`): nearer to the person,
+    and about FIT seconds longer. encoder: what runs the network in place of its own modules (`GraphNetwork`, which
     `load` finds on a CPU; see `graph`); the results agree to rounding.
     """
 
@@ -84,11 +90,13 @@ class Predictor:
         device: str | torch.device = "cpu",
         mirrored: bool = False,
         encoder: GraphNetwork | None = None,
+        fitted: bool = False,
     ):
         self.encoder = encoder or network
         self.network, self.model, self.metadata, self.path = network, model, metadata, path
         self.device = torch.device(device)
-        self.image_size = network.config.image_size
+        self._fitter = Fitter(model) if fitted else None
+        self.image_size = self._fitter.settings.size if self._fitter else network.config.image_size
         self._points = SparseShape(model, 0)  # the 68 points alone: no mesh is decoded for them
         self._detector: Detector | None = None
         self._mirror = Mirror.of(model) if mirrored else None
@@ -100,6 +108,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         face_model: str | Path | None = None,
         mirrored: bool = False,
+        fitted: bool = False,
     ) -> "Predictor":
         """weights: a checkpoint, the name of shipped ones, or "auto": `named_weights`. face_model: an .npz, or None:
         the one that the checkpoint names, see `find_face_model`.
@@ -118,13 +127,13 @@ class Predictor:
         network.to(memory_format=torch.channels_last)
         on_cpu = torch.device(device).type == "cpu"
         encoder = find_graph(network, [path.parent, shipped_folder()]) if on_cpu else None
-        return cls(network, model, metadata, path, device, mirrored, encoder)
+        return cls(network, model, metadata, path, device, mirrored, encoder, fitted)
 
     @property
     def weights(self) -> str:
         """Name of the weights and of what they were trained with, for records."""
         name = self.path.name if self.path else "in memory"
-        how = ", mirrored" if self._mirror else ""
+        how = (", mirrored" if self._mirror else "") + (", fitted to the photo" if self._fitter else "")
         return f"{name} ({self.metadata['face_model']['name']}, step {self.metadata.get('step', 'unknown')}{how})"
 
     @property
@@ -140,16 +149,19 @@ class Predictor:
 
         images: (B,3,S,S) float in [0,1], or (B,S,S,3) uint8; another size than the network's is resized.
         """
-        if isinstance(images, np.ndarray):
-            images = torch.from_numpy(np.array(images))
-        if images.dtype == torch.uint8:
-            images = images.permute(0, 3, 1, 2).float() / 255
+        images = _as_floats(images)
+        found = self._read(images, batch_size)
+        return self._fitter.fit(images, found).parameters if self._fitter else found
+
+    @torch.no_grad()
+    def _read(self, images: torch.Tensor | np.ndarray, batch_size: int = 64) -> FaceParameters:
+        """What the network says; arguments as for `predict_crops`."""
+        images, size = _as_floats(images), self.network.config.image_size
         results = []
         for batch in images.split(batch_size):
             batch = batch.to(self.device)
-            if batch.shape[-1] != self.image_size:
-                size = (self.image_size, self.image_size)
-                batch = torch.nn.functional.interpolate(batch, size, mode="bilinear", antialias=True)
+            if batch.shape[-1] != size:
+                batch = torch.nn.functional.interpolate(batch, (size, size), mode="bilinear", antialias=True)
             results.append(self.encoder.encode(batch).to("cpu"))
             if self._mirror:
                 other = self.encoder.encode(batch.flip(3)).to("cpu")
@@ -193,14 +205,23 @@ class Predictor:
         if not any(found):
             return [[] for _ in photos]
         if boxes is None:
-            first = self.predict_crops(cut())
+            first = self._read(cut())
             points = self._points.landmarks(self._points.turned(first), first).numpy()
             crops = [second_look(points[part], few) for part, few in zip(parts, crops, strict=True)]
         images = cut()
-        parameters = self.predict_crops(images)
-        return [
+        parameters, fits = self._read(images), None
+        if self._fitter:
+            fits = self._fitter.fit(_as_floats(images), parameters)
+            parameters = fits.parameters
+        faces = [
             self._faces(few, own, images[part], photo.shape[0], photo.shape[1], parameters[part]) if few else []
             for few, own, part, photo in zip(found, crops, parts, photos, strict=True)
+        ]
+        if fits is None:
+            return faces
+        return [
+            [replace(face, fit=fits.record(part.start + number)) for number, face in enumerate(few)]
+            for few, part in zip(faces, parts, strict=True)
         ]
 
     def _crop_images(self, turned: dict[int, np.ndarray], found: list[Detection], crops: list[Box]) -> np.ndarray:
@@ -253,6 +274,7 @@ class Predictor:
             "box": [round(value, 2) for value in face.box],
             "crop": [round(value, 2) for value in face.crop],
             "quarter_turns": face.turns,
+            "fit": face.fit,
             "score": None if face.score is None else round(face.score, 4),
             "detector": "given" if face.score is None else Detector.kind,
             "face_model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
@@ -263,7 +285,7 @@ class Predictor:
     def sharp_crop(self, photo: np.ndarray, face: Face, size: int = 1024) -> np.ndarray:
         """The face's crop of the photo (H,W,3) uint8 at up to `size` pixels, upright: (S,S,3) uint8."""
         turned = np.ascontiguousarray(np.rot90(photo, face.turns))
-        return crop_image(turned, face.crop, min(size, max(self.image_size, round(face.crop.w))))
+        return crop_image(turned, face.crop, min(size, max(self.network.config.image_size, round(face.crop.w))))
 
     def overlay(self, photo: np.ndarray, face: Face, backend: str = "auto") -> np.ndarray:
         """The photo (H,W,3) uint8 with the face's mesh and points drawn on it."""
@@ -271,3 +293,9 @@ class Predictor:
         points = turn_points(face.landmarks68, -face.turns, *turned.shape[:2])
         drawn = overlay_in_photo(self.model, face.parameters, turned, face.crop, points, backend=backend)
         return np.ascontiguousarray(np.rot90(drawn, -face.turns))
+
+
+def _as_floats(images: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """(B,3,S,S) float in [0,1] of pictures that may be (B,S,S,3) uint8."""
+    tensor = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+    return tensor.permute(0, 3, 1, 2).float() / 255 if tensor.dtype == torch.uint8 else tensor

@@ -80,6 +80,21 @@ def test_crops_as_bytes_and_as_floats_agree(toy):
     one.identity.requires_grad_()  # editable
 
 
+def test_faces_are_fitted_where_that_is_asked_for(network, toy, toy_model, photo):
+    fitting = Predictor(network, toy_model, toy.metadata, fitted=True)
+    box = Box(20.0, 10.0, 80.0, 80.0)
+    (face,), (read,) = fitting.faces(photo, [box]), toy.faces(photo, [box])
+    assert face.crop_image.shape[:2] == (fitting.image_size,) * 2 and fitting.image_size > toy.image_size
+    record = fitting.record(face)["fit"]
+    assert record["kept"] == "fitted" and record["after"]["total"] < record["before"]["total"]
+    assert read.fit is None and toy.record(read)["fit"] is None and "fitted" in fitting.weights
+    alone = fitting.predict_crops(face.crop_image[None])
+    assert torch.allclose(alone.identity, face.parameters.identity, atol=1e-4)
+    assert not torch.allclose(alone.identity, read.parameters.identity, atol=1e-2)
+    assert fitting.faces_of([photo, photo], [[], [box]])[1][0].fit == record
+    json.dumps(fitting.record(face))
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_turned_photo_gives_the_upright_face_turned(toy, photo, turns):
     toy._detector = Fixed(found_at(40, 30, 60))
