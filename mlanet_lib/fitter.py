@@ -9,7 +9,8 @@
 This is a maximum a posteriori estimate (Blanz and Vetter 1999) with a robust noise: p_k are the 68 points that the
 network sees, q_k those of the mesh, size the square root of their box's area; I is the photo, I' the drawing. Noise of
 neighbouring pixels is not independent: A pixels count as one. N is the number of drawn pixels of the first estimate,
-so that no face wins by being smaller. What a face model cannot explain (hair, glasses, a hand) has large residuals, and
+so that no face wins by being smaller. Only the front of the face counts (`front`), since hair and clothes cover
+what lies around it. What a face model cannot explain (hair, glasses, a hand) has large residuals, and
 counts no more than r = 9 in all. All unknowns move at once, by Adam: the drawing's derivative at the outline is unknown
 (`renderer`), so that points and shading place the jaw.
 """
@@ -17,26 +18,31 @@ counts no more than r = 9 in all. All unknowns move at once, by Adam: the drawin
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
+from scipy.spatial import Delaunay
 from torch import Tensor
 from torch.nn import functional as F
 
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.coarse import coarse
 from mlanet_lib.face_model.fitting import EXPRESSION_VARIANCE
+from mlanet_lib.face_model.points import JAW
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.geometry.camera import rotation_vector_to_matrix
 from mlanet_lib.limits import COUNT, COUNT_OR_NONE, Range, check_fields
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.renderer import render_face
+from mlanet_lib.rasterizer.shading import shade_vertices
+from mlanet_lib.renderer import decode, render
 
-RATES = {"identity": 0.03, "expression": 0.01, "albedo": 0.05, "lighting": 0.01, "turn": 0.003, "place": 0.002}
+RATES = {"identity": 0.12, "expression": 0.03, "albedo": 0.1, "lighting": 0.01, "turn": 0.006, "place": 0.004}
 """First step of each unknown: standard deviations, activations, radiance, radians, crop sides (and log size)."""
 COEFFICIENTS = ("identity", "expression", "albedo", "lighting")
 LAST_RATE, MOMENTS = 0.02, (0.9, 0.95)
 """The last step's share of the first (a cosine lies between), and Adam's memory of gradients and their squares."""
 TOGETHER = 16  # faces that are fitted at once: bounds memory
 WHERE_ROBUST = 9.0
+FOREHEAD = 0.25
 POSITIVE = Range(0, 1e6, above=True)
 
 
@@ -47,13 +53,13 @@ class FitterSettings:
     a pixel's RGB norm; correlated: A, pixels; share: what the prior of the shape counts; grey: what coloured light
     costs. They were chosen on neutral portraits of 42 people, whose landmarks were placed by hand."""
 
-    steps: Annotated[int, COUNT] = 40
+    steps: Annotated[int, COUNT] = 60
     size: Annotated[int, Range(16, 2048)] = 224
     vertices: Annotated[int, COUNT_OR_NONE] = 12000
     point_noise: Annotated[float, POSITIVE] = 0.018
     picture_noise: Annotated[float, POSITIVE] = 0.08
     correlated: Annotated[float, POSITIVE] = 20.0
-    share: Annotated[float, Range(0, 1e6)] = 0.5
+    share: Annotated[float, Range(0, 1e6)] = 0.3
     grey: Annotated[float, Range(0, 1e6)] = 100.0
 
     def __post_init__(self) -> None:
@@ -86,6 +92,7 @@ class Fitter:
     def __init__(self, model: MorphableModel, settings: FitterSettings | None = None) -> None:
         self.settings = settings or FitterSettings()
         self._drawing = coarse(model, self.settings.vertices)
+        self._front = torch.from_numpy(front(self._drawing)).to(self._drawing.mean)[None, :, None]
         self._shape = SparseShape(model, 0)
 
     def fit(
@@ -142,9 +149,12 @@ class Fitter:
         places = self._shape.landmarks(self._shape.turned(face), face, "ibug")
         size = (points.amax(1) - points.amin(1)).prod(1)
         apart = weights * (places - points).square().sum(2) / size[:, None]
-        drawing = render_face(self._drawing, face, photo.shape[-1])
-        residual = (drawing.image - photo).square().sum(1) / settings.picture_noise**2
-        mask = drawing.mask[:, 0]
+        decoded = decode(self._drawing, face)
+        colours = shade_vertices(self._drawing.albedo(face.albedo), decoded.normals, face.lighting)
+        drawn_values = torch.cat([colours, self._front.expand(len(colours), -1, 1)], 2)
+        image = render(decoded.vertices_camera, self._drawing.faces, drawn_values, face.focal, photo.shape[-1]).image
+        residual = (image[:, :3] - photo).square().sum(1) / settings.picture_noise**2
+        mask = (image[:, 3] > 0.5).to(residual.dtype)
         drawn = mask.sum((1, 2))
         picture = (mask * residual / (1 + residual / WHERE_ROBUST)).sum((1, 2)) / drawn.clamp_min(1)
         shape = face.identity.square().sum(1) + face.expression.square().sum(1) / EXPRESSION_VARIANCE
@@ -156,6 +166,19 @@ class Fitter:
             "picture": picture.sqrt(),
             "total": apart.sum(1) / settings.point_noise**2 + counted * picture + prior,
         }, drawn
+
+
+def front(model: MorphableModel) -> np.ndarray:
+    """(V,) bool: the vertices of the face's front: within the outline of jaw and forehead as one sees it from before.
+
+    The forehead is the brows' points, raised by `FOREHEAD` of the height from the chin to the brows.
+    """
+    mean = model.mean.detach().cpu().double()
+    points = model.landmarks(mean[None].to(model.mean.dtype))[0].double().numpy()[:, :2]
+    jaw, brows = points[:JAW], points[JAW:27]
+    raised = brows + np.array([0.0, FOREHEAD * (brows[:, 1].mean() - jaw[:, 1].min())])
+    inside = Delaunay(np.concatenate([jaw, raised])).find_simplex(mean[:, :2].numpy()) >= 0
+    return inside & (model.normals(model.mean[None])[0, :, 2] > 0).cpu().numpy()
 
 
 def _rate(done: float) -> float:
