@@ -20,6 +20,7 @@ it, and the two do not know each other (import-linter checks both: pyproject.tom
     | network       MLANet: backbone, attention, fusion, heads; checkpoints
     drawing         pictures and textures of reconstructed faces
     | face_sources  makers and converters of face models: ICT-FaceKit, London Set, BFM 2009
+    | fitter        a predicted face fitted to its photo
     renderer        faces to images, differentiable
     rasterizer      which triangle covers which pixel: numba, Triton or pytorch3d
     face_model      the 3D morphable model, its 68 landmarks, fitting and mirroring
