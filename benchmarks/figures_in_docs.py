@@ -82,9 +82,9 @@ def likeness_table(*names: str) -> list[str]:
     """A row for each likeness evaluation."""
     lines = [
         "| | proportions: r | slope (95 %) | closed mouths drawn open | mouth error, mm | skin L\\*: slope "
-        "| ITA error, degrees | identity: rank-1 (chance) |",
-        "|---|---|---|---|---|---|---|---|",
-        "| best possible | 1 | 1 | 0 | 0 | 1 | 0 | 1 |",
+        "| ITA error, degrees | identity: rank-1 (chance) | recognised |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| best possible | 1 | 1 | 0 | 0 | 1 | 0 | 1 | 1 |",
     ]
     for name in names:
         data = metrics(name)
@@ -98,8 +98,11 @@ def likeness_table(*names: str) -> list[str]:
             f"{skin['lightness']['slope']:.2f}",
             f"{skin['ita_error']:.1f}",
             f"{identity['sd']['rank_1']:.2f} ({identity['sd']['chance']:.2f})",
+            f"{data['recognisable']['rank_1']:.2f}" if data["recognisable"]["run"] else "not run",
         )
-        lines.append(f"| {data['people']} people, `{data['weights'].split()[0]}` | {' | '.join(cells)} |")
+        name, _, how = data["weights"].partition(" ")
+        fitted = ", fitted" if "fitted to the photo" in how else ""
+        lines.append(f"| {data['people']} people, `{name}`{fitted} | {' | '.join(cells)} |")
     return lines
 
 
