@@ -42,6 +42,8 @@ LAST_RATE, MOMENTS = 0.02, (0.9, 0.95)
 """The last step's share of the first (a cosine lies between), and Adam's memory of gradients and their squares."""
 TOGETHER = 16  # faces that are fitted at once: bounds memory
 WHERE_ROBUST = 9.0
+INNER_LIPS, LIPS_COUNT = slice(60, 68), 10.0
+"""The network sees whether a mouth is closed better than the few pixels between the lips say it."""
 FOREHEAD = 0.25
 POSITIVE = Range(0, 1e6, above=True)
 
@@ -101,12 +103,15 @@ class Fitter:
         """Fit B faces to their crops.
 
         images: (B, 3, S, S) in [0, 1], upright, of any size; start: the parameters in these crops; points: (B, 68, 2),
-        iBUG's landmarks in crop sides, and weights: (B, 68) what each counts (default: the start's own, 1 each).
+        iBUG's landmarks in crop sides (default: the start's own), and weights: (B, 68) what each counts (default: 1, of
+        the inner lips `LIPS_COUNT`).
         """
         start = start.map(lambda value: value.detach().float())
         if points is None:
             points = self._shape.landmarks(self._shape.turned(start), start, "ibug")
-        weights = torch.ones(points.shape[:2]) if weights is None else weights
+        if weights is None:
+            weights = torch.ones(points.shape[:2])
+            weights[:, INNER_LIPS] = LIPS_COUNT
         rows = torch.arange(len(start)).split(TOGETHER)
         parts = [self._fit(images[k], start[k], points[k], weights[k]) for k in rows if len(k)]
         if not parts:

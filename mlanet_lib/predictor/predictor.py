@@ -77,8 +77,8 @@ class Predictor:
 
     mirrored: average the predictions for each crop and its mirror image: half as fast, and more accurate. It needs a
     symmetric face model (UserError). fitted: fit every face to its photo afterwards (`Fitter`): nearer to the person,
-    and a second longer on two CPU cores. encoder: what runs the network in place of its own modules (`GraphNetwork`, which
-    `load` finds on a CPU; see `graph`); the results agree to rounding.
+    and a second longer on two CPU cores. encoder: what runs the network in place of its own modules (`GraphNetwork`,
+    which `load` finds on a CPU; see `graph`); the results agree to rounding.
     """
 
     def __init__(
