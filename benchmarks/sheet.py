@@ -1,6 +1,6 @@
 """A sheet of faces to look at: one row a photo, with everything that was predicted of it.
 
-    python benchmarks/sheet.py OUT.jpg PHOTO... [--weights W] [--boxes aflw2000]
+    python benchmarks/sheet.py OUT.jpg PHOTO... [--weights W] [--fit] [--boxes aflw2000]
     python benchmarks/sheet.py OUT.jpg --aflw2000 FOLDER [--count 20]
 
 PHOTO: pictures, or folders of them; of each the largest face that the detector finds, or with `--boxes aflw2000` the
@@ -112,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="the picture that is written, .jpg or .png")
     parser.add_argument("photos", type=Path, nargs="*", metavar="PHOTO", help="pictures, or folders of them")
+    parser.add_argument("--fit", action="store_true", help="faces fitted to their photos")
     parser.add_argument("--weights", default="auto", metavar="W", help="a checkpoint (default: the shipped one)")
     parser.add_argument("--boxes", choices=("detector", "aflw2000"), default="detector", help="where crops come from")
     parser.add_argument("--aflw2000", type=Path, metavar="FOLDER", help="photos beside .mat files, over all yaws")
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{options.out}: the sheet is written as .jpg or .png")
         if options.count < 1 or not (options.photos or options.aflw2000):
             raise UserError("nothing to draw: name photos, or --aflw2000 FOLDER with --count 1 or more")
-        predictor, photos = Predictor.load(options.weights), pictures(options.photos)
+        predictor, photos = Predictor.load(options.weights, fitted=options.fit), pictures(options.photos)
         samples = spread(aflw2000.read_folder(options.aflw2000), options.count) if options.aflw2000 else []
         if options.boxes == "aflw2000":
             photos, samples = [], [aflw2000.read_sample(photo) for photo in photos] + samples
