@@ -116,8 +116,12 @@ class Fitter:
         parts = [self._fit(images[k], start[k], points[k], weights[k]) for k in rows if len(k)]
         if not parts:
             return Fitted(start, torch.zeros(0, dtype=torch.bool), {}, {})
-        before, after = ({name: torch.cat([part[k][name] for part in parts]) for name in parts[0][k]} for k in (2, 3))
-        return Fitted(FaceParameters.cat(part[0] for part in parts), torch.cat([p[1] for p in parts]), before, after)
+        return Fitted(
+            FaceParameters.cat(part.parameters for part in parts),
+            torch.cat([part.kept for part in parts]),
+            {name: torch.cat([part.before[name] for part in parts]) for name in parts[0].before},
+            {name: torch.cat([part.after[name] for part in parts]) for name in parts[0].after},
+        )
 
     def _fit(self, images: Tensor, start: FaceParameters, points: Tensor, weights: Tensor) -> Fitted:
         settings = self.settings
