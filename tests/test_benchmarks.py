@@ -30,10 +30,10 @@ from mlanet_lib.face_sources.ict.head import SKIN
 from mlanet_lib.geometry.camera import matrix_to_euler
 from mlanet_lib.geometry.crops import Box, crop_image
 from mlanet_lib.metrics import yaw_bin
-from mlanet_lib.network import MLANet, checkpoint
-from mlanet_lib.parameters import FaceParameters
+from mlanet_lib.network import MLANet, NetworkConfig, checkpoint
 from mlanet_lib.predictor import Predictor
 from mlanet_lib.predictor.detector import Detection
+from mlanet_lib.training.config import Job, TrainConfig
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -199,7 +199,7 @@ def sheet(benchmark, toy_model, found, monkeypatch):
     network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1).eval()
     predictor = Predictor(network, toy_model, {"face_model": {"name": "toy"}})
     predictor._detector = SimpleNamespace(detect=lambda photo: found)
-    monkeypatch.setattr(module.Predictor, "load", lambda weights: predictor)
+    monkeypatch.setattr(module.Predictor, "load", lambda weights, fitted: predictor)
     return module
 
 
@@ -266,27 +266,43 @@ def test_sheet_spreads_photos_over_the_yaws(sheet):
     assert chosen == [["a"], ["a", "d", "f"], ["a", "c", "b", "g", "d", "e", "f"]]
 
 
-def test_held_out_reads_photos_alone_and_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeypatch, capsys):
+def test_held_out_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeypatch):
     module = benchmark("held_out")
-    torch.manual_seed(0)
-    network = MLANet(toy_model, backbone="resnet10t", image_size=32, width=8, pool=1).eval()
-    plain = Predictor(network, toy_model, {"face_model": {"name": "toy"}})
-    monkeypatch.setattr(module.Predictor, "load", lambda weights, mirrored: plain)
-    for split, count in (("train", 40), ("validation", 24)):
-        write_toy_split(toy_model, tmp_path / split, count, kinds=(0, 0, 1))
-        labels = dict(np.load(tmp_path / split / "labels.npz"))
-        labels["lighting"][::2] = np.nan  # of a photo nobody knows the light
-        np.savez(tmp_path / split / "labels.npz", **labels)
-    assert module.main([str(tmp_path), "--features"]) == 0
-    text = capsys.readouterr().out
-    errors = [float(value) for value in re.findall(r"NME (\S+) %", text)]
-    assert text.count(": 8 photos") == 2 and len(errors) == 5 and all(0 < error < 40 for error in errors)
-    held = [batch.parameters for batch in module.photos(tmp_path / "validation", plain)]
-    monkeypatch.setattr(plain, "predict_crops", lambda images: FaceParameters.cat(held))
-    assert module.main([str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    assert text.count("NME 0.000 %") == 2 and text.count("slope 1.000, correlation 1.000") == 6
-    assert module.main([str(tmp_path / "nothing")]) == 2 and "held_out: " in capsys.readouterr().err
+    write_toy_split(toy_model, tmp_path, 48)
+    labels = dict(np.load(tmp_path / "labels.npz"))
+    labels["lighting"][:40] = np.nan  # of photos nobody knows the light
+    labels |= {"person": np.arange(48) // 4, "points_set": np.arange(48) % 2}
+    np.savez(tmp_path / "labels.npz", **labels)
+    monkeypatch.setattr(module, "CLOSED", np.inf)  # every mouth counts
+    network = SimpleNamespace(config=SimpleNamespace(image_size=32))
+    monkeypatch.setattr(module, "predicted", lambda network, data, rows: 2 * (data.batch(rows).parameters,))
+    ours, ibug, pose, r, slope, mouths, same, skin = module.figures(network, toy_model, tmp_path)
+    assert max(ours, ibug, pose, mouths) < 1e-3 and min(r, slope, skin) > 1 - 1e-4 and same > 0
+
+    def mean_face(network, data, rows):
+        found = data.batch(rows).parameters
+        return found.replace(identity=0 * found.identity, albedo=0 * found.albedo), found
+
+    monkeypatch.setattr(module, "predicted", mean_face)
+    ours, ibug, pose, r, slope, mouths, same, skin = module.figures(network, toy_model, tmp_path)
+    assert min(ours, ibug) > 0.3 and pose < 1e-3 and slope < 0.7 and abs(skin) < 1e-6
+
+
+def test_held_out_leaves_out_what_it_says(benchmark, toy_model, tmp_path):
+    module, data = benchmark("held_out"), tmp_path / "data"
+    for name in ("", "aflw_ibug", "london"):
+        write_toy_split(toy_model, data / name, 4)
+    options = SimpleNamespace(steps=3, batch=2, out=tmp_path / "out")
+    whole = Job(TrainConfig(), NetworkConfig(), toy_model, data, data, tmp_path, seed=5)
+    for part, change in module.PARTS.items():
+        folder = tmp_path / part.replace(" ", "_")
+        folder.mkdir()
+        job = module.shortened(whole, part, options, folder)
+        assert (job.train.steps, job.train.batch_size, job.seed) == (3, 2, 5)
+        left = sorted(path.name for path in job.train_folder.glob("*/"))
+        assert left == sorted({"aflw_ibug", "london"} - set(change.get("sources", [])))
+        assert job.out_folder.name == "seed_5" and job.out_folder.parent.parent == options.out
+    assert job.network.image_size == 80  # the last one
 
 
 @pytest.mark.slow

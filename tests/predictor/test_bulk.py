@@ -134,14 +134,14 @@ def test_two_processes_and_a_photo_that_is_broken(project, folder, tmp_path, cap
 
 
 def test_a_fault_in_a_batch_is_that_of_one_photo(project, folder, tmp_path, capsys, monkeypatch):
-    real = Predictor.predict_crops
+    real = Predictor._read
 
     def surprise(self, images, *more):
         if (np.asarray(images)[..., 1].mean((1, 2)) < 20).any():  # the red one
             raise ValueError("a surprise")
         return real(self, images, *more)
 
-    monkeypatch.setattr(Predictor, "predict_crops", surprise)
+    monkeypatch.setattr(Predictor, "_read", surprise)
     Image.new("RGB", (80, 80), "red").save(folder / "p1.png")
     assert reconstruct(project, folder, tmp_path / "out", "--jobs", "1") == 2
     said = capsys.readouterr()

@@ -97,8 +97,8 @@ def test_counts(ict_model):
 def test_the_68_points_are_on_the_skin_and_alike_on_both_sides(ict_model, mesh, labels):
     mean, faces, _, skin = mesh
     points = ict_model.landmarks(ict_model.mean[None], labels)[0].double().numpy()
-    assert Surface(mean, faces[skin]).closest(points).distances.max() < 1e-3
-    assert np.abs(points - points[landmark_twins()] * [-1, 1, 1]).max() < 0.01
+    assert Surface(mean, faces[skin]).closest(points).distances.max() < 2e-3
+    assert np.abs(points - points[landmark_twins()] * [-1, 1, 1]).max() < 0.02
     index = ict_model.landmark_index if labels == "3ddfa" else ict_model.ibug_index
     assert index.max() < head.SKIN
     x, y, z = points.T

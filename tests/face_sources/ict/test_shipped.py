@@ -44,14 +44,15 @@ def test_mesh_is_clean(face_model):
 def test_points_keep_their_order_on_the_skin(face_model, labels):
     points = landmarks(face_model, labels)
     x, y, z = points.T
+    gap = {"3ddfa": 4.0, "ibug": 2.5}[labels]  # mm; 3DDFA's points of the inner lips are apart where mouths are closed
     assert (np.diff(x[:17]) > 0).all() and (np.diff(x[17:27]) > 0).all()  # from the subject's right to the left
     assert (np.diff(y[27:31]) < 0).all() and y[8] == y.min() and z[30] == z.max()
     assert y[17:27].min() > y[36:48].max() > y[33] > y[51] > y[57] > y[8]
-    assert y[51] > y[62] > y[57] and y[51] > y[66] > y[57] and abs(y[62] - y[66]) < 2.5  # closed lips
+    assert y[51] > y[62] > y[57] and y[51] > y[66] > y[57] and abs(y[62] - y[66]) < gap  # closed lips
     assert x[36] < x[39] < 0 < x[42] < x[45] and x[48] < x[60] < x[64] < x[54]
     skin = face_model.faces.numpy()
     surface = Surface(face_model.mean.double().numpy(), skin[(skin < SKIN).all(1)])
-    assert surface.closest(points).distances.max() < 1e-3
+    assert surface.closest(points).distances.max() < 2e-3
     assert np.abs(points - points[landmark_twins()] * [-1, 1, 1]).max() < 0.1
 
 
@@ -115,9 +116,9 @@ def test_albedo_is_a_face_with_eyes_between_the_lids(face_model):
 
     marks = landmarks(face_model, "ibug")
     cheek, forehead = colour(marks[[31, 35]] + [[-25, 0, 0], [25, 0, 0]]), colour(marks[27] + [0, 25, 0])
-    lip, brow = colour(marks[[50, 52, 57]]), colour(marks[[19, 24]])
+    lip, brow = colour((marks[[50, 52, 57]] + marks[[61, 63, 66]]) / 2), colour(marks[[19, 24]])
     assert cheek[0] > cheek[1] > cheek[2] and np.abs(cheek - forehead).max() < 0.15
-    assert lip[0] / lip[1] > cheek[0] / cheek[1] * 1.05 and brow.mean() < 0.85 * forehead.mean()
+    assert lip[0] / lip[1] > cheek[0] / cheek[1] * 1.05 and brow.mean() < 0.9 * forehead.mean()
     for rim in (marks[36:42], marks[42:48]):
         near = SKIN + np.flatnonzero(np.linalg.norm(points[SKIN:] - rim.mean(0), axis=1) < 9)
         pupil = near[albedo[near].mean(1) < 0.1]
