@@ -15,6 +15,7 @@ One row for each of the weights, or for each training that `params.yaml` says, s
 """
 
 import argparse
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation.likeness_metrics import distances, line, lip_gaps
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.sparse_shape import in_crop
@@ -60,6 +62,8 @@ def shortened(job: Job, part: str, options: argparse.Namespace, folder: Path) ->
     data = job.train_folder
     if left_out := change.get("sources"):
         data = folder
+        if missing := [name for name in left_out if not (job.train_folder / name).is_dir()]:
+            raise UserError(f"{job.train_folder} has no {', '.join(missing)} that could be left out")
         for path in job.train_folder.iterdir():
             if path.name not in left_out:
                 (folder / path.name).symlink_to(path.resolve())
@@ -136,4 +140,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"held_out: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -290,7 +291,8 @@ def test_held_out_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeyp
 
 def test_held_out_leaves_out_what_it_says(benchmark, toy_model, tmp_path):
     module, data = benchmark("held_out"), tmp_path / "data"
-    for name in ("", "aflw_ibug", "london"):
+    sources = {"aflw_ibug", "aflw_crops", "london"}
+    for name in ("", *sources):
         write_toy_split(toy_model, data / name, 4)
     options = SimpleNamespace(steps=3, batch=2, out=tmp_path / "out")
     whole = Job(TrainConfig(), NetworkConfig(), toy_model, data, data, tmp_path, seed=5)
@@ -300,9 +302,11 @@ def test_held_out_leaves_out_what_it_says(benchmark, toy_model, tmp_path):
         job = module.shortened(whole, part, options, folder)
         assert (job.train.steps, job.train.batch_size, job.seed) == (3, 2, 5)
         left = sorted(path.name for path in job.train_folder.glob("*/"))
-        assert left == sorted({"aflw_ibug", "london"} - set(change.get("sources", [])))
+        assert left == sorted(sources - set(change.get("sources", [])))
         assert job.out_folder.name == "seed_5" and job.out_folder.parent.parent == options.out
     assert job.network.image_size == 80  # the last one
+    with pytest.raises(UserError, match="has no london"):
+        module.shortened(replace(whole, train_folder=data / "london"), "London people", options, tmp_path)
 
 
 @pytest.mark.slow
