@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlanet_lib.errors import UserError
-from mlanet_lib.geometry.camera import DEFAULT_FOCAL, matrix_to_euler, project, to_camera
+from mlanet_lib.geometry.camera import DEFAULT_FOCAL, matrix_to_euler, project, rotation_vector_to_matrix, to_camera
 from mlanet_lib.geometry.lighting import ambient
 
 LANDMARK_BOX_SHARE = 2**-0.5
@@ -90,6 +90,12 @@ class FaceParameters:
         columns = [item.as_tensors() for item in items]
         return cls(**{name: torch.cat([column[name] for column in columns]) for name in cls.names()})
 
+    @classmethod
+    def where(cls, chosen: Tensor, one: "FaceParameters", other: "FaceParameters") -> "FaceParameters":
+        """The faces of `one` where `chosen` (B,) bool, of `other` elsewhere."""
+        sides = zip(one.as_tensors().values(), other.as_tensors().values(), strict=True)
+        return cls(*(torch.where(chosen.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in sides))
+
     def as_tensors(self) -> dict[str, Tensor]:
         """The fields by name (the tensors themselves, not copies)."""
         return {name: getattr(self, name) for name in self.names()}
@@ -130,6 +136,19 @@ class FaceParameters:
         those that compare with the labels of data sets.
         """
         return matrix_to_euler(self.rotation if turn is None else self.rotation @ turn.to(self.rotation))
+
+    def moved(self, turn: Tensor, place: Tensor) -> "FaceParameters":
+        """The same faces turned and reframed, differentiable.
+
+        turn: (B, 3) rotation vectors about the y-up axes of the camera, radians; place: (B, 3), how far the model's
+        origin moves to the right and down in the picture, in its sides, and the log of the factor by which it grows,
+        within [-1, 1].
+        """
+        depth = self.translation[:, 2:] * torch.exp(-place[:, 2:].clamp(-1, 1))
+        across = (self.translation[:, :2] / self.translation[:, 2:] + place[:, :2] / self.focal[:, None]) * depth
+        return self.replace(
+            rotation=rotation_vector_to_matrix(turn) @ self.rotation, translation=torch.cat([across, depth], 1)
+        )
 
 
 def frame(landmarks: Tensor, rotation: Tensor, focal: Tensor, shift: Tensor, scale: Tensor, rounds: int = 12) -> Tensor:

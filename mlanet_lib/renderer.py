@@ -122,6 +122,12 @@ def render_face(
     return render(decoded.vertices_camera, model.faces, colours, decoded.focal, image_size)
 
 
+def covered_by(fragments: Fragments, chosen: Tensor) -> Tensor:
+    """(B, 1, H, W) bool: the pixels that one of the chosen faces covers; chosen: (F,) bool, on the same device."""
+    index = fragments.face_index.long()
+    return (chosen[index.clamp_min(0)] & (index >= 0))[:, None]
+
+
 def turned(model: MorphableModel, parameters: FaceParameters, rotation: Tensor) -> FaceParameters:
     """The same faces seen at another rotation (B or 1, 3, 3), the middle of the landmarks staying where it was."""
     centre = model.landmarks(model.vertices(parameters.identity, parameters.expression)).mean(1, keepdim=True)

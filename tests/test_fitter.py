@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toy_model import with_ibug
 
 from mlanet_lib import fitter as fitter_module
 from mlanet_lib.face_model.sparse_shape import in_crop
@@ -112,6 +113,29 @@ def test_many_faces_are_fitted_as_each_alone(toy_model):
     assert len(together.parameters) == count and together.after["total"].shape == (count,)
     assert torch.allclose(together.parameters.identity[-1:], alone.parameters.identity, atol=1e-4)
     assert len(quick.fit(photos[:0], truth[torch.arange(0)]).parameters) == 0
+
+
+def test_a_rotation_that_is_known_stays(toy_model):
+    truth = people(toy_model, 2, seed=5)
+    start, photos = disturbed(truth), render_face(toy_model, truth, SIZE).image.clamp(0, 1)
+    moved = []
+    for turn_error in (None, 0.1):
+        settings = FitterSettings(size=SIZE, vertices=0, steps=40, turn_error=turn_error)
+        found = Fitter(toy_model, settings).fit(photos, start, in_crop(toy_model, truth, "ibug")).parameters
+        moved.append((found.rotation - start.rotation).norm())
+    assert moved[1] < 0.2 * moved[0]
+
+
+def test_points_may_follow_either_definition(toy_model):
+    model = with_ibug(toy_model)
+    truth = people(model, 1, seed=6)
+    photos, start = render_face(model, truth, SIZE).image.clamp(0, 1), disturbed(truth)
+    fitter = Fitter(model, FitterSettings(size=SIZE, vertices=0, steps=60))
+    for name in ("3ddfa", "ibug"):
+        fitted = fitter.fit(photos, start, in_crop(model, truth, name), labels=name)
+        assert fitted.after["points"] < 0.3 * fitted.before["points"], name
+    with pytest.raises(ValueError, match="aflw"):
+        fitter.fit(photos, start, labels="aflw")
 
 
 def test_settings_out_of_range_are_refused():

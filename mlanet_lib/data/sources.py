@@ -21,19 +21,33 @@ from mlanet_lib.data.sample import Sample
 from mlanet_lib.data.sets import aflw2000, crops, photos, w300lp
 from mlanet_lib.data.studio import FEWEST, skin_and_light
 from mlanet_lib.data.synthetic.faces import SyntheticConfig
+from mlanet_lib.data.synthetic.workers import run_tasks, worker_pool
 from mlanet_lib.errors import UserError
-from mlanet_lib.face_model import MorphableModel
+from mlanet_lib.face_model import MorphableModel, fitting
 from mlanet_lib.face_model.fitting import FitSettings, fit_landmarks
 from mlanet_lib.face_model.points import LABEL_SETS
+from mlanet_lib.face_model.sparse_shape import in_crop
 from mlanet_lib.face_sources.bfm2009.raw import RawBfm
 from mlanet_lib.files.atomic import check_name
+from mlanet_lib.fitter import Fitter, FitterSettings, lips_first
 from mlanet_lib.geometry.camera import DEFAULT_FOCAL
-from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields
+from mlanet_lib.limits import COUNT, WEIGHT, Range, check_fields, cores
 from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.renderer import landmarks_visible
 
-LABELS = ("none", "landmarks", "fit", "bfm")
+LABELS = ("none", "landmarks", "fit", "photo", "bfm")
+FITTED = ("fit", "photo", "bfm")
 LIGHTS = ("each", "one")
+PHOTO_FITS = FitterSettings(
+    size=112, vertices=6000, point_noise=0.01, correlated=15.0, share=0.4, turn_error=fitting.TURN_ERROR
+)
+"""Of labels "photo": crops as the network sees them. The points are labels, and nearer than a network's; the light is
+often hard. With pixels that count three times as much, and the prior a quarter, hard shadows were drawn as relief."""
+FRONTAL = 30.0
+"""Degrees of yaw beyond which a fit to the photo is not taken: fewer pixels say what the shape is, and the outline,
+which would, has no gradient."""
+AT_ONCE = 256  # photos that a process fits before it reports
 _POSITIVE = Range(0, 1e6, above=True)
 
 
@@ -47,7 +61,8 @@ class Source:
     `crops.read_archive`); disagreement: iBUG's labels that lie further than this many % from 3DDFA's of the same
     crop are left out. Two sources of the same photos hold out the same ones if they have the same `validation`.
     labels: "none" (the picture alone judges), "landmarks", "fit" (landmarks, and pose and shape of a fit of the
-    face model to them, where that fits to `worst_fit` % NME), or "bfm" (those of the set's BFM fits: coefficients
+    face model to them, where that fits to `worst_fit` % NME), "photo" (the same, and then pose and shape of a fit to
+    the photo that begins there, see `PHOTO_FITS`), or "bfm" (those of the set's BFM fits: coefficients
     are taken where the face model is that very BFM, else fitted to the landmarks that BFM gives). annotated: weight
     of a hand-annotated point (AFLW's 21), where an estimated one has 1, in correcting the latter
     (`annotations.correct`; 0: no correction). ridge: of the fits, see `mlanet_lib.face_model.fitting`. validation:
@@ -77,8 +92,9 @@ class Source:
         for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
-        if self.light == "one" and self.labels not in ("fit", "bfm"):
-            raise UserError(f"light 'one' of a source: only labels fit or bfm say where skin lies, not {self.labels!r}")
+        if self.light == "one" and self.labels not in FITTED:
+            these = " or ".join(FITTED)
+            raise UserError(f"light 'one' of a source: only labels {these} say where skin lies, not {self.labels!r}")
         if self.points != "3ddfa" and self.layout != "crops":
             raise UserError(f"points {self.points!r} of a source: only layout 'crops' has them, not {self.layout!r}")
         check_fields(self)
@@ -157,7 +173,7 @@ def prepare(
             raw = RawBfm.load(bfm)
             few = at_landmarks(raw)
             samples = [with_bfm_points(sample, few) for sample in samples]
-        elif source.annotated and source.labels in ("landmarks", "fit"):
+        elif source.annotated and source.labels in ("landmarks", "fit", "photo"):
             samples = annotations.correct(samples, model, source.annotated, source.ridge, source.points)
         for split in ("train", "validation"):
             part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
@@ -166,7 +182,7 @@ def prepare(
             if source.labels == "none":
                 part = [replace(s, landmarks=None, box=s.crop()) for s in part]
             packed = packing.pack(part, Path(folder) / split / name, size, points=source.points, person=person)
-            if source.labels in ("fit", "bfm"):
+            if source.labels in FITTED:
                 add_fits(packed, model, source, part, raw)
             counts = np.bincount(arrays.read(packed)[1]["kind"], minlength=len(KINDS)).tolist()
             row = {"source": name, "split": split, "pictures": sum(counts), "broken": len(part) - sum(counts)}
@@ -199,8 +215,10 @@ def add_fits(
     """Give the landmarked rows of a packed split pose, identity, expression and visibility, where the fit is good.
 
     The fits are made in the crop, with the network's camera, to points of the source's definition. A fit is good if its
-    NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. Albedo and
-    lighting stay unknown unless the photos share one light, and three or more of them (`studio.FEWEST`) fit.
+    NME, in which each point's distance is multiplied by its confidence, is at most `source.worst_fit`. With labels
+    "photo" it goes on, to the picture too, and what that finds is taken where it is good as well: it tells the whole
+    shape. Albedo and lighting stay unknown (one photo does not tell dark skin from little light) unless the photos
+    share one light, and three or more of them (`studio.FEWEST`) fit.
     """
     images, labels = arrays.read(folder)
     rows = np.flatnonzero(labels["kind"] == LANDMARKED)
@@ -210,10 +228,15 @@ def add_fits(
     known = None if raw is None else _coefficients(raw, model, samples, labels["names"][rows])
     settings = FitSettings(source.ridge, annotations.ITERATIONS, focal=DEFAULT_FOCAL, labels=source.points)
     fit = fit_landmarks(model, points, weights, settings, known, True, _known_turns(labels, rows, model))
-    worth = weights[..., None]
-    trusted = np.where(worth < 1, fit.points + worth * (points - fit.points), points)
-    good = sparse_nme(fit.points, trusted) <= source.worst_fit
-    parameters, chosen = fit.parameters(model)[torch.from_numpy(good)], rows[good]
+    good = _distance(fit.points, points, weights) <= source.worst_fit
+    parameters, known, chosen = fit.parameters(model)[torch.from_numpy(good)], fit.known[good], rows[good]
+    if source.labels == "photo":
+        seen = images[chosen], points[good], weights[good]
+        found, kept = fits_to_photos(model, parameters, *seen, source.points)
+        kept &= _distance(in_crop(model, found, source.points).numpy(), *seen[1:]) <= source.worst_fit
+        kept &= np.abs(found.pose_degrees(model.bfm_rotation)[:, 1].numpy()) <= FRONTAL
+        parameters = FaceParameters.where(torch.from_numpy(kept), found, parameters)
+        known[kept] = 1
     unknown = ["albedo", "lighting"]
     if source.light == "one" and len(chosen) >= FEWEST:
         albedo, lighting = skin_and_light(model, parameters, images[chosen])
@@ -224,12 +247,53 @@ def add_fits(
         if name not in unknown:
             labels[name][chosen] = value.numpy()
     labels["focal"][:] = DEFAULT_FOCAL
-    labels["known"] = np.ones((len(labels["kind"]), fit.known.shape[1]), np.float32)
-    labels["known"][chosen] = fit.known[good]
+    labels["known"] = np.ones((len(labels["kind"]), known.shape[1]), np.float32)
+    labels["known"][chosen] = known
     for start in tqdm(range(0, len(chosen), 32), "looking what hides", unit="batch"):
         at = slice(start, start + 32)
         labels["visible"][chosen[at]] = landmarks_visible(model, parameters[at], 128).numpy()
     arrays.write_labels(folder, labels)
+
+
+def _distance(found: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(N,) NME, %, of points (N, 68, 2) in which each one's distance is multiplied by its weight (N, 68), at most 1."""
+    worth = weights[..., None]
+    return sparse_nme(found, np.where(worth < 1, found + worth * (points - found), points))
+
+
+def fits_to_photos(
+    model: MorphableModel,
+    start: FaceParameters,
+    images: np.ndarray,
+    points: np.ndarray,
+    weights: np.ndarray,
+    labels: str,
+    workers: int | None = None,
+) -> tuple[FaceParameters, np.ndarray]:
+    """Fits (`Fitter`, `PHOTO_FITS`) to N crops (N, S, S, 3) uint8 and the points in them, and (N,) bool, which of them
+    are better than `start`. points: (N, 68, 2) in crop sides, weights: (N, 68), labels: whose definition they follow;
+    workers: processes (default: one a core, if there is enough to do)."""
+    parts = [slice(first, first + AT_ONCE) for first in range(0, len(images), AT_ONCE)]
+    tasks = [(images[at], start[at], points[at], weights[at], labels) for at in parts]
+    with worker_pool(model, workers or min(cores(), len(tasks))) as pool:
+        results = list(run_tasks(_fit_to_photos, model, tasks, pool, "fits to photos"))
+    found, kept = zip(*results, strict=True)
+    return FaceParameters.cat(found), np.concatenate(kept)
+
+
+def _fit_to_photos(
+    model: MorphableModel,
+    images: np.ndarray,
+    start: FaceParameters,
+    points: np.ndarray,
+    weights: np.ndarray,
+    labels: str,
+) -> tuple[FaceParameters, np.ndarray]:
+    """One task of `fits_to_photos`."""
+    photos = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    counts = lips_first(torch.from_numpy(weights).float())
+    fitted = Fitter(model, PHOTO_FITS).fit(photos, start, torch.from_numpy(points).float(), counts, labels)
+    return fitted.parameters, fitted.kept.numpy()
 
 
 def _known_turns(labels: dict[str, np.ndarray], rows: np.ndarray, model: MorphableModel) -> np.ndarray | None:

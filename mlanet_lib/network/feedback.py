@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.points import JAW
-from mlanet_lib.geometry.camera import flip, project, rotation_vector_to_matrix, to_camera
+from mlanet_lib.geometry.camera import flip, project, to_camera
 from mlanet_lib.parameters import FaceParameters
 
 READ, HIDDEN = 24, 256
@@ -76,7 +76,9 @@ class Feedback(nn.Module):
         offset, sure = self._look(levels, drawn.detach(), here.rotation)
         change = self._solve(self._derivative(turned.detach(), here), offset, sure)
         turn, frame, identity, expression = change.split([3, 3, face.identity.shape[1], face.expression.shape[1]], 1)
-        return _moved(face, turn, frame, identity, expression), drawn, drawn.detach() + offset
+        moved = face.moved(flip(turn), frame)
+        moved = moved.replace(identity=face.identity + identity, expression=face.expression + expression)
+        return moved, drawn, drawn.detach() + offset
 
     def _look(self, levels: list[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets (B, 68, 2) and weights (B, 68) from the features at places (B, 68, 2)."""
@@ -115,18 +117,6 @@ class Feedback(nn.Module):
         if torch.compiler.is_exporting():
             return scale * _by_products(matrix, right)[..., 0]
         return scale * _PositiveSolve.apply(matrix, right)[..., 0]
-
-
-def _moved(face: FaceParameters, turn: Tensor, frame: Tensor, identity: Tensor, expression: Tensor) -> FaceParameters:
-    """A face turned about the camera's axes (B, 3), radians, reframed (B, 3) and with changed coefficients."""
-    depth = face.translation[:, 2:] * torch.exp(-frame[:, 2:].clamp(-1, 1))
-    place = (face.translation[:, :2] / face.translation[:, 2:] + frame[:, :2] / face.focal[:, None]) * depth
-    return face.replace(
-        rotation=rotation_vector_to_matrix(flip(turn)) @ face.rotation,
-        translation=torch.cat([place, depth], 1),
-        identity=face.identity + identity,
-        expression=face.expression + expression,
-    )
 
 
 class _PositiveSolve(torch.autograd.Function):

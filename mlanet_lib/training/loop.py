@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model.coarse import coarse
+from mlanet_lib.face_model.front import front_faces
 from mlanet_lib.face_model.mirror import Mirror
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.network import MLANet, checkpoint
@@ -107,6 +108,7 @@ class Trainer:
         self.mirror = Mirror.of(self.model) if self.config.augment.mirror else None
         self.shape = SparseShape(self.model, self.config.vertices)
         self.drawing = coarse(self.model, self.config.photometric_vertices)
+        self.front = front_faces(self.drawing)
         self._begin(resume)
         self.resumed_from = self.state.step
         self.order, self.order_epoch = torch.empty(0), -1
@@ -140,7 +142,7 @@ class Trainer:
             outputs = self.call(batch.images)
         predicted = FaceParameters.from_tensors(outputs)
         drawn = drawn_rows(self.data.lit[rows], config)
-        seen = Comparison(predicted, outputs, batch, team.mine(drawn), self.shape, self.drawing, config)
+        seen = Comparison(predicted, outputs, batch, team.mine(drawn), self.shape, self.drawing, self.front, config)
         terms, amounts = semi_supervised_terms(seen)
         if team.count > 1:
             whole = judged_rows(self.data.kind[rows], self.data.lit[rows], self.data.shaped[rows], drawn)

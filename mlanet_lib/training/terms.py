@@ -18,7 +18,7 @@ from mlanet_lib.face_model.points import JAW
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.geometry.device import on_device
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.renderer import render_face
+from mlanet_lib.renderer import covered_by, render_face
 from mlanet_lib.training.data import Batch, Kind
 from mlanet_lib.training.losses import (
     LossWeights,
@@ -70,8 +70,9 @@ class Comparison:
     """A batch's predictions and its labels.
 
     predicted: the parameters; outputs: all that the network gave (`MLANet.forward`);
-    shape, drawing: the sparse and the rendered face model; drawn: (B,) bool, the rows that are rendered (`drawn_rows`
-    of the whole batch, where this is a part of it). What several terms need is computed once.
+    shape, drawing: the sparse and the rendered face model; front: (F,) bool, the latter's `front_faces`; drawn: (B,)
+    bool, the rows that are rendered (`drawn_rows` of the whole batch, where this is a part of it). What several terms
+    need is computed once.
     """
 
     predicted: FaceParameters
@@ -80,6 +81,7 @@ class Comparison:
     drawn: Tensor
     shape: SparseShape
     drawing: MorphableModel
+    front: Tensor
     config: "TrainConfig"
     _faces: dict[str, tuple[FaceParameters, FaceParameters]] = field(init=False, default_factory=dict)
 
@@ -159,10 +161,12 @@ def _of_feedback(name: str) -> Callable[[Comparison], Judged]:
 
 
 def _photometric(seen: Comparison) -> Judged:
+    """Over the front of the face: hair and clothes cover what lies around it."""
     rows = seen.rows("drawn")
     drawing = render_face(seen.drawing, seen.predicted[rows], seen.config.photometric_size)
     photo = F.interpolate(seen.batch.target[rows], size=drawing.image.shape[-2:], mode="area")
-    return photometric_loss(drawing.image, photo, drawing.mask), drawing.mask
+    mask = covered_by(drawing.fragments, seen.front).to(photo.dtype)
+    return photometric_loss(drawing.image, photo, mask), mask
 
 
 def _same_person(seen: Comparison) -> Tensor:

@@ -22,6 +22,7 @@ from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.face_sources.bfm2009 import convert
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.metrics import sparse_nme
+from mlanet_lib.renderer import render_face
 from mlanet_lib.training.data import TrainingData
 
 
@@ -87,6 +88,37 @@ def test_fits_say_how_much_of_the_shape_they_know(crops, toy_model, tmp_path):
         assert not TrainingData(tmp_path / str(ridge) / "train", toy_model, 32).shaped.any()
     assert known[1e-2].min() >= 0 and known[1e-6].max() < 1  # noise is never nothing
     assert known[1e-6].min() > 0.9 and known[1e-2].mean() < 0.5
+
+
+def test_fits_to_photos_know_the_shape_that_points_do_not(toy_model, tmp_path, monkeypatch):
+    """Of people whom the renderer drew: their identity is found better than by points; not of those who are turned."""
+    truth = toy_parameters(toy_model, 12, seed=8)
+    yaws = torch.tensor([0.0] * 8 + [45.0] * 4)
+    turned = euler_to_matrix(torch.stack([yaws * 0, yaws, yaws * 0], 1)).float() @ toy_model.bfm_rotation.T
+    truth = truth.replace(rotation=turned)
+    pictures = render_face(toy_model, truth, 120).image.clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    points = projected(toy_model, truth).numpy() * 120 - 0.5
+    names = [f"image{k:05d}.png" for k in range(12)]
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name, picture in zip(names, pictures, strict=True):
+            Image.fromarray(picture).save(stream := io.BytesIO(), "PNG")
+            archive.writestr(name, stream.getvalue())
+    landmarks = np.concatenate([points, np.zeros((12, 68, 1))], 2).astype(np.float32)
+    np.savez(tmp_path / "labels.npz", names=np.array(names), landmarks68=landmarks)
+    monkeypatch.setattr(sources, "PHOTO_FITS", dataclasses.replace(sources.PHOTO_FITS, vertices=0, size=64))
+    errors = {}
+    for kind in ("fit", "photo"):
+        source = Source("crops", str(tmp_path), labels=kind, validation=0.0, ridge=1e-2)
+        prepare({"faces": source}, toy_model, tmp_path / kind, 64)
+        data = TrainingData(tmp_path / kind / "train", toy_model, 64)
+        rows = torch.arange(12)
+        batch, frontal = data.batch(rows), yaws < sources.FRONTAL
+        assert (data.kind == 0).all() and not data.lit.any()
+        assert torch.equal(data.shaped, frontal if kind == "photo" else torch.zeros(12, dtype=torch.bool))
+        distance = (batch.parameters.identity - truth.identity).square().mean(1).sqrt()
+        errors[kind] = distance[frontal].mean(), distance[~frontal].mean()
+    assert errors["photo"][0] < 0.7 * errors["fit"][0]
+    assert torch.isclose(errors["photo"][1], errors["fit"][1])
 
 
 def test_an_epoch_sees_repeated_photos_more_often(crops, toy_model, tmp_path):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from toy_model import with_ibug
 
+from mlanet_lib.face_model.front import front_faces
 from mlanet_lib.face_model.sparse_shape import SparseShape
 from mlanet_lib.geometry.camera import euler_to_matrix, project, to_camera
 from mlanet_lib.geometry.lighting import ambient, irradiance
 from mlanet_lib.parameters import FaceParameters
-from mlanet_lib.renderer import render_face
+from mlanet_lib.renderer import covered_by, render_face
 from mlanet_lib.training import losses
 from mlanet_lib.training.data import Batch
 from mlanet_lib.training.losses import LossWeights
@@ -57,7 +58,7 @@ def comparison(guess, batch: Batch, shape, model, config=CONFIG, drawn=None, see
     """drawn: None for the batch's own; seen: what steps of feedback saw, None for two that saw the true points."""
     seen = batch.landmarks[:, None].expand(-1, 2, -1, -1) if seen is None else seen
     drawn = drawn_rows(batch.lit, config) if drawn is None else drawn
-    return Comparison(guess, {"early": seen, "points": seen}, batch, drawn, shape, model, config)
+    return Comparison(guess, {"early": seen, "points": seen}, batch, drawn, shape, model, front_faces(model), config)
 
 
 def all_terms(*arguments) -> dict[str, torch.Tensor]:
@@ -342,8 +343,25 @@ def test_without_feedback_there_are_no_terms_of_it(toy_model):
         {term.name for term in present_terms(masks, CONFIG, outputs)} for outputs in (("early", "points"), ())
     )
     assert with_it - without == {"early", "points"} and without < with_it
-    seen = Comparison(truth, truth.as_tensors(), batch, masks["drawn"], shape, toy_model, CONFIG)
+    front = front_faces(toy_model)
+    seen = Comparison(truth, truth.as_tensors(), batch, masks["drawn"], shape, toy_model, front, CONFIG)
     assert set(semi_supervised_terms(seen)[0]) == without
+
+
+def test_photos_are_compared_at_the_front_alone(toy_model):
+    """What lies beyond it, drawn or not, can be anything."""
+    truth = some_parameters(toy_model, 2).replace(rotation=torch.eye(3).expand(2, 3, 3))
+    batch, shape = some_batch(toy_model, truth, [2, 2], size=CONFIG.photometric_size), SparseShape(toy_model, 20)
+    fragments = render_face(toy_model, truth, CONFIG.photometric_size).fragments
+    front = covered_by(fragments, front_faces(toy_model))
+    assert front.any() and (~front & (fragments.face_index >= 0)[:, None]).any()
+    losses_of = []
+    for place in (~front, front):
+        batch.target = torch.where(place, 1 - batch.images, batch.images)
+        terms, amounts = semi_supervised_terms(comparison(truth, batch, shape, toy_model))
+        losses_of.append(float(terms["photometric"]))
+        assert torch.equal(amounts["photometric"] > 0, front)
+    assert losses_of[0] < 2e-3 and losses_of[1] > 0.1
 
 
 def test_told_coefficients_ask_for_the_share_that_labels_tell():
