@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.points import JAW
 from mlanet_lib.geometry.camera import flip, project, to_camera
+from mlanet_lib.geometry.device import constant
 from mlanet_lib.parameters import FaceParameters
 
 READ, HIDDEN = 24, 256
@@ -40,12 +41,15 @@ Newton's iteration, and its rounds, enough for any matrix that single precision 
 
 class Feedback(nn.Module):
     """One step of feedback, with features of some levels. model: whose points are projected: the jaw where 3DDFA's
-    labels have it, on the head's surface, the rest where iBUG's have it; channels: of all the levels together."""
+    labels have it, on the head's surface, the rest where iBUG's have it; channels: of all the levels together; patch:
+    side of the square of places around each point that are read, one cell of their level apart (odd): neighbours tell
+    where within a cell an edge lies."""
 
     mean: Tensor
     basis: Tensor
+    around: Tensor
 
-    def __init__(self, model: MorphableModel, channels: int) -> None:
+    def __init__(self, model: MorphableModel, channels: int, patch: int = 1) -> None:
         super().__init__()
         mean, *bases = (
             torch.cat([model.landmarks(field[None], "3ddfa")[0, :JAW], model.landmarks(field[None], "ibug")[0, JAW:]])
@@ -54,7 +58,11 @@ class Feedback(nn.Module):
         self.register_buffer("mean", mean.detach().float().cpu(), persistent=False)
         self.register_buffer("basis", torch.cat(bases, 2).detach().float().cpu(), persistent=False)
         count = len(mean)
-        self.read = nn.Linear(channels, READ)
+        side = torch.arange(patch) - patch // 2
+        around = torch.cartesian_prod(side, side).flip(1).float()
+        nearest = around.square().sum(1).argsort(stable=True)  # the point itself first: see `resume.begin_from`
+        self.register_buffer("around", around[nearest], persistent=False)
+        self.read = nn.Linear(len(around) * channels, READ)
         self.mix = nn.Linear(count * (READ + 2) + 9, HIDDEN)
         self.say = nn.Linear(HIDDEN, 3 * count)
         nn.init.normal_(self.say.weight, std=1e-3)
@@ -82,9 +90,12 @@ class Feedback(nn.Module):
 
     def _look(self, levels: list[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets (B, 68, 2) and weights (B, 68) from the features at places (B, 68, 2)."""
-        grid = (2 * places - 1)[:, :, None].clamp(-1.5, 1.5)
-        seen = [F.grid_sample(level.to(grid.dtype), grid, align_corners=False)[..., 0].mT for level in levels]
-        found = F.layer_norm(F.silu(self.read(torch.cat(seen, 2))), (READ,))
+        seen = []
+        for level in levels:
+            cells = constant((level.shape[3], level.shape[2]), places)
+            grid = (2 * (places[:, :, None] + self.around / cells) - 1).clamp(-1.5, 1.5)
+            seen.append(F.grid_sample(level.to(grid.dtype), grid, align_corners=False).permute(0, 2, 3, 1))
+        found = F.layer_norm(F.silu(self.read(torch.cat(seen, 3).flatten(2))), (READ,))
         middle = places - places.mean(1, keepdim=True)
         mixed = F.silu(self.mix(torch.cat([found.flatten(1), 4 * middle.flatten(1), rotation.flatten(1)], 1)))
         said = self.say(mixed).unflatten(1, (-1, 3))

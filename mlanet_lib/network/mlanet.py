@@ -53,8 +53,9 @@ class NetworkConfig:
     backbone: a timm name; pretrained: start from ImageNet weights if they are available; levels: which of 1..4
     (strides 4, 8, 16, 32) are read; attention, fusion: see `attention.py`; image_size: side of the crops it is trained
     on, px; width: channels of a level after its attention; pool: side of the grid that a level is pooled to (1 = global
-    average); feedback: steps of `Feedback` behind the heads; focal: the camera's, in picture widths; start: a
-    checkpoint that a training begins with (`resume.begin_from`; making a network does not read it).
+    average); feedback: steps of `Feedback` behind the heads; patch: side of what they read around each point, odd;
+    focal: the camera's, in picture widths; start: a checkpoint that a training begins with (`resume.begin_from`; making
+    a network does not read it).
     """
 
     backbone: str = "resnet18"
@@ -66,6 +67,7 @@ class NetworkConfig:
     width: Annotated[int, Range(1, 10**5)] = 64
     pool: Annotated[int, Range(1, 10**4)] = 4
     feedback: Annotated[int, Range(0, 8)] = 0
+    patch: Annotated[int, Range(1, 9)] = 1
     focal: Annotated[float, Range(0, 1000, above=True)] = DEFAULT_FOCAL
     start: str | None = None
 
@@ -74,6 +76,8 @@ class NetworkConfig:
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         if not self.levels:
             raise FieldError("levels = []: must be some of 1, 2, 3, 4 (strides 4 to 32)")
+        if self.patch % 2 == 0:
+            raise FieldError(f"patch = {self.patch}: must be odd, so that it has a middle")
         if self.attention not in ATTENTION_KINDS:
             raise UserError(f"unknown attention {self.attention!r}; choose one of {', '.join(ATTENTION_KINDS)}")
         if self.fusion not in FUSION_KINDS:
@@ -127,7 +131,9 @@ class MLANet(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(read, size) for name, size in self.sizes.items()})
         logits = torch.zeros(len(self.sizes), count)
         read_at_points = width * min(2, count)
-        self.feedback = nn.ModuleList(Feedback(model, read_at_points) for _ in range(self.config.feedback))
+        self.feedback = nn.ModuleList(
+            Feedback(model, read_at_points, self.config.patch) for _ in range(self.config.feedback)
+        )
         if count > 1 and not self.side_by_side:
             self.level_logits = nn.Parameter(logits)
         else:  # one level's weight is 1 whatever its logit, and of concatenated levels the heads read all

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mlanet_lib.errors import UserError
 from mlanet_lib.face_model import MorphableModel
@@ -153,8 +154,8 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     If the checkpoint was trained with this face model, all its weights are taken; else the heads `OF_ONE_FACE_MODEL`
     keep their new weights. The neutral framing and the heads' scales stay the network's own: heads with other scales
     are converted, and so are those of a weighted mean of the levels where the network concatenates them
-    (`CONCATENATED`). `network.pretrained_weights` says so. `start_digest` has found the file fit; other UserErrors as
-    `load_state`.
+    (`CONCATENATED`), and feedback that reads fewer places (`_widened_patches`). `network.pretrained_weights` says so.
+    `start_digest` has found the file fit; other UserErrors as `load_state`.
     """
     path = Path(str(network.config.start))
     tensors, metadata = checkpoint.read(path)
@@ -165,6 +166,7 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
         weights |= _rescaled_heads(weights, network)
         if network.side_by_side and metadata.get("network", {}).get("fusion") in CONCATENATED.values():
             weights |= _concatenated_heads(weights, network)
+    weights |= _widened_patches(weights, network)
     unfit = () if face_model["fingerprint"] == model.fingerprint else OF_ONE_FACE_MODEL
     ridges = [f"feedback.{k}.log_ridge" for k in range(network.config.feedback)] if unfit else []
     own = ("neutral_translation", "head_scale", *ridges, *(f"heads.{name}." for name in unfit))
@@ -174,6 +176,18 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
     checkpoint.load_state(path, network, kept | taken, "")
     made_with = f"{face_model['name']}, step {metadata.get('step', 'unknown')}"
     network.pretrained_weights = f"started from {path.name} ({made_with})"
+
+
+def _widened_patches(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
+    """Feedback's reading layers of `weights` that read fewer places around a point than the network's: the places that
+    are new (the last columns) count nothing at first."""
+    names = [f"feedback.{number}.read.weight" for number in range(len(network.feedback))]
+    sizes = {name: value.shape[1] for name, value in network.state_dict().items() if name in names}
+    return {
+        name: F.pad(weights[name], (0, size - weights[name].shape[1]))
+        for name, size in sizes.items()
+        if name in weights and weights[name].shape[1] < size
+    }
 
 
 def _rescaled_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:

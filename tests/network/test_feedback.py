@@ -98,6 +98,26 @@ def test_perfect_offsets_lead_to_the_goal(step, toy_model, some, levels, monkeyp
     assert torch.allclose(face.rotation.mT @ face.rotation, torch.eye(3).double().expand(6, 3, 3), atol=1e-6)
 
 
+def test_a_patch_is_read_around_each_point_in_cells_of_its_level(toy_model, monkeypatch):
+    """Levels that hold their own cells' places, so that what is read says where it was read; the point itself first."""
+    step = Feedback(toy_model, 4, patch=3)
+    sides, places = (16, 8), 0.3 + 0.4 * torch.rand(1, 68, 2, generator=torch.Generator().manual_seed(0))
+    levels = []
+    for side in sides:
+        middles = (torch.arange(side) + 0.5) / side
+        levels.append(torch.stack(torch.meshgrid(middles, middles, indexing="xy"))[None])
+    read = []
+    monkeypatch.setattr(step.read, "forward", lambda values: read.append(values) or torch.zeros(1, 68, feedback.READ))
+    step._look(levels, places, torch.eye(3)[None])
+    found = read[0].unflatten(2, (9, 2, 2))  # places, levels, x and y
+    assert torch.allclose(found[:, :, 0], places[:, :, None].expand(-1, -1, 2, -1), atol=1e-5)
+    for number, side in enumerate(sides):
+        apart = (found[0, :, :, number] - places[0, :, None]) * side
+        expected = {(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)}
+        assert {tuple(row) for row in apart[5].round().int().tolist()} == expected
+        assert torch.allclose(apart, apart.round(), atol=1e-3)
+
+
 def test_a_large_ridge_keeps_the_first_estimate(step, toy_model, some, levels, monkeypatch):
     always(step, monkeypatch, step(levels, some)[1].detach() + 0.1)
     moved = step(levels, some)[0]

@@ -93,6 +93,22 @@ def test_steps_of_feedback_are_taken_but_for_ridges_of_another_face_model(
     assert all(near(found[name], begun[f"ema.{name}"]) for name in set(steps) - ridges)
 
 
+def test_feedback_that_reads_more_around_a_point_begins_with_what_it_saw_there(model, tmp_path):
+    torch.manual_seed(3)
+    narrow = MLANet(model, NETWORK, feedback=1).eval()
+    torch.nn.init.normal_(narrow.feedback[0].say.weight, std=0.1)
+    record = {"face_model": {"name": model.name, "fingerprint": model.fingerprint}}
+    record["network"] = dataclasses.asdict(narrow.config) | {"levels": list(narrow.config.levels)}
+    path = tmp_path / "narrow.safetensors"
+    checkpoint.save(path, {f"network.{name}": value for name, value in narrow.state_dict().items()}, record)
+    wide = MLANet(model, beginning_with(path, feedback=1, patch=3)).eval()
+    begin_from(wide, model)
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        for name, value in narrow(images).items():
+            torch.testing.assert_close(wide(images)[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_feedback_begins_anew_where_the_start_has_none(model, folders, whole, tmp_path):
     network = beginning_with(whole.last_path, feedback=1)
     found, _ = parameters_after_one_step(model, folders, tmp_path, network)
