@@ -13,6 +13,7 @@ mesh are PyMAF's idea (Zhang et al. 2021, arXiv:2103.16507), which regresses the
 in a Gauss-Newton step are BA-Net's (Tang & Tan 2019, arXiv:1806.04807). An assumption of this project, not the paper's.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from torch.nn import functional as F
 from mlanet_lib.face_model import MorphableModel
 from mlanet_lib.face_model.points import JAW
 from mlanet_lib.geometry.camera import flip, project, to_camera
-from mlanet_lib.geometry.device import constant
 from mlanet_lib.parameters import FaceParameters
 
 READ, HIDDEN = 24, 256
@@ -41,15 +41,13 @@ Newton's iteration, and its rounds, enough for any matrix that single precision 
 
 class Feedback(nn.Module):
     """One step of feedback, with features of some levels. model: whose points are projected: the jaw where 3DDFA's
-    labels have it, on the head's surface, the rest where iBUG's have it; channels: of all the levels together; patch:
-    side of the square of places around each point that are read, one cell of their level apart (odd): neighbours tell
-    where within a cell an edge lies."""
+    labels have it, on the head's surface, the rest where iBUG's have it; channels: of each level; patch: side of the
+    square of cells around each point that are read (odd): neighbours tell where within a cell an edge lies."""
 
     mean: Tensor
     basis: Tensor
-    around: Tensor
 
-    def __init__(self, model: MorphableModel, channels: int, patch: int = 1) -> None:
+    def __init__(self, model: MorphableModel, channels: Sequence[int], patch: int = 1) -> None:
         super().__init__()
         mean, *bases = (
             torch.cat([model.landmarks(field[None], "3ddfa")[0, :JAW], model.landmarks(field[None], "ibug")[0, JAW:]])
@@ -58,11 +56,7 @@ class Feedback(nn.Module):
         self.register_buffer("mean", mean.detach().float().cpu(), persistent=False)
         self.register_buffer("basis", torch.cat(bases, 2).detach().float().cpu(), persistent=False)
         count = len(mean)
-        side = torch.arange(patch) - patch // 2
-        around = torch.cartesian_prod(side, side).flip(1).float()
-        nearest = around.square().sum(1).argsort(stable=True)  # the point itself first: see `resume.begin_from`
-        self.register_buffer("around", around[nearest], persistent=False)
-        self.read = nn.Linear(len(around) * channels, READ)
+        self.read = nn.ModuleList(nn.Conv2d(size, READ, patch, padding=patch // 2) for size in channels)
         self.mix = nn.Linear(count * (READ + 2) + 9, HIDDEN)
         self.say = nn.Linear(HIDDEN, 3 * count)
         nn.init.normal_(self.say.weight, std=1e-3)
@@ -70,8 +64,13 @@ class Feedback(nn.Module):
         sizes = {"turn": 3, "frame": 3, "identity": model.n_identity, "expression": model.n_expression}
         self.log_ridge = nn.Parameter(torch.cat([torch.full((sizes[name],), RIDGE[name]).log() for name in sizes]))
 
-    def forward(self, levels: list[Tensor], face: FaceParameters) -> tuple[FaceParameters, Tensor, Tensor]:
-        """levels: (B, C, h, w) each, of the crop; face: an estimate.
+    def maps(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """What of the levels (B, C, h, w) is read at the points, (B, READ, h, w) each. A linear layer of what lies
+        around a point, made for all places at once: an interpolated value of it is it of interpolated values."""
+        return [read(level) for read, level in zip(self.read, levels, strict=True)]
+
+    def forward(self, maps: Sequence[Tensor], face: FaceParameters) -> tuple[FaceParameters, Tensor, Tensor]:
+        """maps: of the crop's levels; face: an estimate.
 
         Returns the moved estimate, where the points of the first one are drawn, and where the network sees them,
         (B, 68, 2) each, in crop sides. Gradients do not flow through where it looked.
@@ -81,21 +80,18 @@ class Feedback(nn.Module):
         turned = to_camera(shape, face.rotation, torch.zeros_like(face.translation))
         drawn = project(turned + face.translation[:, None], face.focal, 1, 1)[..., :2]
         here = FaceParameters.from_tensors({name: value.detach() for name, value in face.as_tensors().items()})
-        offset, sure = self._look(levels, drawn.detach(), here.rotation)
+        offset, sure = self._look(maps, drawn.detach(), here.rotation)
         change = self._solve(self._derivative(turned.detach(), here), offset, sure)
         turn, frame, identity, expression = change.split([3, 3, face.identity.shape[1], face.expression.shape[1]], 1)
         moved = face.moved(flip(turn), frame)
         moved = moved.replace(identity=face.identity + identity, expression=face.expression + expression)
         return moved, drawn, drawn.detach() + offset
 
-    def _look(self, levels: list[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, maps: Sequence[Tensor], places: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets (B, 68, 2) and weights (B, 68) from the features at places (B, 68, 2)."""
-        seen = []
-        for level in levels:
-            cells = constant((level.shape[3], level.shape[2]), places)
-            grid = (2 * (places[:, :, None] + self.around / cells) - 1).clamp(-1.5, 1.5)
-            seen.append(F.grid_sample(level.to(grid.dtype), grid, align_corners=False).permute(0, 2, 3, 1))
-        found = F.layer_norm(F.silu(self.read(torch.cat(seen, 3).flatten(2))), (READ,))
+        grid = (2 * places - 1)[:, :, None].clamp(-1.5, 1.5)
+        seen = [F.grid_sample(each.to(grid.dtype), grid, align_corners=False)[..., 0].mT for each in maps]
+        found = F.layer_norm(F.silu(torch.stack(seen).sum(0)), (READ,))
         middle = places - places.mean(1, keepdim=True)
         mixed = F.silu(self.mix(torch.cat([found.flatten(1), 4 * middle.flatten(1), rotation.flatten(1)], 1)))
         said = self.say(mixed).unflatten(1, (-1, 3))

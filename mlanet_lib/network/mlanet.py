@@ -11,7 +11,7 @@ choice in it is a field of `NetworkConfig` that the ablation can vary.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -130,9 +130,9 @@ class MLANet(nn.Module):
         read = width * pool**2 * (count if self.side_by_side else 1)
         self.heads = nn.ModuleDict({name: nn.Linear(read, size) for name, size in self.sizes.items()})
         logits = torch.zeros(len(self.sizes), count)
-        read_at_points = width * min(2, count)
+        self.per_step = min(2, count)  # levels that a step of feedback reads
         self.feedback = nn.ModuleList(
-            Feedback(model, read_at_points, self.config.patch) for _ in range(self.config.feedback)
+            Feedback(model, [width] * self.per_step, self.config.patch) for _ in range(self.config.feedback)
         )
         if count > 1 and not self.side_by_side:
             self.level_logits = nn.Parameter(logits)
@@ -196,30 +196,28 @@ class MLANet(nn.Module):
 
     def read(self, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The part of `forward` that is read off the pictures: the heads' outputs by group, (B, size), differences from
-        the mean face, all zero at the start; and the levels, fine to coarse, for feedback."""
+        the mean face, all zero at the start; and the `Feedback.maps` of each step, one after the other."""
         levels = self._attended(self._features(images))
         with torch.autocast(images.device.type, enabled=False):
-            return self._heads(levels), levels
+            full = [level.to(self.pixel_mean.dtype) for level in levels]
+            maps: list[Tensor] = []
+            for k, step in enumerate(self.feedback, 1):
+                maps += cast(Feedback, step).maps(self._read_by(k, full))
+            return self._heads(levels), maps
 
-    def finish(self, raw: dict[str, Tensor], levels: list[Tensor]) -> dict[str, Tensor]:
-        """The rest of `forward`, from the results of `read`. Of the levels only `fed` are needed."""
+    def finish(self, raw: dict[str, Tensor], maps: list[Tensor]) -> dict[str, Tensor]:
+        """The rest of `forward`, from the results of `read`."""
         with torch.autocast(raw["identity"].device.type, enabled=False):
             found = self.face_parameters(raw)
             early, points = [], []
-            for k, step in enumerate(self.feedback, 1):
-                found, drawn, seen = step(self._read_by(k, levels), found)
+            for k, step in enumerate(self.feedback):
+                found, drawn, seen = step(maps[k * self.per_step : (k + 1) * self.per_step], found)
                 early.append(drawn)
                 points.append(seen)
             outputs = found.as_tensors()
             if self.training and early:
                 outputs |= {"early": torch.stack(early, 1), "points": torch.stack(points, 1)}
         return outputs
-
-    @property
-    def fed(self) -> range:
-        """The numbers of the levels that feedback reads, from the finest, 0, on."""
-        count = len(self.config.levels)
-        return range(min(count, self.config.feedback + 1) if self.config.feedback else 0)
 
     def _read_by(self, step: int, levels: list[Tensor]) -> list[Tensor]:
         """The two levels that a step of feedback reads, or as many as there are: each step finer ones, the last the

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlanet_lib.files.atomic import atomic_path
-from mlanet_lib.network import MLANet, attention, mlanet
+from mlanet_lib.network import MLANet, attention, feedback, mlanet
 from mlanet_lib.parameters import FaceParameters
 from mlanet_lib.predictor.engine import session
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ENDING = ".graph.onnx"
 OPSET = 18
-_CODE = tuple(Path(str(module.__file__)) for module in (attention, mlanet))
+_CODE = tuple(Path(str(module.__file__)) for module in (attention, feedback, mlanet))
 
 
 class GraphNetwork:
@@ -84,15 +84,15 @@ def fingerprint(network: MLANet) -> str:
 
 
 class _Outputs(nn.Module):
-    """What `MLANet.read` gives as a tuple: the heads in the order of `MLANet.sizes`, then the levels `MLANet.fed`."""
+    """What `MLANet.read` gives as a tuple: the heads in the order of `MLANet.sizes`, then the maps for feedback."""
 
     def __init__(self, network: MLANet):
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        raw, levels = self.network.read(images)
-        return *(raw[name] for name in self.network.sizes), *(levels[k] for k in self.network.fed)
+        raw, maps = self.network.read(images)
+        return *(raw[name] for name in self.network.sizes), *maps
 
 
 def write_graph(network: MLANet, path: Path) -> None:
@@ -109,7 +109,7 @@ def write_graph(network: MLANet, path: Path) -> None:
             strict=False,
         ),
         input_names=["images"],
-        output_names=[*network.sizes, *(f"level {number}" for number in network.fed)],
+        output_names=[*network.sizes, *(f"map {k}" for k in range(network.per_step * network.config.feedback))],
         opset_version=OPSET,
         dynamic_shapes={"images": {0: "batch"}},
         optimize=False,  # it would fold tensors into others

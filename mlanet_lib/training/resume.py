@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ CONCATENATED = {"concatenate": "none", "hierarchical_concatenate": "hierarchical
 NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "heads.")
 """Beginnings of the names of the weights without which a file is no start; others may be there or not. A file without
 heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
+READ_AT_POINTS = re.compile(r"feedback\.\d+\.read\.\d+\.weight")
 OF_ONE_FACE_MODEL = ("identity", "expression", "albedo")
 """The heads whose weights mean something else with another face model. Pose's and light's do not: all face models lie
 in one frame, and translation counts from where a model's own mean face fills the crop. A network of ICT-FaceKit's
@@ -179,15 +181,11 @@ def begin_from(network: MLANet, model: MorphableModel) -> None:
 
 
 def _widened_patches(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:
-    """Feedback's reading layers of `weights` that read fewer places around a point than the network's: the places that
-    are new (the last columns) count nothing at first."""
-    names = [f"feedback.{number}.read.weight" for number in range(len(network.feedback))]
-    sizes = {name: value.shape[1] for name, value in network.state_dict().items() if name in names}
-    return {
-        name: F.pad(weights[name], (0, size - weights[name].shape[1]))
-        for name, size in sizes.items()
-        if name in weights and weights[name].shape[1] < size
-    }
+    """The kernels of `weights` with which feedback reads fewer cells around a point than the network's, with zeros for
+    the cells that are new."""
+    sides = {name: value.shape[-1] for name, value in network.state_dict().items() if READ_AT_POINTS.match(name)}
+    more = {name: (side - weights[name].shape[-1]) // 2 for name, side in sides.items() if name in weights}
+    return {name: F.pad(weights[name], 4 * [rim]) for name, rim in more.items() if rim > 0}
 
 
 def _rescaled_heads(weights: dict[str, Tensor], network: MLANet) -> dict[str, Tensor]:

@@ -72,9 +72,9 @@ def test_what_ships_next_is_of_this_kind(toy_model, tmp_path):
     agree(network, find_graph(network, [tmp_path]), torch.rand(3, 3, 32, 32))
 
 
-def test_feedback_is_torchs_and_its_levels_are_the_graphs(network, toy_model, folder, tmp_path):
+def test_feedback_is_torchs_and_its_maps_are_the_graphs(network, toy_model, folder, tmp_path):
     fed = a_network(toy_model, 0, feedback=2)
-    assert find_graph(fed, [folder]) is None  # a graph without the levels that feedback reads
+    assert find_graph(fed, [folder]) is None  # a graph without the maps that feedback reads
     write_graph(fed, tmp_path / f"fed{ENDING}")
     fast, images = find_graph(fed, [tmp_path]), torch.rand(3, 3, 32, 32)
     found = agree(fed, fast, images)
@@ -87,8 +87,10 @@ def test_feedback_is_torchs_and_its_levels_are_the_graphs(network, toy_model, fo
     assert float((found["expression"] - read.expression).abs().max()) > 0.01  # feedback did something
     assert torch.allclose(fast.encode(images).expression, read.expression, atol=1e-4)
     graph_of = onnx.load(tmp_path / f"fed{ENDING}", load_external_data=False).graph
-    assert [output.name for output in graph_of.output] == [*fed.sizes, "level 0", "level 1", "level 2"]
-    assert not any("feedback" in tensor.name for tensor in graph_of.initializer)
+    assert [output.name for output in graph_of.output] == [*fed.sizes, *(f"map {k}" for k in range(4))]
+    read = {f"network.feedback.{k}.read.{level}" for k in range(2) for level in range(2)}
+    used = {tensor.name.rsplit(".", 1)[0] for tensor in graph_of.initializer if "feedback" in tensor.name}
+    assert used == read
 
 
 def test_no_graph_for_another_network_or_other_code(network, toy_model, folder, tmp_path, monkeypatch):
