@@ -10,7 +10,8 @@ One row for each of the weights, or for each training that `params.yaml` says, s
 - pose: mean absolute error of pitch, yaw and roll against the labels, degrees, of the photos with 3DDFA's points
 - proportions: r and slope, as in the protocol Likeness, but against iBUG's points of photos up to 20 degrees of yaw
 - closed mouths: mean error of the lips' gap where the points have less than 1.5 mm (outer eye corners: 90 mm)
-- same person: mean squared distance of the identities of two synthetic pictures of one person over that of two people
+- same person: mean squared distance of the identities of two pictures of one person over that of two people; 100 people
+  are drawn for it in two pictures each
 - skin: slope of the mean albedo on that of the synthetic pictures' labels
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mlanet_lib.data.synthetic.faces import draw, sample_parameters, sample_people, sample_yaw
 from mlanet_lib.errors import UserError
 from mlanet_lib.evaluation.likeness_metrics import distances, line, lip_gaps
 from mlanet_lib.face_model import MorphableModel
@@ -102,10 +104,25 @@ def figures(network: MLANet, model: MorphableModel, folder: Path) -> list[float]
     values.append(float(np.abs(drawn - gap)[gap < CLOSED].mean()))
     rows = torch.nonzero(data.lit).flatten()
     found, truth = predicted(network, data, rows)
-    values.append(float(same_person_loss(found.identity, data.person[rows])))
+    values.append(within_over_between(network, model))
     tone = model.albedo_basis.mean((0, 1))
     values.append(float(np.polyfit((truth.albedo @ tone).numpy(), (found.albedo @ tone).numpy(), 1)[0]))
     return values
+
+
+@torch.no_grad()
+def within_over_between(network: MLANet, model: MorphableModel, people: int = 100, seed: int = 0) -> float:
+    """`same_person_loss` of the identities that the network reads from two synthetic pictures of each person."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.repeat(codes, 2, axis=0) for codes in sample_people(model, rng, people)]
+    parameters = sample_parameters(model, rng, (drawn[0], drawn[1]), sample_yaw(rng, 2 * people))
+    images = [
+        draw(model, parameters[part], rng, network.config.image_size, np.zeros(len(part), bool)).images
+        for part in torch.arange(2 * people).split(20)
+    ]
+    crops = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float() / 255
+    found = torch.cat([network.encode(part).identity for part in crops.split(64)])
+    return float(same_person_loss(found, torch.arange(people).repeat_interleave(2)))
 
 
 def row(name: str, values: list[float]) -> str:

@@ -275,10 +275,11 @@ def test_held_out_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeyp
     labels |= {"person": np.arange(48) // 4, "points_set": np.arange(48) % 2}
     np.savez(tmp_path / "labels.npz", **labels)
     monkeypatch.setattr(module, "CLOSED", np.inf)  # every mouth counts
+    monkeypatch.setattr(module, "within_over_between", lambda network, model: 0.5)
     network = SimpleNamespace(config=SimpleNamespace(image_size=32))
     monkeypatch.setattr(module, "predicted", lambda network, data, rows: 2 * (data.batch(rows).parameters,))
     ours, ibug, pose, r, slope, mouths, same, skin = module.figures(network, toy_model, tmp_path)
-    assert max(ours, ibug, pose, mouths) < 1e-3 and min(r, slope, skin) > 1 - 1e-4 and same > 0
+    assert max(ours, ibug, pose, mouths) < 1e-3 and min(r, slope, skin) > 1 - 1e-4 and same == 0.5
 
     def mean_face(network, data, rows):
         found = data.batch(rows).parameters
@@ -287,6 +288,29 @@ def test_held_out_sees_a_perfect_reading(benchmark, toy_model, tmp_path, monkeyp
     monkeypatch.setattr(module, "predicted", mean_face)
     ours, ibug, pose, r, slope, mouths, same, skin = module.figures(network, toy_model, tmp_path)
     assert min(ours, ibug) > 0.3 and pose < 1e-3 and slope < 0.7 and abs(skin) < 1e-6
+
+
+def test_held_out_compares_pictures_of_one_person_and_of_two(benchmark, toy_model, monkeypatch):
+    module, drawn = benchmark("held_out"), []
+
+    def draw(model, parameters, rng, size, occlude):
+        drawn.append(parameters.identity)
+        return SimpleNamespace(images=np.zeros((len(parameters), size, size, 3), np.uint8))
+
+    monkeypatch.setattr(module, "draw", draw)
+    for noise, expected in ((0.0, 0.0), (10.0, 1.0)):
+        drawn.clear()
+
+        def encode(images, noise=noise):
+            whole, first = torch.cat(drawn), encode.read
+            encode.read += len(images)
+            codes = whole[first : encode.read]
+            return SimpleNamespace(identity=codes + noise * torch.randn(codes.shape, generator=encode.random))
+
+        encode.read, encode.random = 0, torch.Generator().manual_seed(0)
+        network = SimpleNamespace(config=SimpleNamespace(image_size=16), encode=encode)
+        assert module.within_over_between(network, toy_model) == pytest.approx(expected, abs=0.15)
+        assert encode.read == 200 and len(torch.cat(drawn).unique(dim=0)) == 100
 
 
 def test_held_out_leaves_out_what_it_says(benchmark, toy_model, tmp_path):
