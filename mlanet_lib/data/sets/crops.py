@@ -64,7 +64,7 @@ TURNED, CONTOUR_JAW = 12.0, 0.1
 FEATURES = slice(36, 68)
 """Eyes and lips."""
 ALONE, BESIDE = 0.6, 0.15
-"""What 3DDFA's estimates of these count where no other labels have them, and beside iBUG's."""
+"""What 3DDFA's estimates of these count where no other labels have them, and of all points but the jaw beside iBUG's."""
 LARGEST_PICTURE, LARGEST_LABELS = 2**26, 2**28
 """Bytes that a member of `images.zip`, and all of `labels.npz`, may claim to unpack to."""
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
@@ -132,12 +132,14 @@ def read_archive(folder: str | Path, points: str | None = None, disagreement: fl
 
 def _of_modes(folder: Path, names: list[str], disagreement: float) -> np.ndarray:
     """(N, 68) weights of 3DDFA's estimates. They come from few modes: all eyes are nearly equally open, and closed
-    mouths count as some mm open. So points of eyes and lips count less, least where iBUG's labels have them, too."""
+    mouths count as some mm open, so that points of eyes and lips count less. Where iBUG's labels have a photo, too,
+    all count little but those of the jaw, which iBUG's do not have on the head: few modes hold nobody's proportions,
+    and a network that is told both learns the mean of the two."""
     weights = np.ones((len(names), 68))
     weights[:, FEATURES] = ALONE
     if (folder / IBUG_LABELS).is_file():
         points, _, differ = read_ibug(folder / IBUG_LABELS, names)
-        weights[np.ix_(np.isfinite(points).all((1, 2)) & (differ <= disagreement), range(FEATURES.start, 68))] = BESIDE
+        weights[np.ix_(np.isfinite(points).all((1, 2)) & (differ <= disagreement), range(JAW, 68))] = BESIDE
     return weights
 
 

@@ -197,7 +197,8 @@ def test_real_archives(shared_data, name, count):
         height, width = sample.image().shape[:2]
         assert sample.landmarks.min() > -0.35 * width and sample.landmarks.max() < 1.35 * height
         assert (sample.nearness is None) == (name == "youtube_faces") == (sample.rotation is None)
-        assert (sample.confidence[:17] == (name == "aflw_crops")).all() and (sample.confidence[17:36] == 1).all()
+        assert (sample.confidence[:17] == (name == "aflw_crops")).all()
+        assert set(sample.confidence[17:36]) in ({1.0}, {crops.BESIDE})
 
 
 def test_estimated_and_annotated_points_are_counted_alike(shared_data):
@@ -255,7 +256,7 @@ def test_ibug_points_take_the_place_of_3ddfas(tmp_path):
     assert edge[3] == pytest.approx(0.1) and edge.sum() == pytest.approx(67.1)
 
 
-def test_3ddfas_eyes_and_lips_count_less_and_least_beside_ibugs(tmp_path):
+def test_3ddfas_eyes_and_lips_count_less_and_all_but_the_jaw_little_beside_ibugs(tmp_path):
     folder = write(tmp_path / "crops", labels(5), ENOUGH)
     worth = np.stack([sample.confidence for sample in read_archive(folder)])
     assert (worth[:, :36] == 1).all() and (worth[:, 36:] == crops.ALONE).all() and crops.BESIDE < crops.ALONE < 1
@@ -264,9 +265,10 @@ def test_3ddfas_eyes_and_lips_count_less_and_least_beside_ibugs(tmp_path):
     ibug(folder, 5, landmarks68=marks, disagreement=np.array([1.0, 6.0, 6.5, np.nan, 2.0]))
     for limit, beside in ((6.0, [1, 4]), (7.0, [1, 2, 4])):
         worth = np.stack([sample.confidence for sample in read_archive(folder, "3ddfa", limit)])
-        expected = np.full((5, 32), crops.ALONE)
-        expected[beside] = crops.BESIDE
-        assert (worth[:, :36] == 1).all() and np.array_equal(worth[:, 36:], expected)
+        expected = np.ones((5, 68))
+        expected[:, 36:] = crops.ALONE
+        expected[beside, 17:] = crops.BESIDE
+        assert np.array_equal(worth, expected)
 
 
 def poses(folder, **changes):
