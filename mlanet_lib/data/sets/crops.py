@@ -64,7 +64,8 @@ TURNED, CONTOUR_JAW = 12.0, 0.1
 FEATURES = slice(36, 68)
 """Eyes and lips."""
 ALONE, BESIDE = 0.6, 0.15
-"""What 3DDFA's estimates of these count where no other labels have them, and of all points but the jaw beside iBUG's."""
+"""What 3DDFA's estimates of these count where no other labels have them, and of all points but the jaw where iBUG's do.
+"""
 LARGEST_PICTURE, LARGEST_LABELS = 2**26, 2**28
 """Bytes that a member of `images.zip`, and all of `labels.npz`, may claim to unpack to."""
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
