@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from mlanet_lib import renderer
 from mlanet_lib.drawing import textures, views
+from mlanet_lib.face_model.front import front_faces
 from mlanet_lib.files.pictures import read_photo
 from mlanet_lib.geometry.crops import Box, crop_image
 from mlanet_lib.network import attention
@@ -116,9 +117,11 @@ def compared(predictor: Predictor, photo: np.ndarray, face: Face, sharp: np.ndar
     """5: light, the drawn face, over the photo, the residual; the points, and pictures that are written to files."""
     model, parameters, white = predictor.model, face.parameters, np.full_like(sharp, 255)
     target = torch.from_numpy(crop_image(photo, face.crop, LOSS_SIZE) / 255).permute(2, 0, 1)[None].float()
+    front = front_faces(model)
     for name, light in (("predicted", parameters.lighting), ("white", FaceParameters.neutral(model).lighting)):
         small = renderer.render_face(model, parameters.replace(lighting=light), LOSS_SIZE)
-        print(f"photometric, {name} light: {losses.photometric_loss(small.image, target, small.mask):.3f}")
+        mask = renderer.covered_by(small.fragments, front).float()
+        print(f"photometric, {name} light: {losses.photometric_loss(small.image, target, mask):.3f}")
     drawn, mask = views.rendered(model, parameters, CELL)
     light = renderer.render_face(model, parameters, CELL, albedo=1.0).image[0].permute(1, 2, 0).numpy()
     heat = figures.colour_of(np.linalg.norm(drawn - sharp / 255, axis=-1).ravel(), 0.6).reshape(CELL, CELL, 3)

@@ -230,10 +230,10 @@ def add_fits(
     fit = fit_landmarks(model, points, weights, settings, known, True, _known_turns(labels, rows, model))
     good = _distance(fit.points, points, weights) <= source.worst_fit
     parameters, known, chosen = fit.parameters(model)[torch.from_numpy(good)], fit.known[good], rows[good]
-    if source.labels == "photo":
-        seen = images[chosen], points[good], weights[good]
-        found, kept = fits_to_photos(model, parameters, *seen, source.points)
-        kept &= _distance(in_crop(model, found, source.points).numpy(), *seen[1:]) <= source.worst_fit
+    if source.labels == "photo" and len(chosen):
+        goal = points[good], weights[good]
+        found, kept = fits_to_photos(model, parameters, folder, chosen, *goal, source.points)
+        kept &= _distance(in_crop(model, found, source.points).numpy(), *goal) <= source.worst_fit
         kept &= np.abs(found.pose_degrees(model.bfm_rotation)[:, 1].numpy()) <= FRONTAL
         parameters = FaceParameters.where(torch.from_numpy(kept), found, parameters)
         known[kept] = 1
@@ -264,17 +264,18 @@ def _distance(found: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.
 def fits_to_photos(
     model: MorphableModel,
     start: FaceParameters,
-    images: np.ndarray,
+    folder: Path,
+    rows: np.ndarray,
     points: np.ndarray,
     weights: np.ndarray,
     labels: str,
     workers: int | None = None,
 ) -> tuple[FaceParameters, np.ndarray]:
-    """Fits (`Fitter`, `PHOTO_FITS`) to N crops (N, S, S, 3) uint8 and the points in them, and (N,) bool, which of them
-    are better than `start`. points: (N, 68, 2) in crop sides, weights: (N, 68), labels: whose definition they follow;
-    workers: processes (default: one a core, if there is enough to do)."""
-    parts = [slice(first, first + AT_ONCE) for first in range(0, len(images), AT_ONCE)]
-    tasks = [(images[at], start[at], points[at], weights[at], labels) for at in parts]
+    """Fits (`Fitter`, `PHOTO_FITS`) to the crops `rows` (N,) of a packed split and the points in them, and (N,) bool,
+    which of them are better than `start`. points: (N, 68, 2) in crop sides, weights: (N, 68), labels: whose definition
+    they follow; workers: processes (default: one a core, if there is enough to do)."""
+    parts = [slice(first, first + AT_ONCE) for first in range(0, len(rows), AT_ONCE)]
+    tasks = [(folder, rows[at], start[at], points[at], weights[at], labels) for at in parts]
     with worker_pool(model, workers or min(cores(), len(tasks))) as pool:
         results = list(run_tasks(_fit_to_photos, model, tasks, pool, "fits to photos"))
     found, kept = zip(*results, strict=True)
@@ -283,14 +284,15 @@ def fits_to_photos(
 
 def _fit_to_photos(
     model: MorphableModel,
-    images: np.ndarray,
+    folder: Path,
+    rows: np.ndarray,
     start: FaceParameters,
     points: np.ndarray,
     weights: np.ndarray,
     labels: str,
 ) -> tuple[FaceParameters, np.ndarray]:
-    """One task of `fits_to_photos`."""
-    photos = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    """One task of `fits_to_photos`; it reads its crops itself, so that no process holds them all."""
+    photos = torch.from_numpy(arrays.read(folder)[0][rows]).permute(0, 3, 1, 2).float() / 255
     counts = lips_first(torch.from_numpy(weights).float())
     fitted = Fitter(model, PHOTO_FITS).fit(photos, start, torch.from_numpy(points).float(), counts, labels)
     return fitted.parameters, fitted.kept.numpy()

@@ -65,8 +65,8 @@ class Feedback(nn.Module):
         self.log_ridge = nn.Parameter(torch.cat([torch.full((sizes[name],), RIDGE[name]).log() for name in sizes]))
 
     def maps(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """What of the levels (B, C, h, w) is read at the points, (B, READ, h, w) each. A linear layer of what lies
-        around a point, made for all places at once: an interpolated value of it is it of interpolated values."""
+        """What the points read of the levels (B, C, h, w), for every cell: (B, READ, h, w) each. Interpolating such a
+        map at a point gives what a linear layer makes of the features interpolated there and around it."""
         return [read(level) for read, level in zip(self.read, levels, strict=True)]
 
     def forward(self, maps: Sequence[Tensor], face: FaceParameters) -> tuple[FaceParameters, Tensor, Tensor]:

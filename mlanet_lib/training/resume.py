@@ -27,6 +27,7 @@ NEEDED = ("backbone.", "attention.", "project.", "gates.", "level_logits", "head
 """Beginnings of the names of the weights without which a file is no start; others may be there or not. A file without
 heads is one of the backbone alone (`benchmarks/point_regressor.py` makes such): the rest begins at random then."""
 READ_AT_POINTS = re.compile(r"feedback\.\d+\.read\.\d+\.weight")
+"""Names of the kernels with which feedback reads the levels."""
 OF_ONE_FACE_MODEL = ("identity", "expression", "albedo")
 """The heads whose weights mean something else with another face model. Pose's and light's do not: all face models lie
 in one frame, and translation counts from where a model's own mean face fills the crop. A network of ICT-FaceKit's

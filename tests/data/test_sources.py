@@ -121,6 +121,12 @@ def test_fits_to_photos_know_the_shape_that_points_do_not(toy_model, tmp_path, m
     assert torch.isclose(errors["photo"][1], errors["fit"][1])
 
 
+def test_photos_of_which_no_points_fit_keep_their_points(crops, toy_model, tmp_path):
+    source = Source("crops", str(crops), labels="photo", validation=0.0, worst_fit=1e-9)
+    (row,) = prepare({"faces": source}, toy_model, tmp_path, 32)
+    assert row["labelled"] == 0 and row["landmarked"] == 24
+
+
 def test_an_epoch_sees_repeated_photos_more_often(crops, toy_model, tmp_path):
     options = {"layout": "crops", "path": str(crops), "labels": "fit", "validation": 0.3}
     rows = [
