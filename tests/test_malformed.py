@@ -442,7 +442,7 @@ def test_headers_of_checkpoints_that_say_what_cannot_be(tmp_path, toy_model, nam
     if isinstance(told, dict):
         told = {"network": CONFIG, "face_model": {"name": "toy", "fingerprint": toy_model.fingerprint}} | told
     text = told if isinstance(told, str) else json.dumps(told)
-    header = {"format": checkpoint.FORMAT, "mlanet": text}
+    header = {checkpoint.FORMAT: text}
     save_file({"network.heads.identity.weight": torch.zeros(5, 4)}, tmp_path / "a.safetensors", metadata=header)
     assert "a.safetensors" in refused(checkpoint.load_network, tmp_path / "a.safetensors", toy_model)
 

@@ -39,6 +39,7 @@ from mlanet_lib.renderer import landmarks_visible
 LABELS = ("none", "landmarks", "fit", "photo", "bfm")
 FITTED = ("fit", "photo", "bfm")
 LIGHTS = ("each", "one")
+BESIDE_IBUG = ("all", "turned")
 PHOTO_FITS = FitterSettings(
     size=112, vertices=6000, point_noise=0.01, correlated=15.0, share=0.4, turn_error=fitting.TURN_ERROR
 )
@@ -70,7 +71,9 @@ class Source:
     this many % are left out; limit: the first so many samples; leave_out: names of samples that are not used (doubles
     of benchmark photos: `mlanet data check` finds them). light: "each" photo has its own, or "one": all were taken in
     the same light, so that fits get albedo and lighting, too (`data.studio`). repeat: how often an epoch of the
-    training sees each photo.
+    training sees each photo. beside_ibug: of the photos that iBUG's labels in the same folder have, too, those that
+    3DDFA's points are trained on: "all", or the "turned" ones, where another source reads iBUG's
+    (`crops.is_frontal_beside_ibug`).
     """
 
     layout: str
@@ -87,9 +90,11 @@ class Source:
     leave_out: tuple[str, ...] = ()
     light: str = "each"
     repeat: Annotated[int, COUNT] = 1
+    beside_ibug: str = "all"
 
     def __post_init__(self) -> None:
-        for name, known in (("layout", READERS), ("points", LABEL_SETS), ("labels", LABELS), ("light", LIGHTS)):
+        words = {"layout": READERS, "points": LABEL_SETS, "labels": LABELS, "light": LIGHTS, "beside_ibug": BESIDE_IBUG}
+        for name, known in words.items():
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} {getattr(self, name)!r} of a source; choose one of {', '.join(known)}")
         if self.light == "one" and self.labels not in FITTED:
@@ -167,6 +172,7 @@ def prepare(
     rows: list[dict[str, str | int]] = []
     for name, source in sources.items():
         samples, raw = read(source, detector), None
+        untrained = {s.name for s in samples if source.beside_ibug == "turned" and crops.is_frontal_beside_ibug(s)}
         if source.labels == "bfm":
             if not bfm:
                 raise UserError(f"source {name}: labels bfm need paths.bfm, the folder of Model_Shape.mat")
@@ -177,6 +183,8 @@ def prepare(
             samples = annotations.correct(samples, model, source.annotated, source.ridge, source.points)
         for split in ("train", "validation"):
             part = [s for s in samples if held_out(source, s.name, seed) == (split == "validation")]
+            if split == "train":
+                part = [s for s in part if s.name not in untrained]
             if not part:
                 continue
             if source.labels == "none":

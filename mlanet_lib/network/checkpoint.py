@@ -33,7 +33,8 @@ def save(path: str | Path, tensors: dict[str, Tensor], metadata: dict) -> None:
     flat = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(flat, temporary, metadata={"format": FORMAT, "mlanet": json.dumps(metadata)})
+            # one entry: safetensors writes several in any order, and the same training would give other bytes each time
+            save_file(flat, temporary, metadata={FORMAT: json.dumps(metadata)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -151,11 +152,12 @@ def _opened(path: str | Path) -> safe_open:
 
 def _metadata(path: str | Path, file: safe_open) -> dict:
     header = file.metadata() or {}
-    if header.get("format") != FORMAT:
+    text = header.get("mlanet") if header.get("format") == FORMAT else header.get(FORMAT)  # the former: older files
+    if text is None:
         raise UserError(f"{path} is not an mlanet checkpoint: its header does not say '{FORMAT}'")
     try:
-        metadata = json.loads(header["mlanet"])
-    except (KeyError, ValueError, RecursionError) as error:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the checkpoint's header is damaged ({error})") from error
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the checkpoint's header is damaged (it holds no names and values)")

@@ -1,8 +1,9 @@
 """Feedback: look where the face has been drawn, and move it to where it is in the photo.
 
 A network that regresses a face from pooled features knows well what kind of face it sees, and less well where its lids
-and lips lie. So the first estimate's points are projected into the finer levels, the features there say how far each
-point lies from its place in the photo and how sure that is, and the parameters follow by one damped Gauss-Newton step
+and lips lie. So the first estimate's points are projected into the finer levels and what lies there is read, the 68 points
+attend to one another and say how far each lies from its place in the photo and how sure that is, and the parameters
+follow by one damped Gauss-Newton step
 
     minimise  sum_k w_k |J_k d - o_k|^2 + sum_m ridge_m d_m^2
 
@@ -10,7 +11,8 @@ over the change d of pose, identity and expression. o_k (crop sides) and w_k are
 the projected point (`FaceParameters` give it in closed form), and ridge_m, one for each unknown, is learned. So the
 mesh can go where the points go, and what the points do not say stays with the first estimate. Features at the drawn
 mesh are PyMAF's idea (Zhang et al. 2021, arXiv:2103.16507), which regresses the change instead; learned residuals
-in a Gauss-Newton step are BA-Net's (Tang & Tan 2019, arXiv:1806.04807). An assumption of this project, not the paper's.
+in a Gauss-Newton step are BA-Net's (Tang & Tan 2019, arXiv:1806.04807); the points' attention is the transformer's
+(Vaswani et al. 2017, arXiv:1706.03762). An assumption of this project, not the paper's.
 """
 
 from collections.abc import Sequence
@@ -25,8 +27,9 @@ from mlanet_lib.face_model.points import JAW
 from mlanet_lib.geometry.camera import flip, project, to_camera
 from mlanet_lib.parameters import FaceParameters
 
-READ, HIDDEN = 24, 256
-"""Numbers that are read at each point, and hidden units behind all points' numbers."""
+READ, TOKEN, HEADS, BLOCKS = 24, 64, 4, 2
+"""Numbers that are read at each point; what a point is while the points attend to one another: numbers, heads of the
+attention, and how often."""
 OFFSET, SURE = 0.05, 4.0
 """What a head's output is multiplied with to be an offset in crop sides, and the largest |log| weight of a point."""
 RIDGE = {"turn": 1e-6, "frame": 1e-6, "identity": 5e-5, "expression": 5e-4}
@@ -57,10 +60,13 @@ class Feedback(nn.Module):
         self.register_buffer("basis", torch.cat(bases, 2).detach().float().cpu(), persistent=False)
         count = len(mean)
         self.read = nn.ModuleList(nn.Conv2d(size, READ, patch, padding=patch // 2) for size in channels)
-        self.mix = nn.Linear(count * (READ + 2) + 9, HIDDEN)
-        self.say = nn.Linear(HIDDEN, 3 * count)
-        nn.init.normal_(self.say.weight, std=1e-3)
-        nn.init.zeros_(self.say.bias)
+        from timm.models.vision_transformer import Block
+
+        self.embed = nn.Linear(READ + 2, TOKEN)
+        self.turned = nn.Linear(9, TOKEN, bias=False)
+        self.which = nn.Parameter(torch.randn(count, TOKEN) * 0.02)
+        self.attend = nn.Sequential(*(Block(TOKEN, HEADS, mlp_ratio=2, qkv_bias=True) for _ in range(BLOCKS)))
+        self.say = nn.Parameter(torch.randn(count, TOKEN, 3) * 1e-3)
         sizes = {"turn": 3, "frame": 3, "identity": model.n_identity, "expression": model.n_expression}
         self.log_ridge = nn.Parameter(torch.cat([torch.full((sizes[name],), RIDGE[name]).log() for name in sizes]))
 
@@ -93,8 +99,9 @@ class Feedback(nn.Module):
         seen = [F.grid_sample(each.to(grid.dtype), grid, align_corners=False)[..., 0].mT for each in maps]
         found = F.layer_norm(F.silu(torch.stack(seen).sum(0)), (READ,))
         middle = places - places.mean(1, keepdim=True)
-        mixed = F.silu(self.mix(torch.cat([found.flatten(1), 4 * middle.flatten(1), rotation.flatten(1)], 1)))
-        said = self.say(mixed).unflatten(1, (-1, 3))
+        tokens = self.embed(torch.cat([found, 4 * middle], 2)) + self.which + self.turned(rotation.flatten(1))[:, None]
+        known = F.layer_norm(self.attend(tokens), (TOKEN,))
+        said = (known[:, :, None] @ self.say)[:, :, 0]
         return OFFSET * said[..., :2], torch.exp(SURE * torch.tanh(said[..., 2] / SURE))
 
     def _derivative(self, turned: Tensor, face: FaceParameters) -> Tensor:

@@ -255,6 +255,8 @@ def test_a_source_that_makes_no_sense_is_refused():
     for wrong in ({"points": "IBUG"}, {"points": "ibug", "layout": "photos"}, {"disagreement": 0.0}):
         with pytest.raises(UserError, match=r"points|disagreement"):
             Source(**{"layout": "crops", "path": "x", **wrong})
+    with pytest.raises(UserError, match="unknown beside_ibug 'frontal'"):
+        Source("crops", "x", beside_ibug="frontal")
     for wrong in ({"light": "two"}, {"light": "one", "labels": "landmarks"}):
         with pytest.raises(UserError, match="light"):
             Source(**{"layout": "crops", "path": "x", **wrong})
@@ -305,3 +307,30 @@ def test_two_sources_of_the_same_photos_speak_two_definitions(two_sets, tmp_path
     names = {place: set(np.load(path / "labels.npz")["names"]) for place, path in held.items()}
     assert not names["train", "plain"] & names["validation", "ibug"]  # held out alike
     assert not names["train", "ibug"] & names["validation", "plain"]
+
+
+def test_frontal_photos_may_be_left_to_ibugs_labels(two_sets, tmp_path):
+    folder, model = two_sets
+    with np.load(folder / "labels.npz") as labels:
+        points = labels["landmarks68"]
+    straight = np.abs(points[:, 16, 2] - points[:, 0, 2]) <= np.tan(np.deg2rad(12)) * np.linalg.norm(
+        (points[:, 16] - points[:, 0])[:, :2], axis=1
+    )
+    straight[[7, 8]] = False  # iBUG's labels do not have these, or wrong ones
+    assert 0 < straight.sum() < 24
+    options = {"layout": "crops", "path": str(folder), "labels": "landmarks", "validation": 0.3}
+    names = {}
+    for beside in ("all", "turned"):
+        prepare({"plain": Source(**options, beside_ibug=beside)}, model, tmp_path / beside, 48)
+        for split in ("train", "validation"):
+            with np.load(tmp_path / beside / split / "plain" / "labels.npz") as labels:
+                names[beside, split] = labels["names"].tolist()
+    assert names["turned", "validation"] == names["all", "validation"]
+    frontal = {name for name, is_so in zip(_names(folder), straight, strict=True) if is_so}
+    assert frontal & set(names["all", "train"])
+    assert names["turned", "train"] == [name for name in names["all", "train"] if name not in frontal]
+
+
+def _names(folder):
+    with np.load(folder / "labels.npz") as labels:
+        return labels["names"].tolist()

@@ -9,6 +9,8 @@ from fuzz.mutate import binary, json_text, several, word
 from scipy import sparse
 from scipy.io import loadmat, savemat
 
+from mlanet_lib.network.checkpoint import FORMAT
+
 
 def odd_array(rng, array: np.ndarray) -> np.ndarray:
     """An array of another shape, type or content than `array`."""
@@ -86,7 +88,7 @@ def safetensors(rng, data: bytes) -> bytes:
     header, tensors = data[8 : 8 + length], data[8 + length :]
     if rng.random() < 0.6:
         record = json.loads(header)
-        record["__metadata__"]["mlanet"] = json_text(rng, record["__metadata__"]["mlanet"].encode()).decode(
+        record["__metadata__"][FORMAT] = json_text(rng, record["__metadata__"][FORMAT].encode()).decode(
             errors="replace"
         )
         header = json.dumps(record).encode()

@@ -77,8 +77,22 @@ def test_steps_of_feedback_are_kept(toy_model, tmp_path):
 def test_it_is_plain_safetensors_with_json_in_the_header(stored):
     content = stored.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"]
-    assert json.loads(header["mlanet"])["step"] == 7
+    assert json.loads(header[checkpoint.FORMAT])["step"] == 7
     assert checkpoint.read_metadata(stored)["step"] == 7
+
+
+def test_the_same_weights_make_the_same_file(stored, tmp_path):
+    tensors, found = checkpoint.read(stored)
+    for _ in range(6):
+        checkpoint.save(tmp_path / "again.safetensors", tensors, found)
+        assert (tmp_path / "again.safetensors").read_bytes() == stored.read_bytes()
+
+
+def test_files_with_the_header_in_two_entries_are_still_read(stored, toy_model, tmp_path):
+    tensors, found = checkpoint.read(stored)
+    header = {"format": checkpoint.FORMAT, "mlanet": json.dumps(found)}
+    save_file(tensors, tmp_path / "older.safetensors", metadata=header)
+    assert checkpoint.load_network(tmp_path / "older.safetensors", toy_model)[1] == found
 
 
 def test_averaged_weights_are_preferred(network, toy_model, tmp_path):

@@ -23,7 +23,7 @@ def step(toy_model):
     """A step whose head says something of what it sees, in double precision."""
     torch.manual_seed(0)
     step = Feedback(toy_model, (4, 4))
-    torch.nn.init.normal_(step.say.weight, std=0.03)
+    torch.nn.init.normal_(step.say, std=0.03)
     return step.double()
 
 
@@ -215,7 +215,7 @@ def test_the_exported_solution_is_as_exact_as_the_other(size, decades):
 def test_an_exported_step_gives_what_the_step_gives(toy_model, maps):
     torch.manual_seed(0)
     step, some = Feedback(toy_model, (4, 4)).eval(), faces(toy_model, 6)
-    torch.nn.init.normal_(step.say.weight, std=0.03)
+    torch.nn.init.normal_(step.say, std=0.03)
 
     class AsTensors(torch.nn.Module):
         def __init__(self):
@@ -239,7 +239,7 @@ def fed_network(model, **options):
     torch.manual_seed(0)
     network = MLANet(model, backbone="mobilenetv3_small_050", image_size=64, **options)
     for step in network.feedback:
-        torch.nn.init.normal_(step.say.weight, std=0.03)
+        torch.nn.init.normal_(step.say, std=0.03)
     return network, torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 

@@ -84,7 +84,7 @@ def test_steps_of_feedback_are_taken_but_for_ridges_of_another_face_model(
     starting = dataclasses.replace(fed, start=str(path))
     found, _ = parameters_after_one_step(model, folders, tmp_path / "same", starting)
     steps = [name for name in found if name.startswith("feedback.")]
-    assert len(steps) == 18 and all(near(found[name], begun[f"ema.{name}"]) for name in steps)
+    assert len(steps) == 68 and all(near(found[name], begun[f"ema.{name}"]) for name in steps)
     found, _ = parameters_after_one_step(other_model, other_folders, tmp_path / "other", starting)
     torch.manual_seed(0)
     fresh = MLANet(other_model, fed).state_dict()
@@ -96,7 +96,7 @@ def test_steps_of_feedback_are_taken_but_for_ridges_of_another_face_model(
 def test_feedback_that_reads_more_around_a_point_begins_with_what_it_saw_there(model, tmp_path):
     torch.manual_seed(3)
     narrow = MLANet(model, NETWORK, feedback=1).eval()
-    torch.nn.init.normal_(narrow.feedback[0].say.weight, std=0.1)
+    torch.nn.init.normal_(narrow.feedback[0].say, std=0.1)
     record = {"face_model": {"name": model.name, "fingerprint": model.fingerprint}}
     record["network"] = dataclasses.asdict(narrow.config) | {"levels": list(narrow.config.levels)}
     path = tmp_path / "narrow.safetensors"

@@ -144,6 +144,13 @@ def _of_modes(folder: Path, names: list[str], disagreement: float) -> np.ndarray
     return weights
 
 
+def is_frontal_beside_ibug(sample: Sample) -> bool:
+    """Whether these are 3DDFA's points of a photo that iBUG's labels have, too, and that is turned by at most 12 degrees:
+    the latter then say all that the former do, the jaw with the rest."""
+    worth = sample.confidence
+    return worth is not None and bool((worth[JAW:] == BESIDE).all()) and _yaw(sample) <= TURNED
+
+
 def _with_ibug(samples: list[Sample], path: Path, disagreement: float) -> list[Sample]:
     """The samples that have iBUG's points, with these in place of their own.
 
