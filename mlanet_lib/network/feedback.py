@@ -1,9 +1,9 @@
 """Feedback: look where the face has been drawn, and move it to where it is in the photo.
 
 A network that regresses a face from pooled features knows well what kind of face it sees, and less well where its lids
-and lips lie. So the first estimate's points are projected into the finer levels and what lies there is read, the 68 points
-attend to one another and say how far each lies from its place in the photo and how sure that is, and the parameters
-follow by one damped Gauss-Newton step
+and lips lie. So the first estimate's points are projected into the finer levels and what lies there is read, the 68
+points attend to one another and say how far each lies from its place in the photo and how sure that is, and the
+parameters follow by one damped Gauss-Newton step
 
     minimise  sum_k w_k |J_k d - o_k|^2 + sum_m ridge_m d_m^2
 

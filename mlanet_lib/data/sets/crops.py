@@ -145,8 +145,8 @@ def _of_modes(folder: Path, names: list[str], disagreement: float) -> np.ndarray
 
 
 def is_frontal_beside_ibug(sample: Sample) -> bool:
-    """Whether these are 3DDFA's points of a photo that iBUG's labels have, too, and that is turned by at most 12 degrees:
-    the latter then say all that the former do, the jaw with the rest."""
+    """Whether these are 3DDFA's points of a photo that iBUG's labels have, too, and that is turned by at most 12
+    degrees: the latter then say all that the former do, the jaw with the rest."""
     worth = sample.confidence
     return worth is not None and bool((worth[JAW:] == BESIDE).all()) and _yaw(sample) <= TURNED
 
