@@ -159,7 +159,7 @@ def test_feedback_is_trained_and_goes_on_bit_for_bit(model, folders, tmp_path):
     fresh, trained = run(model, folders, tmp_path / "fresh", network=network, max_steps=1), weights(whole.last_path)
     start = weights(fresh.last_path)
     names = [name for name in start if name.startswith("network.feedback.")]
-    assert len(names) == 18 and not [name for name in names if torch.equal(start[name], trained[name])]
+    assert len(names) == 68 and not [name for name in names if torch.equal(start[name], trained[name])]
 
 
 def test_frozen_levels_are_neither_trained_nor_averaged_away(model, folders, tmp_path):
