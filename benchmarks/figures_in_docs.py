@@ -57,13 +57,15 @@ def nme_table(name: str) -> list[str]:
     own = {"sparse_nme": data["sparse_nme"], "pose_mae": data["pose_mae"], "uses_the_truth": False}
     systems = {data["weights"]: own, **data["others"], **data["baselines"]}
     lines = [
-        "| NME % | 0-30° | 30-60° | 60-90° | balanced | all photos | pose error, degrees | weights minus this |",
-        "|---|---|---|---|---|---|---|---|",
+        "| NME % | 0-30° | 30-60° | 60-90° | balanced | all photos | pose error, degrees | turn, degrees "
+        "| weights minus this |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for label, entry in systems.items():
         nme, pose = entry["sparse_nme"], entry["pose_mae"]
         keys = ("bin_0_30", "bin_30_60", "bin_60_90", "balanced_mean", "image_mean")
-        cells = [f"{nme[key]:.2f}" for key in keys] + ["-" if pose is None else f"{pose['mean']:.2f}"]
+        cells = [f"{nme[key]:.2f}" for key in keys]
+        cells += ["-" if pose is None else f"{pose[key]:.2f}" for key in ("mean", "geodesic")]
         if "difference" in entry:
             d = entry["difference"]["sparse_nme"]
             cells.append(f"{d['difference']:+.2f} ({d['low']:+.2f} to {d['high']:+.2f}), {d['verdict']}")

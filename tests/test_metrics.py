@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import loadmat
 from scipy.spatial.transform import Rotation
 
@@ -64,8 +65,21 @@ def test_pose_mae_leaves_out_wild_angles():
     truth = np.array([[0.0, 0, 0], [10, 20, 30], [0, 0, 100], [99, 0, 0]])
     predicted = truth + np.array([[1, 2, 3], [-1, -2, -3], [500, 500, 500], [1, 2, 3]])
     result = metrics.pose_mae(predicted, truth)
-    assert result == {"pitch": 1, "yaw": 2, "roll": 3, "mean": 2, "images": 3}
+    geodesic = result.pop("geodesic")
+    assert result == {"pitch": 1, "yaw": 2, "roll": 3, "mean": 2, "images": 3} and 2 < geodesic < 5
     assert np.isnan(metrics.pose_mae(predicted[2:3], truth[2:3])["mean"])
+
+
+def test_the_turn_between_two_poses():
+    from mlanet_lib.geometry.camera import euler_to_matrix
+
+    rng = np.random.default_rng(0)
+    one, other = rng.uniform(-85, 85, (2, 50, 3))
+    turn = euler_to_matrix(torch.from_numpy(one)).mT @ euler_to_matrix(torch.from_numpy(other))
+    angle = torch.rad2deg(torch.acos((turn.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2))
+    assert metrics.pose_mae(one, other)["geodesic"] == pytest.approx(float(angle.mean()))
+    near = metrics.pose_mae(np.array([[60.0, 90, 60]]), np.array([[10.0, 90, 10]]))  # one and the same pose
+    assert near["mean"] == pytest.approx(100 / 3) and near["geodesic"] < 1e-5
 
 
 def test_pose_exclusion_on_real_labels(shared_data):

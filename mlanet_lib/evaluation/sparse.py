@@ -272,16 +272,16 @@ def _protocol(model: MorphableModel | None, labels: str) -> dict:
 def summary_text(data: dict) -> str:
     """The summary as a plain-text table, with its protocol."""
     systems = [(data["weights"], data), *data["others"].items(), *data["baselines"].items()]
-    table = [["NME %", "0-30", "30-60", "60-90", "balanced", "images", "pose deg"]]
+    table = [["NME %", "0-30", "30-60", "60-90", "balanced", "images", "pose deg", "turn deg"]]
     for name, entry in systems:
         nme, pose = entry["sparse_nme"], entry["pose_mae"]
         numbers = [nme[key] for key in (*metrics.YAW_BINS, "balanced_mean", "image_mean")]
-        numbers += [] if pose is None else [pose["mean"]]
+        numbers += [] if pose is None else [pose["mean"], pose["geodesic"]]
         table.append([f"{name} *" if entry.get("uses_the_truth") else name, *(f"{number:.2f}" for number in numbers)])
     wide = max(len(name) for name, _ in systems) + 4
     low, high = data["intervals"]["balanced_mean"]
     lines = [
-        *text_table(table, (-wide, 8, 8, 8, 10, 8, 10)),
+        *text_table(table, (-wide, 8, 8, 8, 10, 8, 10, 10)),
         f"balanced mean, 95 % interval over images: {low:.2f} to {high:.2f}; {data['images']} images",
     ]
     for name, entry in (data["others"] | data["baselines"]).items():

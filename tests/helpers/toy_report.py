@@ -20,7 +20,7 @@ def difference(value, low, high, verdict):
 
 
 def make_aflw():
-    pose = {"pitch": 3.0, "yaw": 4.0, "roll": 2.0, "mean": 3.0, "images": 33}
+    pose = {"pitch": 3.0, "yaw": 4.0, "roll": 2.0, "mean": 3.0, "geodesic": 5.0, "images": 33}
     baseline = {
         "sparse_nme": bins(20.0),
         "pose_mae": pose | {"mean": 30.0},
